@@ -1,1 +1,4 @@
 //! Crate.
+
+pub mod executor;
+pub mod supervisor;
