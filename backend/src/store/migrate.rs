@@ -1,0 +1,53 @@
+//! The schema, step by step, forward only. A step that was released is never edited.
+
+use rusqlite::Connection;
+
+use super::OpenError;
+
+/// Marks a database file as Orket's (`ORKT` in ASCII): a foreign file is never touched.
+const APPLICATION_ID: i32 = 0x4f52_4b54;
+
+/// Every step in order; its place in the list, counted from 1, is its version.
+const MIGRATIONS: &[(&str, &str)] = &[
+    ("core", include_str!("migrations/0001_core.sql")),
+    ("sandboxes", include_str!("migrations/0002_sandboxes.sql")),
+];
+
+/// Brings the schema up to this program's version.
+pub(super) fn run(conn: &mut Connection) -> Result<(), OpenError> {
+    let application: i32 = conn.query_row("PRAGMA application_id", [], |r| r.get(0))?;
+    let found: i64 = conn.query_row("PRAGMA user_version", [], |r| r.get(0))?;
+    let tables: i64 = conn.query_row(
+        "SELECT count(*) FROM sqlite_schema WHERE type = 'table'",
+        [],
+        |r| r.get(0),
+    )?;
+    if application != APPLICATION_ID && (application != 0 || tables > 0) {
+        return Err(OpenError::Foreign);
+    }
+    let newest = MIGRATIONS
+        .iter()
+        .zip(1_i64..)
+        .map(|(_, version)| version)
+        .max()
+        .unwrap_or(0);
+    if found > newest {
+        return Err(OpenError::Newer {
+            found,
+            known: newest,
+        });
+    }
+    for ((name, sql), version) in MIGRATIONS.iter().zip(1_i64..).filter(|(_, v)| *v > found) {
+        let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Exclusive)?;
+        tx.execute_batch(sql)
+            .map_err(|error| OpenError::Migration {
+                name,
+                reason: error.to_string(),
+            })?;
+        tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+        tx.pragma_update(None, "user_version", version)?;
+        tx.commit()?;
+        tracing::info!(step = name, version, "store schema migrated");
+    }
+    Ok(())
+}

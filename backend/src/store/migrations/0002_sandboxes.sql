@@ -1,0 +1,1 @@
+-- Sandboxes and their ports. Times are microseconds since the epoch, UTC.
