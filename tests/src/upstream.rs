@@ -1,0 +1,434 @@
+//! A server that stands where the backend would and writes down every byte it gets.
+//!
+//! It is the one stand-in of the suite: the question "what reached the inside?" can only be
+//! answered by something that observes. How it answers is set by the test and never depends on the
+//! request.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use crate::wait::{DEADLINE, obtain};
+use crate::wire::{Address, Stream};
+
+/// What the upstream does with a request it has read whole.
+#[derive(Debug, Clone)]
+pub enum Reaction {
+    /// Answers with a status, a media type and a body, and keeps the connection.
+    Answer {
+        /// The status.
+        status: u16,
+        /// The value of `Content-Type`.
+        content_type: String,
+        /// The body.
+        body: Vec<u8>,
+        /// Further header lines.
+        headers: Vec<(String, String)>,
+    },
+    /// Never answers; the connection stays open.
+    Hang,
+    /// Closes without an answer.
+    Close,
+    /// Accepts the upgrade to WebSocket and sends every byte back as it came.
+    Echo,
+}
+
+impl Reaction {
+    /// `200` with a JSON body.
+    pub fn ok() -> Self {
+        Self::json(200, r#"{"upstream":"reached"}"#)
+    }
+
+    /// A status with a JSON body.
+    pub fn json(status: u16, body: &str) -> Self {
+        Self::Answer {
+            status,
+            content_type: "application/json".to_owned(),
+            body: body.as_bytes().to_vec(),
+            headers: Vec::new(),
+        }
+    }
+
+    /// A status with a problem body.
+    pub fn problem(status: u16, title: &str, detail: &str) -> Self {
+        let body = serde_json::json!({
+            "type": "about:blank", "title": title, "status": status, "detail": detail, "reason": "bad_request",
+        });
+        Self::Answer {
+            status,
+            content_type: "application/problem+json".to_owned(),
+            body: body.to_string().into_bytes(),
+            headers: Vec::new(),
+        }
+    }
+}
+
+/// A request as it arrived.
+#[derive(Debug, Clone)]
+pub struct Recorded {
+    /// The method.
+    pub method: String,
+    /// The target, byte for byte.
+    pub target: String,
+    /// The header lines in their order, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// The body, its transfer coding taken off.
+    pub body: Vec<u8>,
+    /// Trailer lines behind a chunked body.
+    pub trailers: Vec<String>,
+    /// Every byte of the request.
+    pub raw: Vec<u8>,
+}
+
+impl Recorded {
+    /// The one value of a header; fails the test when it occurs twice.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let values = self.all(name);
+        assert!(
+            values.len() <= 1,
+            "{name} occurs more than once in {:?}",
+            self.headers
+        );
+        values.first().copied()
+    }
+
+    /// All values of a header.
+    pub fn all(&self, name: &str) -> Vec<&str> {
+        let name = name.to_ascii_lowercase();
+        self.headers
+            .iter()
+            .filter(|(n, _)| *n == name)
+            .map(|(_, v)| v.as_str())
+            .collect()
+    }
+
+    /// Whether any header line or trailer has this name, `_` and `-` being the same.
+    pub fn names(&self, name: &str) -> bool {
+        let wanted = name.to_ascii_lowercase().replace('_', "-");
+        self.headers
+            .iter()
+            .any(|(n, _)| n.replace('_', "-") == wanted)
+            || self.trailers.iter().any(|line| {
+                line.split(':')
+                    .next()
+                    .unwrap_or_default()
+                    .to_ascii_lowercase()
+                    .replace('_', "-")
+                    == wanted
+            })
+    }
+}
+
+#[derive(Debug)]
+struct Ledger {
+    requests: Mutex<Vec<Recorded>>,
+    reaction: Mutex<Reaction>,
+    connections: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+/// The recording upstream. Dropping it closes its listener and its connections.
+#[derive(Debug)]
+pub struct Upstream {
+    address: Address,
+    ledger: Arc<Ledger>,
+    accepting: JoinHandle<()>,
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    async fn accept(&self) -> std::io::Result<Box<dyn Stream>> {
+        Ok(match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Box::new(stream)
+            }
+            Self::Unix(listener) => Box::new(listener.accept().await?.0),
+        })
+    }
+}
+
+impl Upstream {
+    /// Listens on a free port of the loopback.
+    pub async fn tcp() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = Address::Tcp(listener.local_addr().expect("its address"));
+        Self::serve(address, Listener::Tcp(listener))
+    }
+
+    /// Listens on a unix socket in `dir`.
+    pub fn unix(dir: &Path) -> Self {
+        let path = dir.join("upstream.sock");
+        let listener = UnixListener::bind(&path).expect("a unix socket");
+        Self::serve(Address::Unix(path), Listener::Unix(listener))
+    }
+
+    fn serve(address: Address, listener: Listener) -> Self {
+        let ledger = Arc::new(Ledger {
+            requests: Mutex::new(Vec::new()),
+            reaction: Mutex::new(Reaction::ok()),
+            connections: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+        });
+        let shared = Arc::clone(&ledger);
+        let accepting = tokio::spawn(async move {
+            // Dropped with this task, and with it every connection.
+            let mut serving = JoinSet::new();
+            while let Ok(stream) = listener.accept().await {
+                shared.connections.fetch_add(1, Ordering::SeqCst);
+                serving.spawn(serve_connection(stream, Arc::clone(&shared)));
+            }
+        });
+        Self {
+            address,
+            ledger,
+            accepting,
+        }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// How it reacts from now on.
+    pub fn react(&self, reaction: Reaction) {
+        *self.ledger.reaction.lock().unwrap() = reaction;
+    }
+
+    /// The requests it has read whole, in their order.
+    pub fn requests(&self) -> Vec<Recorded> {
+        self.ledger.requests.lock().unwrap().clone()
+    }
+
+    /// How many requests it has read whole.
+    pub fn count(&self) -> usize {
+        self.ledger.requests.lock().unwrap().len()
+    }
+
+    /// How many connections it has accepted.
+    pub fn connections(&self) -> usize {
+        self.ledger.connections.load(Ordering::SeqCst)
+    }
+
+    /// How many bytes it has been sent, also of requests that never became whole.
+    pub fn bytes(&self) -> usize {
+        self.ledger.bytes.load(Ordering::SeqCst)
+    }
+
+    /// The only request it got; fails the test when there were more or none.
+    pub fn only(&self) -> Recorded {
+        let requests = self.requests();
+        assert_eq!(
+            requests.len(),
+            1,
+            "one request was to reach the upstream: {requests:#?}"
+        );
+        requests.into_iter().next().unwrap()
+    }
+
+    /// The last request it got.
+    pub fn last(&self) -> Recorded {
+        self.requests()
+            .pop()
+            .expect("a request reached the upstream")
+    }
+
+    /// Waits until `count` requests have arrived.
+    pub async fn arrived(&self, count: usize) {
+        obtain(
+            &format!("{count} requests reach the upstream"),
+            DEADLINE,
+            || async { (self.count() >= count).then_some(()) },
+        )
+        .await;
+    }
+
+    /// Fails the test when a single connection was made.
+    pub fn untouched(&self, after: &str) {
+        assert_eq!(
+            (self.connections(), self.bytes()),
+            (0, 0),
+            "the upstream was contacted after {after}: {:#?}",
+            self.requests()
+        );
+    }
+
+    /// Forgets what it got.
+    pub fn forget(&self) {
+        self.ledger.requests.lock().unwrap().clear();
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn serve_connection(mut stream: Box<dyn Stream>, ledger: Arc<Ledger>) {
+    let mut input = Input { buffer: Vec::new() };
+    while let Some(request) = input.request(&mut stream, &ledger).await {
+        let upgrade = request.header("sec-websocket-key").map(str::to_owned);
+        ledger.requests.lock().unwrap().push(request);
+        let reaction = ledger.reaction.lock().unwrap().clone();
+        match reaction {
+            Reaction::Answer {
+                status,
+                content_type,
+                body,
+                headers,
+            } => {
+                let mut answer = format!(
+                    "HTTP/1.1 {status} Observed\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n",
+                    body.len()
+                );
+                for (name, value) in headers {
+                    let _ = write!(answer, "{name}: {value}\r\n");
+                }
+                answer.push_str("\r\n");
+                let mut bytes = answer.into_bytes();
+                bytes.extend_from_slice(&body);
+                if stream.write_all(&bytes).await.is_err() {
+                    return;
+                }
+            }
+            Reaction::Hang => while input.fill(&mut stream, &ledger).await {},
+            Reaction::Close => return,
+            Reaction::Echo => {
+                let accept = derive_accept_key(upgrade.unwrap_or_default().as_bytes());
+                let answer = format!(
+                    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+                );
+                if stream.write_all(answer.as_bytes()).await.is_err() {
+                    return;
+                }
+                loop {
+                    let bytes = std::mem::take(&mut input.buffer);
+                    if stream.write_all(&bytes).await.is_err()
+                        || !input.fill(&mut stream, &ledger).await
+                    {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+struct Input {
+    buffer: Vec<u8>,
+}
+
+impl Input {
+    async fn fill(&mut self, stream: &mut Box<dyn Stream>, ledger: &Ledger) -> bool {
+        self.buffer.reserve(16 * 1024);
+        match stream.read_buf(&mut self.buffer).await {
+            Ok(0) | Err(_) => false,
+            Ok(count) => {
+                ledger.bytes.fetch_add(count, Ordering::SeqCst);
+                true
+            }
+        }
+    }
+
+    /// Reads up to and with the next line end from `at` on; its text and where the next begins.
+    async fn line(
+        &mut self,
+        at: usize,
+        stream: &mut Box<dyn Stream>,
+        ledger: &Ledger,
+    ) -> Option<(String, usize)> {
+        loop {
+            if let Some(length) = self.buffer[at..]
+                .windows(2)
+                .position(|pair| pair == b"\r\n")
+            {
+                let text = String::from_utf8_lossy(&self.buffer[at..at + length]).into_owned();
+                return Some((text, at + length + 2));
+            }
+            if !self.fill(stream, ledger).await {
+                return None;
+            }
+        }
+    }
+
+    async fn request(&mut self, stream: &mut Box<dyn Stream>, ledger: &Ledger) -> Option<Recorded> {
+        let (start, mut at) = self.line(0, stream, ledger).await?;
+        let mut words = start.split(' ');
+        let method = words.next().unwrap_or_default().to_owned();
+        let target = words.next().unwrap_or_default().to_owned();
+        let mut headers = Vec::new();
+        loop {
+            let (line, next) = self.line(at, stream, ledger).await?;
+            at = next;
+            if line.is_empty() {
+                break;
+            }
+            let (name, value) = line.split_once(':').unwrap_or((line.as_str(), ""));
+            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+        }
+        let value_of = |name: &str| {
+            headers
+                .iter()
+                .find(|(n, _)| n == name)
+                .map(|(_, v)| v.clone())
+        };
+        let mut body = Vec::new();
+        let mut trailers = Vec::new();
+        if value_of("transfer-encoding").is_some() {
+            loop {
+                let (size, next) = self.line(at, stream, ledger).await?;
+                let size = usize::from_str_radix(size.split(';').next()?.trim(), 16).ok()?;
+                at = next;
+                if size == 0 {
+                    break;
+                }
+                while self.buffer.len() < at + size + 2 {
+                    if !self.fill(stream, ledger).await {
+                        return None;
+                    }
+                }
+                body.extend_from_slice(&self.buffer[at..at + size]);
+                at += size + 2;
+            }
+            loop {
+                let (line, next) = self.line(at, stream, ledger).await?;
+                at = next;
+                if line.is_empty() {
+                    break;
+                }
+                trailers.push(line);
+            }
+        } else if let Some(length) = value_of("content-length") {
+            let length: usize = length.parse().ok()?;
+            while self.buffer.len() < at + length {
+                if !self.fill(stream, ledger).await {
+                    return None;
+                }
+            }
+            body.extend_from_slice(&self.buffer[at..at + length]);
+            at += length;
+        }
+        let raw = self.buffer.drain(..at).collect();
+        Some(Recorded {
+            method,
+            target,
+            headers,
+            body,
+            trailers,
+            raw,
+        })
+    }
+}

@@ -1,0 +1,10 @@
+//! The one integration binary: every module holds what its name says, over real sockets, with the
+//! real programs.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may fail"
+)]
+
+mod harness;
