@@ -5,6 +5,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::policy::{Policy, SECRET_FILE};
 use crate::program::{self, Ended, Program};
 use crate::wire::Address;
 
@@ -63,6 +64,13 @@ impl GatewayBuilder {
     pub fn policy(mut self, text: &str) -> Self {
         self.policy = Some(text.to_owned());
         self
+    }
+
+    /// A [`Policy`], with the secret file it names.
+    #[must_use]
+    pub fn standard(self, policy: &Policy) -> Self {
+        let (name, bytes) = SECRET_FILE;
+        self.file(name, bytes).policy(&policy.to_string())
     }
 
     /// A file in the test's folder.
@@ -182,12 +190,9 @@ impl Gateway {
         Self::builtin(upstream, &env).await
     }
 
-    /// Starts one with a policy of [`PREAMBLE`] and `rest`.
-    pub async fn with_policy(upstream: &Address, rest: &str) -> Self {
-        Self::before(upstream)
-            .policy(&format!("{PREAMBLE}{rest}"))
-            .start()
-            .await
+    /// Starts one with a policy file.
+    pub async fn with_policy(upstream: &Address, policy: &Policy) -> Self {
+        Self::before(upstream).standard(policy).start().await
     }
 
     /// Where it takes requests.

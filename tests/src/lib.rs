@@ -19,6 +19,7 @@ pub mod convergence;
 pub mod corpus;
 pub mod gateway;
 pub mod gitea;
+pub mod policy;
 pub mod program;
 pub mod refusal;
 pub mod stack;
@@ -28,6 +29,9 @@ pub mod wire;
 
 pub use backend::Backend;
 pub use gateway::Gateway;
+pub use gitea::Delivery;
+pub use policy::Policy;
+pub use refusal::{Cases, assert_refused};
 pub use stack::Stack;
 pub use upstream::{Reaction, Upstream};
 pub use wait::{DEADLINE, eventually};

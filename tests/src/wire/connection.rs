@@ -179,15 +179,23 @@ impl Connection {
     /// Reads an answer and then sees whether the other side keeps the connection.
     pub async fn exchange(&mut self) -> Exchange {
         let answer = self.answer().await;
-        let closed = match answer.header("connection") {
-            Some(value) if value.eq_ignore_ascii_case("close") => {
-                assert!(
-                    self.is_closed().await,
-                    "`Connection: close` was said and not done"
-                );
-                true
-            }
-            Some(_) | None => self.closes_at_once().await,
+        self.after(answer).await
+    }
+
+    /// Sees what becomes of the connection after `answer`.
+    pub async fn after(&mut self, answer: Answer) -> Exchange {
+        let said = answer
+            .headers
+            .iter()
+            .any(|(name, value)| name == "connection" && value.eq_ignore_ascii_case("close"));
+        let closed = if said {
+            assert!(
+                self.is_closed().await,
+                "`Connection: close` was said and not done"
+            );
+            true
+        } else {
+            self.closes_at_once().await
         };
         Exchange { answer, closed }
     }
