@@ -12,15 +12,29 @@
 
 use std::{
     collections::BTreeMap,
+    fs, io,
+    os::unix::{
+        fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::spawn_blocking};
+
+use crate::supervisor::{
+    SUPERVISE,
+    files::{AttemptDir, Claim, Spec},
+    record::RecordReader,
+};
 
 mod attempt;
+mod follow;
 
 pub use attempt::{Attempt, Canceler};
+use follow::{Follower, wait_gone};
 
 pub use crate::supervisor::{
     exit::{Exit, Outcome},
@@ -114,9 +128,22 @@ pub struct Executor {
 
 impl Executor {
     /// An executor whose attempts lie under `root` (created, mode 0700) and whose supervisors are `program`, this
-    /// very program (`std::env::current_exe()`).
-    pub fn new(root: impl Into<PathBuf>, program: impl Into<PathBuf>) -> std::io::Result<Self> {
-        Ok(Self { root: root.into(), program: program.into() })
+    /// very program: `/proc/self/exe`, which stays right when the file is replaced by an upgrade.
+    ///
+    /// Marks every descriptor of this process, but the standard three, to be closed in children: one that we
+    /// inherited ourselves must not reach a command.
+    pub fn new(root: impl Into<PathBuf>, program: impl Into<PathBuf>) -> io::Result<Self> {
+        let root = root.into();
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&root)?;
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o700))?;
+        close_fds::set_fds_cloexec_threadsafe(3, &[]);
+        Ok(Self {
+            root: root.canonicalize()?,
+            program: program.into(),
+        })
     }
 
     /// The isolation level an attempt reaches on this host with this configuration.
@@ -124,30 +151,318 @@ impl Executor {
         Isolation::reached()
     }
 
-    /// Starts a supervisor for this launch. Returns when the supervisor runs and its identity is known.
+    /// Starts a supervisor for this launch. Returns when the supervisor exists and its identity is known; whether
+    /// the command could be executed is reported by [`Update::Ended`].
     pub async fn start(&self, launch: Launch) -> Result<Attempt, LaunchError> {
-        Err(LaunchError::Invalid(format!("{} {}: to come", self.program.display(), launch.id)))
+        validate(&launch)?;
+        let dir = AttemptDir::new(self.root.join(&launch.id));
+        let id = launch.id.clone();
+        let spec = specify(launch);
+        let program = self.program.clone();
+        let prepared = spawn_blocking({
+            let dir = dir.clone();
+            move || spawn(&program, &dir, &spec)
+        });
+        let (child, identity, reader) = match prepared.await.map_err(io::Error::other).flatten() {
+            Ok(started) => started,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(LaunchError::Exists(id));
+            }
+            Err(source) => return Err(LaunchError::Io { id, source }),
+        };
+        Ok(self.follow(id, dir, identity, Some(child), reader))
     }
 
     /// Takes over an attempt that an earlier process started; output comes from `after_seq` (exclusive; 0 = all) on.
+    /// May be called again for an attempt that ended: it reports the same end until it is forgotten.
     pub async fn adopt(&self, id: &str, after_seq: u64) -> Result<Adoption, AdoptError> {
-        Ok(Adoption::Vanished { detail: format!("{id} after {after_seq} in {}", self.root.display()) })
+        let failed = |source| AdoptError::Io {
+            id: id.to_owned(),
+            source,
+        };
+        let vanished = |detail: &str| {
+            Ok(Adoption::Vanished {
+                detail: detail.to_owned(),
+            })
+        };
+        let Some(dir) = self.dir(id).filter(|dir| dir.path().is_dir()) else {
+            return vanished("no trace of it is on disk: it was never started");
+        };
+        let look = spawn_blocking({
+            let dir = dir.clone();
+            move || {
+                // Without a claim nothing has run yet, and with ours standing nothing will.
+                match dir.stake(&Claim::Abandoned)? {
+                    Claim::Supervisor(identity) => Ok(Some((
+                        identity,
+                        RecordReader::open(&dir.output(), after_seq)?,
+                    ))),
+                    Claim::Abandoned => Ok(None),
+                }
+            }
+        });
+        match look
+            .await
+            .map_err(io::Error::other)
+            .flatten()
+            .map_err(failed)?
+        {
+            Some((identity, reader)) => Ok(Adoption::Running(self.follow(
+                id.to_owned(),
+                dir,
+                identity,
+                None,
+                reader,
+            ))),
+            None => vanished("it was given up before its supervisor began"),
+        }
+    }
+
+    /// A way to end an attempt that is known by its id only.
+    pub fn canceler(&self, id: &str) -> Option<Canceler> {
+        self.dir(id).map(|dir| Canceler { dir })
     }
 
     /// The ids of all attempts that have a directory, whatever became of them.
-    pub fn list(&self) -> std::io::Result<Vec<String>> {
-        Ok(Vec::new())
+    pub fn list(&self) -> io::Result<Vec<String>> {
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&self.root)? {
+            ids.extend(
+                entry?
+                    .file_name()
+                    .into_string()
+                    .ok()
+                    .filter(|name| is_safe_name(name)),
+            );
+        }
+        ids.sort_unstable();
+        Ok(ids)
     }
 
     /// Removes the files of an ended attempt. Forgetting what is not there is fine.
     pub async fn forget(&self, id: &str) -> Result<(), AdoptError> {
-        let _ = (id, Path::new("."));
-        Ok(())
+        let failed = |source| AdoptError::Io {
+            id: id.to_owned(),
+            source,
+        };
+        let Some(dir) = self.dir(id).filter(|dir| dir.path().is_dir()) else {
+            return Ok(());
+        };
+        if let Claim::Supervisor(supervisor) = dir.stake(&Claim::Abandoned).map_err(failed)? {
+            // One that has written its end is on its way out; one that has not still has a command.
+            let limit = if dir.exit().map_err(failed)?.is_some() {
+                LEAVING
+            } else {
+                Duration::ZERO
+            };
+            if supervisor.is_alive() && !wait_gone(&supervisor, limit).await {
+                return Err(AdoptError::StillRunning(id.to_owned()));
+            }
+        }
+        let removed = spawn_blocking(move || fs::remove_dir_all(dir.path())).await;
+        match removed.map_err(io::Error::other).flatten() {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    fn dir(&self, id: &str) -> Option<AttemptDir> {
+        is_safe_name(id).then(|| AttemptDir::new(self.root.join(id)))
+    }
+
+    fn follow(
+        &self,
+        id: String,
+        dir: AttemptDir,
+        identity: Identity,
+        child: Option<Child>,
+        reader: RecordReader,
+    ) -> Attempt {
+        let (sender, updates) = mpsc::channel(UPDATES_WAITING);
+        let follower = Follower {
+            dir: dir.clone(),
+            identity: identity.clone(),
+            child,
+            reader,
+            updates: sender,
+        };
+        tokio::spawn(follower.run());
+        Attempt {
+            id,
+            identity,
+            isolation: self.isolation(),
+            updates,
+            canceler: Canceler { dir },
+        }
     }
 }
 
 /// How many updates may wait for their reader before the reading of the files pauses.
 const UPDATES_WAITING: usize = 16;
+/// How long a supervisor that has written its end may take to leave.
+const LEAVING: Duration = Duration::from_secs(5);
+const ID_MAX: usize = 128;
 
 /// The receiving end of an attempt's updates.
 pub type Updates = mpsc::Receiver<Update>;
+
+/// Makes the attempt's directory and its supervisor. On failure neither is left behind.
+fn spawn(
+    program: &Path,
+    dir: &AttemptDir,
+    spec: &Spec,
+) -> io::Result<(Child, Identity, RecordReader)> {
+    dir.create(spec)?;
+    let start = || {
+        let log = fs::OpenOptions::new()
+            .append(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(dir.log())?;
+        let reader = RecordReader::open(&dir.output(), 0)?;
+        let child = Command::new(program)
+            .arg0("orket-supervisor")
+            .arg(SUPERVISE)
+            .arg(dir.path())
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()?;
+        // It is our child and not reaped: its number cannot belong to anyone else.
+        let identity = Identity::of(child.id())?;
+        Ok((child, identity, reader))
+    };
+    start().inspect_err(|_: &io::Error| {
+        let _ = dir.stake(&Claim::Abandoned);
+        let _ = fs::remove_dir_all(dir.path());
+    })
+}
+
+fn specify(launch: Launch) -> Spec {
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    Spec {
+        nonce: ulid::Ulid::generate().to_string(),
+        argv: launch.argv,
+        env: launch.env,
+        workdir: launch.workdir,
+        timeout_ms: launch.timeout.map(millis),
+        grace_ms: millis(launch.grace),
+        output_cap: launch.output_cap,
+    }
+}
+
+fn validate(launch: &Launch) -> Result<(), LaunchError> {
+    let invalid = |what: &str| Err(LaunchError::Invalid(what.to_owned()));
+    if !is_safe_name(&launch.id) {
+        return invalid("the id must be 1 to 128 of A-Z a-z 0-9 . _ - and not start with a dot");
+    }
+    match launch.argv.first() {
+        None => return invalid("the command is empty; give at least a program"),
+        Some(program) if program.is_empty() => return invalid("the program's name is empty"),
+        Some(_) => {}
+    }
+    if launch.argv.iter().any(|argument| argument.contains('\0')) {
+        return invalid("an argument contains a NUL character, which no program can receive");
+    }
+    for (name, value) in &launch.env {
+        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+            return invalid(
+                "an environment variable has an empty name, a = in its name, or a NUL character",
+            );
+        }
+    }
+    if !launch.workdir.is_absolute() {
+        return invalid("the working directory must be an absolute path");
+    }
+    Ok(())
+}
+
+/// A name that is one path component and nothing else.
+fn is_safe_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= ID_MAX
+        && !name.starts_with('.')
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail")]
+    use super::*;
+
+    #[test]
+    fn a_name_never_leaves_its_directory() {
+        for good in ["run_01J.1", "a", "A-b_c.9"] {
+            assert!(is_safe_name(good), "{good}");
+        }
+        let long = "x".repeat(129);
+        for bad in [
+            "",
+            ".",
+            "..",
+            ".hidden",
+            "a/b",
+            "../a",
+            "a\0",
+            "ä",
+            "a b",
+            long.as_str(),
+        ] {
+            assert!(!is_safe_name(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_launch_nobody_could_execute_is_refused() {
+        let good = Launch {
+            id: "a.1".into(),
+            argv: vec!["true".into()],
+            env: BTreeMap::new(),
+            workdir: "/".into(),
+            timeout: None,
+            grace: Duration::ZERO,
+            output_cap: 0,
+        };
+        assert!(validate(&good).is_ok());
+        let bad = [
+            Launch {
+                argv: vec![],
+                ..good.clone()
+            },
+            Launch {
+                argv: vec![String::new()],
+                ..good.clone()
+            },
+            Launch {
+                argv: vec!["a".into(), "b\0".into()],
+                ..good.clone()
+            },
+            Launch {
+                env: [("A=B".to_owned(), String::new())].into(),
+                ..good.clone()
+            },
+            Launch {
+                env: [("A".to_owned(), "\0".to_owned())].into(),
+                ..good.clone()
+            },
+            Launch {
+                workdir: "relative".into(),
+                ..good.clone()
+            },
+            Launch {
+                id: "../up".into(),
+                ..good.clone()
+            },
+        ];
+        for launch in bad {
+            assert!(
+                matches!(validate(&launch), Err(LaunchError::Invalid(_))),
+                "{launch:?}"
+            );
+        }
+    }
+}

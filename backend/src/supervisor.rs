@@ -1,13 +1,63 @@
-//! The process that stands between the backend and one command.
+//! The process that stands between the backend and one command: this program executed again.
+//!
+//! It leads its own session, is child subreaper, runs the command in a clean environment without a shell, writes
+//! the output and the end into the attempt's directory, enforces timeout and output cap, and ends the whole tree:
+//! after a cancel, after a timeout, and whatever is left after a normal end. It survives a kill of the backend; a
+//! kill of it takes the command with it.
+//!
+//! It must never open the store, a socket or the configuration, and holds nothing of the backend's environment.
+//! There is no runtime in it: it starts in a millisecond and waits in one `poll`.
+//!
+//! Next: `watch` for its loop, `files` for what is on disk, `launch` for how the command comes to be,
+//! [`crate::executor`] for the other side.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 pub mod exit;
+pub(crate) mod files;
 pub mod identity;
 pub mod isolation;
+pub(crate) mod journal;
+pub(crate) mod launch;
 pub mod record;
+pub(crate) mod tree;
+pub(crate) mod watch;
+
+/// The argument that makes this program a supervisor.
+pub(crate) const SUPERVISE: &str = "supervise";
+/// The argument that makes it the last step before the command.
+pub(crate) const LAUNCH: &str = "supervise-launch";
+/// The code a launcher ends with when it could not become the command.
+pub(crate) const LAUNCH_REFUSED: i32 = 127;
 
 /// Runs as a supervisor when the arguments say so; `None` for every other use of the program. `main` calls this
 /// first, before argument parsing, logging or a runtime.
-pub fn intercept(args: impl IntoIterator<Item = std::ffi::OsString>) -> Option<std::process::ExitCode> {
-    let _ = args.into_iter();
+pub fn intercept(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
+    let mut args = args.into_iter().skip(1);
+    let step = args.next()?;
+    if step == SUPERVISE {
+        let dir = PathBuf::from(args.next()?);
+        return Some(supervise(&dir));
+    }
+    if step == LAUNCH {
+        let dir = PathBuf::from(args.next()?);
+        let supervisor = args.next()?.to_str()?.parse().ok()?;
+        return Some(launch::become_command(dir, supervisor));
+    }
     None
+}
+
+fn supervise(dir: &Path) -> ExitCode {
+    match watch::supervise(&files::AttemptDir::new(dir.to_owned())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Standard error is the attempt's supervisor.log; the backend quotes it.
+            eprintln!("cannot supervise {}: {error}", dir.display());
+            ExitCode::FAILURE
+        }
+    }
 }

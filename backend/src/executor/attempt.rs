@@ -1,6 +1,11 @@
 //! One attempt as its owner sees it.
 
+use std::io;
+
+use rustix::process::Signal;
+
 use super::{Identity, Isolation, Updates};
+use crate::supervisor::files::{AttemptDir, Claim};
 
 /// A supervised command that runs, or ran and has things left to report.
 #[derive(Debug)]
@@ -18,9 +23,9 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// Asks for the end of the whole tree: TERM, grace, KILL. Durable, and fine to repeat; the end itself is
+    /// Asks for the end of the whole tree: TERM, grace, KILL. Survives us, and fine to repeat; the end itself is
     /// reported by [`super::Update::Ended`].
-    pub fn cancel(&self) -> std::io::Result<()> {
+    pub fn cancel(&self) -> io::Result<()> {
         self.canceler.cancel()
     }
 }
@@ -28,13 +33,21 @@ impl Attempt {
 /// The right to end one attempt.
 #[derive(Debug, Clone)]
 pub struct Canceler {
-    pub(super) dir: std::path::PathBuf,
+    pub(super) dir: AttemptDir,
 }
 
 impl Canceler {
-    /// As [`Attempt::cancel`].
-    pub fn cancel(&self) -> std::io::Result<()> {
-        let _ = &self.dir;
-        Ok(())
+    /// As [`Attempt::cancel`]. An attempt that ended or was forgotten is fine.
+    pub fn cancel(&self) -> io::Result<()> {
+        // First the request, then the look for somebody to wake. A supervisor claims first and looks for a request
+        // then, so one of the two sees the other, and none is signalled before it listens.
+        match self.dir.request_cancel() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        }
+        match self.dir.claim()? {
+            Some(Claim::Supervisor(supervisor)) => supervisor.signal(Signal::TERM).map(drop),
+            Some(Claim::Abandoned) | None => Ok(()),
+        }
     }
 }

@@ -1,0 +1,224 @@
+//! The last step before the command: this program once more, between the supervisor's fork and the command's
+//! image, where limits can be set on ourselves in safe code.
+//!
+//! It ties its life to the supervisor's, gives up privileges, and becomes the command. It must not start threads,
+//! read configuration or print: what it opens or changes, the command inherits.
+
+use std::{
+    env, fs,
+    io::Read,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+use rustix::process::{Pid, Resource, Rlimit, Signal};
+
+use super::{
+    files::{AttemptDir, LaunchRefusal, Spec},
+    tree::MARKER,
+};
+
+/// The most files a command may have open.
+const OPEN_FILES: u64 = 65_536;
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Becomes the command of the attempt in `dir`, or leaves the reason in its directory.
+pub(crate) fn become_command(dir: PathBuf, supervisor: u32) -> ExitCode {
+    let dir = AttemptDir::new(dir);
+    let refusal = match prepare(&dir, supervisor) {
+        Ok(mut command) => {
+            let error = command.exec();
+            // Found executable and yet "not found": what is missing is its interpreter or loader.
+            let what = if error.kind() == std::io::ErrorKind::NotFound {
+                "its interpreter or loader does not exist".to_owned()
+            } else {
+                error.to_string()
+            };
+            LaunchRefusal::Failed(format!(
+                "{}: {what}",
+                command.get_program().to_string_lossy()
+            ))
+        }
+        Err(refusal) => refusal,
+    };
+    if let Err(error) = dir.refuse_launch(&refusal) {
+        // Standard error is the command's own: it lands in its output, the next best place.
+        eprintln!("orket: cannot launch the command ({refusal:?}) and cannot report it: {error}");
+    }
+    ExitCode::from(127)
+}
+
+fn prepare(dir: &AttemptDir, supervisor: u32) -> Result<Command, LaunchRefusal> {
+    let failed =
+        |what: &str, error: std::io::Error| LaunchRefusal::Failed(format!("{what}: {error}"));
+    confine(supervisor).map_err(|error| failed("cannot confine the command", error))?;
+    let spec = dir
+        .spec()
+        .map_err(|error| failed("cannot read what to run", error))?;
+    env::set_current_dir(&spec.workdir).map_err(|error| {
+        failed(
+            &format!("working directory {}", spec.workdir.display()),
+            error,
+        )
+    })?;
+    let env = environment(&spec, dir);
+    let path = env
+        .iter()
+        .find(|(name, _)| *name == "PATH")
+        .map_or(DEFAULT_PATH, |(_, value)| value.as_str());
+    let (name, arguments) = spec
+        .argv
+        .split_first()
+        .ok_or_else(|| LaunchRefusal::Failed("the command is empty".into()))?;
+    let program = resolve(name, path)?;
+    let mut command = Command::new(program);
+    command.arg0(name).args(arguments).env_clear().envs(&env);
+    Ok(command)
+}
+
+fn confine(supervisor: u32) -> std::io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // It may have died before that call took hold.
+    if rustix::process::getppid().map(Pid::as_raw_pid) != i32::try_from(supervisor).ok() {
+        return Err(std::io::Error::other("the supervisor is gone"));
+    }
+    rustix::thread::set_no_new_privs(true)?;
+    rustix::process::setrlimit(
+        Resource::Core,
+        Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        },
+    )?;
+    let hard = rustix::process::getrlimit(Resource::Nofile)
+        .maximum
+        .map_or(OPEN_FILES, |hard| hard.min(OPEN_FILES));
+    rustix::process::setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: Some(hard),
+            maximum: Some(hard),
+        },
+    )?;
+    close_fds::set_fds_cloexec_threadsafe(3, &[]);
+    Ok(())
+}
+
+/// A minimal environment, overridden by what the specification says; the marker cannot be overridden.
+fn environment(spec: &Spec, dir: &AttemptDir) -> std::collections::BTreeMap<String, String> {
+    let mut env = std::collections::BTreeMap::from([
+        ("PATH".to_owned(), DEFAULT_PATH.to_owned()),
+        (
+            "HOME".to_owned(),
+            spec.workdir.to_string_lossy().into_owned(),
+        ),
+        (
+            "TMPDIR".to_owned(),
+            dir.tmp().to_string_lossy().into_owned(),
+        ),
+        ("LANG".to_owned(), "C.UTF-8".to_owned()),
+    ]);
+    env.extend(spec.env.clone());
+    env.insert(MARKER.to_owned(), spec.nonce.clone());
+    env
+}
+
+/// Finds the file to execute the way `execvp` does, and refuses what `execvp` would hand to a shell.
+fn resolve(name: &str, path: &str) -> Result<PathBuf, LaunchRefusal> {
+    let candidates: Vec<PathBuf> = if name.contains('/') {
+        vec![PathBuf::from(name)]
+    } else {
+        path.split(':')
+            .map(|dir| Path::new(if dir.is_empty() { "." } else { dir }).join(name))
+            .collect()
+    };
+    let mut unusable = None;
+    for candidate in candidates {
+        match fs::metadata(&candidate) {
+            Ok(found) if found.is_file() && found.permissions().mode() & 0o111 != 0 => {
+                return check_format(&candidate).map(|()| candidate);
+            }
+            Ok(found) => {
+                let what = if found.is_dir() {
+                    "is a directory"
+                } else {
+                    "is not executable"
+                };
+                unusable.get_or_insert_with(|| format!("{} {what}", candidate.display()));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                unusable.get_or_insert_with(|| format!("{}: {error}", candidate.display()));
+            }
+            Err(_) => {}
+        }
+    }
+    Err(match unusable {
+        Some(detail) => LaunchRefusal::Failed(detail),
+        None if name.contains('/') => LaunchRefusal::NotFound(format!("{name} does not exist")),
+        None => LaunchRefusal::NotFound(format!(
+            "{name} is in none of the directories of PATH ({path})"
+        )),
+    })
+}
+
+/// The C library's `execvp` runs a file of unknown format with `/bin/sh`. A command is never a shell string, so
+/// such a file is refused; one that may be executed and not read is left to the kernel.
+fn check_format(file: &Path) -> Result<(), LaunchRefusal> {
+    let mut head = [0; 4];
+    let Ok(read) = fs::File::open(file).and_then(|mut file| file.read(&mut head)) else {
+        return Ok(());
+    };
+    if head[..read].starts_with(b"#!") || head[..read].starts_with(b"\x7fELF") {
+        Ok(())
+    } else {
+        Err(LaunchRefusal::Failed(format!(
+            "{}: exec format error (neither a program nor a script that starts with #!)",
+            file.display()
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
+    use super::*;
+
+    fn executable(dir: &Path, name: &str, content: &str, mode: u32) {
+        let path = dir.join(name);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn resolving_tells_missing_from_unusable() {
+        let dir = tempfile::tempdir().unwrap();
+        executable(dir.path(), "script", "#!/bin/sh\n", 0o755);
+        executable(dir.path(), "bare", "echo hello\n", 0o755);
+        executable(dir.path(), "plain", "#!/bin/sh\n", 0o644);
+        fs::create_dir(dir.path().join("folder")).unwrap();
+        let path = dir.path().to_str().unwrap();
+        assert_eq!(resolve("script", path).unwrap(), dir.path().join("script"));
+        assert!(
+            matches!(resolve("bare", path), Err(LaunchRefusal::Failed(text)) if text.contains("exec format"))
+        );
+        assert!(
+            matches!(resolve("plain", path), Err(LaunchRefusal::Failed(text)) if text.contains("not executable"))
+        );
+        assert!(
+            matches!(resolve("folder", path), Err(LaunchRefusal::Failed(text)) if text.contains("directory"))
+        );
+        assert!(matches!(
+            resolve("absent", path),
+            Err(LaunchRefusal::NotFound(_))
+        ));
+        assert!(matches!(
+            resolve("/no/such/program", path),
+            Err(LaunchRefusal::NotFound(_))
+        ));
+        assert!(matches!(
+            resolve("script", ""),
+            Err(LaunchRefusal::NotFound(_))
+        ));
+    }
+}

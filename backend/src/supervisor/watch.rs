@@ -1,0 +1,418 @@
+//! The supervisor's life: one thread, one poll loop.
+//!
+//! The end is written only after `waitpid` said that no child is left. As child subreaper we inherit every orphan
+//! below us, however often it forked or changed its session, so that answer is proof that the tree is gone.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{net::UnixStream, process::CommandExt},
+    },
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::OFlags,
+    io::Errno,
+    process::{Pid, Signal, WaitOptions, WaitStatus, wait},
+};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+
+use super::{
+    exit::{Exit, Outcome},
+    files::{AttemptDir, Claim, LaunchRefusal, Spec},
+    identity::Identity,
+    journal::Journal,
+    record::{PAYLOAD_MAX, Stream},
+    tree,
+};
+
+/// How often those that are left are looked for and killed again.
+const KILL_PERIOD: Duration = Duration::from_millis(20);
+/// How long to wait before an exit that the disk did not take is tried again.
+const EXIT_RETRY: Duration = Duration::from_millis(500);
+
+/// Supervises the attempt in `dir` from its launch to its written end.
+pub(crate) fn supervise(dir: &AttemptDir) -> io::Result<()> {
+    let events = Events::listen()?;
+    // Fails only for a process that leads a group already, and then the session is of no use to anyone else either.
+    let _ = rustix::process::setsid();
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    close_fds::set_fds_cloexec_threadsafe(3, &[]);
+    let wake = rustix::fs::open(
+        dir.wake(),
+        OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )?;
+    let spec = dir.spec()?;
+    if dir.stake(&Claim::Supervisor(Identity::own()?))? == Claim::Abandoned {
+        return Ok(());
+    }
+    let exit = if dir.cancel_requested() {
+        unstarted(Outcome::Canceled)
+    } else {
+        let journal = Journal::open(&dir.output(), spec.output_cap)?;
+        match Supervision::launch(dir, &spec, &wake, events, journal) {
+            Ok(supervision) => supervision.run(),
+            Err(error) => unstarted(Outcome::LaunchFailed {
+                detail: format!("cannot start the launcher: {error}"),
+            }),
+        }
+    };
+    write_exit(dir, &exit)?;
+    notify(&wake);
+    Ok(())
+}
+
+fn unstarted(outcome: Outcome) -> Exit {
+    Exit {
+        outcome,
+        cpu_ms: 0,
+        memory_peak_bytes: 0,
+        dropped_bytes: 0,
+        ended_at: Timestamp::now(),
+    }
+}
+
+/// Stays until the disk takes it: an end that is not written is an attempt that hangs.
+fn write_exit(dir: &AttemptDir, exit: &Exit) -> io::Result<()> {
+    let mut complained = false;
+    loop {
+        match dir.write_exit(exit) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
+            Err(error) => {
+                if !complained {
+                    eprintln!("cannot write the exit, trying until it works: {error}");
+                    complained = true;
+                }
+                std::thread::sleep(EXIT_RETRY);
+            }
+        }
+    }
+}
+
+/// "Look again." A full pipe says it already.
+fn notify(wake: &OwnedFd) {
+    let _ = rustix::io::write(wake, b"w");
+}
+
+/// Signals as readable streams.
+struct Events {
+    child: UnixStream,
+    stop: UnixStream,
+}
+
+impl Events {
+    fn listen() -> io::Result<Self> {
+        let register = |signals: &[i32]| -> io::Result<UnixStream> {
+            let (read, write) = UnixStream::pair()?;
+            read.set_nonblocking(true)?;
+            for signal in signals {
+                signal_hook::low_level::pipe::register(*signal, write.try_clone()?)?;
+            }
+            Ok(read)
+        };
+        Ok(Self {
+            child: register(&[SIGCHLD])?,
+            stop: register(&[SIGTERM, SIGINT, SIGHUP])?,
+        })
+    }
+}
+
+fn drain(mut stream: &UnixStream) -> bool {
+    let mut bytes = [0; 64];
+    let mut any = false;
+    while matches!(stream.read(&mut bytes), Ok(1..)) {
+        any = true;
+    }
+    any
+}
+
+enum Phase {
+    Running,
+    /// TERM was sent.
+    Ending {
+        kill_at: Instant,
+    },
+    /// The grace is over; whoever is left is killed at every look.
+    Killing {
+        next: Instant,
+    },
+}
+
+struct Supervision<'a> {
+    dir: &'a AttemptDir,
+    grace: Duration,
+    deadline: Option<Instant>,
+    wake: &'a OwnedFd,
+    events: Events,
+    journal: Journal,
+    streams: Vec<(Stream, File)>,
+    command: Pid,
+    status: Option<WaitStatus>,
+    /// Why the tree is being ended, when it is not the command's own doing.
+    cause: Option<Outcome>,
+    phase: Phase,
+    buffer: Vec<u8>,
+}
+
+impl<'a> Supervision<'a> {
+    fn launch(
+        dir: &'a AttemptDir,
+        spec: &Spec,
+        wake: &'a OwnedFd,
+        events: Events,
+        journal: Journal,
+    ) -> io::Result<Self> {
+        let mut child = Command::new("/proc/self/exe")
+            .arg0("orket-launch")
+            .arg(super::LAUNCH)
+            .arg(dir.path())
+            .arg(std::process::id().to_string())
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // A group of its own: a command that signals its group must not hit its supervisor.
+            .process_group(0)
+            .spawn()?;
+        let command = i32::try_from(child.id())
+            .ok()
+            .and_then(Pid::from_raw)
+            .ok_or(io::ErrorKind::InvalidData)?;
+        let stdout = child
+            .stdout
+            .take()
+            .map(|pipe| (Stream::Stdout, OwnedFd::from(pipe)));
+        let stderr = child
+            .stderr
+            .take()
+            .map(|pipe| (Stream::Stderr, OwnedFd::from(pipe)));
+        let mut streams = Vec::with_capacity(2);
+        for (stream, pipe) in stdout.into_iter().chain(stderr) {
+            rustix::fs::fcntl_setfl(&pipe, OFlags::NONBLOCK)?;
+            streams.push((stream, File::from(pipe)));
+        }
+        Ok(Self {
+            dir,
+            grace: Duration::from_millis(spec.grace_ms),
+            deadline: spec
+                .timeout_ms
+                .and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms))),
+            wake,
+            events,
+            journal,
+            streams,
+            command,
+            status: None,
+            cause: None,
+            phase: Phase::Running,
+            buffer: vec![0; PAYLOAD_MAX],
+        })
+    }
+
+    fn run(mut self) -> Exit {
+        loop {
+            if self.reap() {
+                break;
+            }
+            self.advance();
+            self.wait_for_something();
+            if self.read_streams() {
+                notify(self.wake);
+            }
+            self.journal.sync_if_due(Instant::now());
+        }
+        // Everyone who could write is gone; what is in the pipes is all there will ever be. (Somebody outside the
+        // tree may hold a pipe that was passed on: no end of file is waited for.)
+        while self.read_streams() {}
+        let _ = self.journal.sync();
+        self.exit()
+    }
+
+    /// Reaps whoever ended. `true` when no child is left.
+    fn reap(&mut self) -> bool {
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) => {
+                    if pid == self.command {
+                        self.status = Some(status);
+                    }
+                }
+                Ok(None) => return false,
+                Err(Errno::CHILD) => return true,
+                Err(Errno::INTR) => {}
+                Err(errno) => {
+                    eprintln!("cannot wait for children: {errno}");
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// Moves the phase on when something happened or time has come.
+    fn advance(&mut self) {
+        let now = Instant::now();
+        drain(&self.events.child);
+        if drain(&self.events.stop) {
+            let cause = if self.dir.cancel_requested() {
+                Outcome::Canceled
+            } else {
+                Outcome::Interrupted
+            };
+            self.end_tree(Some(cause), now);
+        }
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            self.deadline = None;
+            self.end_tree(Some(Outcome::TimedOut), now);
+        }
+        if self.status.is_some() {
+            // The command is done; what it left behind is not part of anything any more.
+            self.end_tree(None, now);
+        }
+        match self.phase {
+            Phase::Running => {}
+            Phase::Ending { kill_at } => {
+                if kill_at <= now {
+                    self.phase = Phase::Killing { next: now };
+                    self.kill(now);
+                }
+            }
+            Phase::Killing { next } => {
+                if next <= now {
+                    self.kill(now);
+                }
+            }
+        }
+    }
+
+    fn end_tree(&mut self, cause: Option<Outcome>, now: Instant) {
+        match self.phase {
+            Phase::Running => {
+                if self.status.is_none() {
+                    self.cause = cause;
+                }
+                let own = std::process::id();
+                for signal in [Signal::TERM, Signal::CONT] {
+                    if let Err(error) = tree::signal_descendants(own, signal) {
+                        eprintln!("cannot signal the tree: {error}");
+                    }
+                }
+                self.phase = Phase::Ending {
+                    kill_at: now.checked_add(self.grace).unwrap_or(now),
+                };
+            }
+            Phase::Ending { .. } | Phase::Killing { .. } => {}
+        }
+    }
+
+    fn kill(&mut self, now: Instant) {
+        if let Err(error) = tree::kill_descendants(std::process::id()) {
+            eprintln!("cannot kill the tree, trying again: {error}");
+        }
+        self.phase = Phase::Killing {
+            next: now + KILL_PERIOD,
+        };
+    }
+
+    fn wait_for_something(&self) {
+        let phase_due = match self.phase {
+            Phase::Running => self.deadline,
+            Phase::Ending { kill_at } => Some(kill_at),
+            Phase::Killing { next } => Some(next),
+        };
+        let due = [phase_due, self.journal.sync_due()]
+            .into_iter()
+            .flatten()
+            .min();
+        // A remainder of nanoseconds rounds up, or the loop would spin through the last of it.
+        let timeout = due
+            .map(|due| due.saturating_duration_since(Instant::now()) + Duration::from_micros(100));
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        let mut sources: Vec<PollFd<'_>> = [self.events.child.as_fd(), self.events.stop.as_fd()]
+            .into_iter()
+            .chain(self.streams.iter().map(|(_, pipe)| pipe.as_fd()))
+            .map(|source| PollFd::from_borrowed_fd(source, PollFlags::IN))
+            .collect();
+        match poll(&mut sources, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => {
+                eprintln!("cannot poll: {errno}");
+                std::thread::sleep(KILL_PERIOD);
+            }
+        }
+    }
+
+    /// Takes one piece from each stream that has any. `true` when there was any.
+    fn read_streams(&mut self) -> bool {
+        let (journal, buffer) = (&mut self.journal, &mut self.buffer);
+        let mut any = false;
+        self.streams
+            .retain_mut(|(stream, pipe)| match pipe.read(buffer) {
+                Ok(0) => false,
+                Ok(length) => {
+                    journal.append(*stream, &buffer[..length]);
+                    any = true;
+                    true
+                }
+                Err(error) => matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ),
+            });
+        any
+    }
+
+    fn exit(self) -> Exit {
+        let outcome = match (self.cause, self.status) {
+            (Some(cause), _) => cause,
+            (None, Some(status)) => ended_by_itself(self.dir, status),
+            (None, None) => Outcome::Lost {
+                detail: "the command's end was not seen".into(),
+            },
+        };
+        let (cpu_ms, memory_peak_bytes) = usage();
+        Exit {
+            outcome,
+            cpu_ms,
+            memory_peak_bytes,
+            dropped_bytes: self.journal.dropped(),
+            ended_at: Timestamp::now(),
+        }
+    }
+}
+
+fn ended_by_itself(dir: &AttemptDir, status: WaitStatus) -> Outcome {
+    if let Some(signal) = status.terminating_signal() {
+        return Outcome::Signaled { signal };
+    }
+    let code = status.exit_status().unwrap_or_default();
+    if code == super::LAUNCH_REFUSED {
+        match dir.launch_refusal() {
+            Ok(Some(LaunchRefusal::NotFound(detail))) => {
+                return Outcome::CommandNotFound { detail };
+            }
+            Ok(Some(LaunchRefusal::Failed(detail))) => return Outcome::LaunchFailed { detail },
+            Ok(None) | Err(_) => {}
+        }
+    }
+    Outcome::Exited { code }
+}
+
+/// CPU milliseconds of all that was reaped, and the largest resident size of any one of it in bytes.
+fn usage() -> (u64, u64) {
+    let Ok(usage) = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN)
+    else {
+        return (0, 0);
+    };
+    let millis =
+        |time: nix::sys::time::TimeVal| u64::try_from(time.tv_sec() * 1000 + time.tv_usec() / 1000);
+    let cpu = millis(usage.user_time()).unwrap_or(0) + millis(usage.system_time()).unwrap_or(0);
+    (cpu, u64::try_from(usage.max_rss()).unwrap_or(0) * 1024)
+}
