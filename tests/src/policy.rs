@@ -13,6 +13,7 @@ use crate::gitea::sha256;
 pub struct Policy {
     upstream: String,
     limits: String,
+    secrets: String,
     api: String,
     gitea: String,
     rest: String,
@@ -35,6 +36,13 @@ impl Policy {
     #[must_use]
     pub fn limits(mut self, line: &str) -> Self {
         add(&mut self.limits, line);
+        self
+    }
+
+    /// Adds a line to `[secrets]`.
+    #[must_use]
+    pub fn secrets(mut self, line: &str) -> Self {
+        add(&mut self.secrets, line);
         self
     }
 
@@ -71,6 +79,7 @@ impl fmt::Display for Policy {
         let Self {
             upstream,
             limits,
+            secrets,
             api,
             gitea,
             rest,
@@ -83,7 +92,7 @@ impl fmt::Display for Policy {
 [secrets]
 gitea = [{{ file = "{{dir}}/gitea-secret" }}]
 ci = [{{ digest = "sha256:{digest}" }}]
-
+{secrets}
 [[keys]]
 id = "ci"
 secret = "ci"

@@ -7,4 +7,6 @@
     reason = "a test may fail"
 )]
 
+mod gateway_refusals;
 mod harness;
+mod supervisor;

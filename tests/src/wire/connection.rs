@@ -120,6 +120,15 @@ impl Connection {
         }
     }
 
+    /// The answer, if it begins to arrive within `time`.
+    pub async fn answer_within(&mut self, time: Duration) -> Option<Answer> {
+        self.buffer.reserve(1024);
+        match timeout(time, self.reader.read_buf(&mut self.buffer)).await {
+            Err(_) => None,
+            Ok(_) => Some(self.answer().await),
+        }
+    }
+
     /// Reads the next answer, `100 Continue` as well; none if the connection closed first.
     pub async fn one_answer(&mut self, method: &str) -> Option<Answer> {
         let head_end = loop {

@@ -1,0 +1,14 @@
+//! Every row of the refusal table: status, `detail`, and the one shape all refusals have.
+
+mod addresses;
+mod bodies;
+mod budgets;
+mod duplicates;
+mod heads;
+mod keys;
+mod routes;
+mod slow;
+mod targets;
+mod test_webhook;
+mod upstream;
+mod webhook;
