@@ -17,6 +17,7 @@ use std::{
     process::ExitCode,
 };
 
+pub(crate) mod events;
 pub mod exit;
 pub(crate) mod files;
 pub mod identity;

@@ -7,6 +7,8 @@
     reason = "a test may fail"
 )]
 
+mod gateway_forwarding;
+mod gateway_insecure;
 mod gateway_refusals;
 mod harness;
 mod supervisor;

@@ -5,13 +5,17 @@
 //! read configuration or print: what it opens or changes, the command inherits.
 
 use std::{
-    env, fs,
-    io::Read,
-    os::unix::{fs::PermissionsExt, process::CommandExt},
+    collections::BTreeMap,
+    env,
+    ffi::CString,
+    fs,
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicBool},
 };
 
+use nix::errno::Errno;
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 
 use super::{
@@ -27,19 +31,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 pub(crate) fn become_command(dir: PathBuf, supervisor: u32) -> ExitCode {
     let dir = AttemptDir::new(dir);
     let refusal = match prepare(&dir, supervisor) {
-        Ok(mut command) => {
-            let error = command.exec();
-            // Found executable and yet "not found": what is missing is its interpreter or loader.
-            let what = if error.kind() == std::io::ErrorKind::NotFound {
-                "its interpreter or loader does not exist".to_owned()
-            } else {
-                error.to_string()
-            };
-            LaunchRefusal::Failed(format!(
-                "{}: {what}",
-                command.get_program().to_string_lossy()
-            ))
-        }
+        Ok(image) => image.execute(),
         Err(refusal) => refusal,
     };
     if let Err(error) = dir.refuse_launch(&refusal) {
@@ -49,32 +41,65 @@ pub(crate) fn become_command(dir: PathBuf, supervisor: u32) -> ExitCode {
     ExitCode::from(127)
 }
 
-fn prepare(dir: &AttemptDir, supervisor: u32) -> Result<Command, LaunchRefusal> {
-    let failed =
-        |what: &str, error: std::io::Error| LaunchRefusal::Failed(format!("{what}: {error}"));
-    confine(supervisor).map_err(|error| failed("cannot confine the command", error))?;
+/// What `execve` wants.
+struct Image {
+    program: CString,
+    argv: Vec<CString>,
+    env: Vec<CString>,
+}
+
+impl Image {
+    /// Becomes the program; returns only when the kernel refuses. Not `execvp`, which would hand a file of unknown
+    /// format to a shell.
+    fn execute(self) -> LaunchRefusal {
+        let Err(errno) = nix::unistd::execve(&self.program, &self.argv, &self.env);
+        // It was found: what does not exist is what it needs.
+        let what = if errno == Errno::ENOENT {
+            "its interpreter or loader does not exist"
+        } else if errno == Errno::ENOEXEC {
+            "neither a program of this machine nor a script that starts with #!"
+        } else {
+            errno.desc()
+        };
+        LaunchRefusal::Failed(format!("{}: {what}", self.program.to_string_lossy()))
+    }
+}
+
+fn prepare(dir: &AttemptDir, supervisor: u32) -> Result<Image, LaunchRefusal> {
+    let failed = |what: &str, error: &dyn std::fmt::Display| {
+        LaunchRefusal::Failed(format!("{what}: {error}"))
+    };
+    confine(supervisor).map_err(|error| failed("cannot confine the command", &error))?;
     let spec = dir
         .spec()
-        .map_err(|error| failed("cannot read what to run", error))?;
+        .map_err(|error| failed("cannot read what to run", &error))?;
     env::set_current_dir(&spec.workdir).map_err(|error| {
         failed(
             &format!("working directory {}", spec.workdir.display()),
-            error,
+            &error,
         )
     })?;
     let env = environment(&spec, dir);
-    let path = env
-        .iter()
-        .find(|(name, _)| *name == "PATH")
-        .map_or(DEFAULT_PATH, |(_, value)| value.as_str());
-    let (name, arguments) = spec
+    let path = env.get("PATH").map_or(DEFAULT_PATH, String::as_str);
+    let name = spec
         .argv
-        .split_first()
+        .first()
         .ok_or_else(|| LaunchRefusal::Failed("the command is empty".into()))?;
     let program = resolve(name, path)?;
-    let mut command = Command::new(program);
-    command.arg0(name).args(arguments).env_clear().envs(&env);
-    Ok(command)
+    let text =
+        |bytes: &[u8]| CString::new(bytes).map_err(|error| failed("a NUL character", &error));
+    Ok(Image {
+        program: text(program.as_os_str().as_bytes())?,
+        argv: spec
+            .argv
+            .iter()
+            .map(|argument| text(argument.as_bytes()))
+            .collect::<Result<_, _>>()?,
+        env: env
+            .iter()
+            .map(|(name, value)| text(format!("{name}={value}").as_bytes()))
+            .collect::<Result<_, _>>()?,
+    })
 }
 
 fn confine(supervisor: u32) -> std::io::Result<()> {
@@ -101,13 +126,18 @@ fn confine(supervisor: u32) -> std::io::Result<()> {
             maximum: Some(hard),
         },
     )?;
+    // Rust programs ignore SIGPIPE, and what is ignored stays so in the next image; what is caught does not.
+    signal_hook::flag::register(
+        signal_hook::consts::SIGPIPE,
+        Arc::new(AtomicBool::new(false)),
+    )?;
     close_fds::set_fds_cloexec_threadsafe(3, &[]);
     Ok(())
 }
 
 /// A minimal environment, overridden by what the specification says; the marker cannot be overridden.
-fn environment(spec: &Spec, dir: &AttemptDir) -> std::collections::BTreeMap<String, String> {
-    let mut env = std::collections::BTreeMap::from([
+fn environment(spec: &Spec, dir: &AttemptDir) -> BTreeMap<String, String> {
+    let mut env = BTreeMap::from([
         ("PATH".to_owned(), DEFAULT_PATH.to_owned()),
         (
             "HOME".to_owned(),
@@ -124,7 +154,7 @@ fn environment(spec: &Spec, dir: &AttemptDir) -> std::collections::BTreeMap<Stri
     env
 }
 
-/// Finds the file to execute the way `execvp` does, and refuses what `execvp` would hand to a shell.
+/// Finds the file to execute the way `execvp` does.
 fn resolve(name: &str, path: &str) -> Result<PathBuf, LaunchRefusal> {
     let candidates: Vec<PathBuf> = if name.contains('/') {
         vec![PathBuf::from(name)]
@@ -137,7 +167,7 @@ fn resolve(name: &str, path: &str) -> Result<PathBuf, LaunchRefusal> {
     for candidate in candidates {
         match fs::metadata(&candidate) {
             Ok(found) if found.is_file() && found.permissions().mode() & 0o111 != 0 => {
-                return check_format(&candidate).map(|()| candidate);
+                return Ok(candidate);
             }
             Ok(found) => {
                 let what = if found.is_dir() {
@@ -162,23 +192,6 @@ fn resolve(name: &str, path: &str) -> Result<PathBuf, LaunchRefusal> {
     })
 }
 
-/// The C library's `execvp` runs a file of unknown format with `/bin/sh`. A command is never a shell string, so
-/// such a file is refused; one that may be executed and not read is left to the kernel.
-fn check_format(file: &Path) -> Result<(), LaunchRefusal> {
-    let mut head = [0; 4];
-    let Ok(read) = fs::File::open(file).and_then(|mut file| file.read(&mut head)) else {
-        return Ok(());
-    };
-    if head[..read].starts_with(b"#!") || head[..read].starts_with(b"\x7fELF") {
-        Ok(())
-    } else {
-        Err(LaunchRefusal::Failed(format!(
-            "{}: exec format error (neither a program nor a script that starts with #!)",
-            file.display()
-        )))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
@@ -194,14 +207,10 @@ mod tests {
     fn resolving_tells_missing_from_unusable() {
         let dir = tempfile::tempdir().unwrap();
         executable(dir.path(), "script", "#!/bin/sh\n", 0o755);
-        executable(dir.path(), "bare", "echo hello\n", 0o755);
         executable(dir.path(), "plain", "#!/bin/sh\n", 0o644);
         fs::create_dir(dir.path().join("folder")).unwrap();
         let path = dir.path().to_str().unwrap();
         assert_eq!(resolve("script", path).unwrap(), dir.path().join("script"));
-        assert!(
-            matches!(resolve("bare", path), Err(LaunchRefusal::Failed(text)) if text.contains("exec format"))
-        );
         assert!(
             matches!(resolve("plain", path), Err(LaunchRefusal::Failed(text)) if text.contains("not executable"))
         );

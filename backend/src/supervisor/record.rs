@@ -227,7 +227,9 @@ mod tests {
     fn reading_resumes_behind_a_sequence_number() {
         let mut bytes = Vec::new();
         let all: Vec<_> = (1..=5000).map(|seq| record(seq, &[7; 900])).collect();
-        all.iter().for_each(|record| record.encode(&mut bytes));
+        for record in &all {
+            record.encode(&mut bytes);
+        }
         let file = file(&bytes);
         let mut reader = RecordReader::open(file.path(), 4321).unwrap();
         let mut read = Vec::new();

@@ -89,7 +89,7 @@ fn table() -> io::Result<Vec<ProcessStat>> {
 }
 
 /// All living descendants of a process, itself not included.
-pub(crate) fn descendants(root: u32) -> io::Result<Vec<ProcessStat>> {
+fn descendants(root: u32) -> io::Result<Vec<ProcessStat>> {
     Ok(below(root, &table()?))
 }
 
@@ -113,11 +113,31 @@ fn below(root: u32, table: &[ProcessStat]) -> Vec<ProcessStat> {
     found
 }
 
-/// Sends a signal to every living descendant.
-pub(crate) fn signal_descendants(root: u32, signal: Signal) -> io::Result<usize> {
-    let all = descendants(root)?;
-    signal_each(&all, signal);
-    Ok(all.len())
+/// Sends TERM, and CONT for those that were stopped, to the descendants that `filter` chooses; says which.
+pub(crate) fn ask_to_end(filter: impl Fn(&ProcessStat) -> bool) -> HashSet<(u32, u64)> {
+    match descendants(std::process::id()) {
+        Ok(mut all) => {
+            all.retain(filter);
+            signal_each(&all, Signal::TERM);
+            signal_each(&all, Signal::CONT);
+            all.iter()
+                .map(|stat| (stat.pid, stat.start_ticks))
+                .collect()
+        }
+        Err(error) => {
+            eprintln!("cannot look for the tree: {error}");
+            HashSet::new()
+        }
+    }
+}
+
+/// Asks those that were forked by a process that died of our asking before it could pass the word on. They are our
+/// own children now; what a living member starts to clean up after itself is not, and is left in peace.
+pub(crate) fn ask_orphans(asked: &mut HashSet<(u32, u64)>) {
+    let own = std::process::id();
+    let new =
+        ask_to_end(|stat| stat.parent == own && !asked.contains(&(stat.pid, stat.start_ticks)));
+    asked.extend(new);
 }
 
 /// Kills every living descendant, also of one that forks as fast as it can: everything is stopped first, until a
@@ -139,6 +159,7 @@ pub(crate) fn kill_descendants(root: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Sends a signal to each of these, if it is still the same process.
 fn signal_each(all: &[ProcessStat], signal: Signal) {
     for stat in all {
         // Who is gone needs no signal, and who may not be signalled shows up again at the next look.

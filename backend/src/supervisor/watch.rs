@@ -4,11 +4,12 @@
 //! below us, however often it forked or changed its session, so that answer is proof that the tree is gone.
 
 use std::{
+    collections::HashSet,
     fs::File,
     io::{self, Read},
     os::{
         fd::{AsFd, OwnedFd},
-        unix::{net::UnixStream, process::CommandExt},
+        unix::process::CommandExt,
     },
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -19,11 +20,11 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::OFlags,
     io::Errno,
-    process::{Pid, Signal, WaitOptions, WaitStatus, wait},
+    process::{Pid, WaitOptions, WaitStatus, wait},
 };
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 
 use super::{
+    events::{Events, drain},
     exit::{Exit, Outcome},
     files::{AttemptDir, Claim, LaunchRefusal, Spec},
     identity::Identity,
@@ -32,8 +33,8 @@ use super::{
     tree,
 };
 
-/// How often those that are left are looked for and killed again.
-const KILL_PERIOD: Duration = Duration::from_millis(20);
+/// How often those that are left are looked for again.
+const LOOK_PERIOD: Duration = Duration::from_millis(20);
 /// How long to wait before an exit that the disk did not take is tried again.
 const EXIT_RETRY: Duration = Duration::from_millis(500);
 
@@ -102,43 +103,14 @@ fn notify(wake: &OwnedFd) {
     let _ = rustix::io::write(wake, b"w");
 }
 
-/// Signals as readable streams.
-struct Events {
-    child: UnixStream,
-    stop: UnixStream,
-}
-
-impl Events {
-    fn listen() -> io::Result<Self> {
-        let register = |signals: &[i32]| -> io::Result<UnixStream> {
-            let (read, write) = UnixStream::pair()?;
-            read.set_nonblocking(true)?;
-            for signal in signals {
-                signal_hook::low_level::pipe::register(*signal, write.try_clone()?)?;
-            }
-            Ok(read)
-        };
-        Ok(Self {
-            child: register(&[SIGCHLD])?,
-            stop: register(&[SIGTERM, SIGINT, SIGHUP])?,
-        })
-    }
-}
-
-fn drain(mut stream: &UnixStream) -> bool {
-    let mut bytes = [0; 64];
-    let mut any = false;
-    while matches!(stream.read(&mut bytes), Ok(1..)) {
-        any = true;
-    }
-    any
-}
-
 enum Phase {
     Running,
-    /// TERM was sent.
+    /// TERM was sent to all that were there.
     Ending {
         kill_at: Instant,
+        next: Instant,
+        /// By pid and start time.
+        asked: HashSet<(u32, u64)>,
     },
     /// The grace is over; whoever is left is killed at every look.
     Killing {
@@ -276,16 +248,17 @@ impl<'a> Supervision<'a> {
             // The command is done; what it left behind is not part of anything any more.
             self.end_tree(None, now);
         }
-        match self.phase {
+        match &mut self.phase {
             Phase::Running => {}
-            Phase::Ending { kill_at } => {
-                if kill_at <= now {
-                    self.phase = Phase::Killing { next: now };
-                    self.kill(now);
+            Phase::Ending { kill_at, .. } if *kill_at <= now => self.kill(now),
+            Phase::Ending { next, asked, .. } => {
+                if *next <= now {
+                    *next = now + LOOK_PERIOD;
+                    tree::ask_orphans(asked);
                 }
             }
             Phase::Killing { next } => {
-                if next <= now {
+                if *next <= now {
                     self.kill(now);
                 }
             }
@@ -298,14 +271,10 @@ impl<'a> Supervision<'a> {
                 if self.status.is_none() {
                     self.cause = cause;
                 }
-                let own = std::process::id();
-                for signal in [Signal::TERM, Signal::CONT] {
-                    if let Err(error) = tree::signal_descendants(own, signal) {
-                        eprintln!("cannot signal the tree: {error}");
-                    }
-                }
                 self.phase = Phase::Ending {
                     kill_at: now.checked_add(self.grace).unwrap_or(now),
+                    next: now + LOOK_PERIOD,
+                    asked: tree::ask_to_end(|_| true),
                 };
             }
             Phase::Ending { .. } | Phase::Killing { .. } => {}
@@ -317,15 +286,15 @@ impl<'a> Supervision<'a> {
             eprintln!("cannot kill the tree, trying again: {error}");
         }
         self.phase = Phase::Killing {
-            next: now + KILL_PERIOD,
+            next: now + LOOK_PERIOD,
         };
     }
 
     fn wait_for_something(&self) {
-        let phase_due = match self.phase {
+        let phase_due = match &self.phase {
             Phase::Running => self.deadline,
-            Phase::Ending { kill_at } => Some(kill_at),
-            Phase::Killing { next } => Some(next),
+            Phase::Ending { kill_at, next, .. } => Some(*kill_at.min(next)),
+            Phase::Killing { next } => Some(*next),
         };
         let due = [phase_due, self.journal.sync_due()]
             .into_iter()
@@ -344,7 +313,7 @@ impl<'a> Supervision<'a> {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => {
                 eprintln!("cannot poll: {errno}");
-                std::thread::sleep(KILL_PERIOD);
+                std::thread::sleep(LOOK_PERIOD);
             }
         }
     }

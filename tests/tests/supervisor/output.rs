@@ -110,6 +110,20 @@ async fn the_environment_is_clean_and_nothing_is_inherited() {
 }
 
 #[tokio::test]
+async fn a_writer_into_a_closed_pipe_ends_as_it_would_anywhere() {
+    let bench = Bench::new();
+    let report = bench
+        .run(bench.script("a.1", "(yes; echo $? >&2) | head -1; sleep 0.1; trap"))
+        .await;
+    assert_eq!(report.text(), "y\n");
+    assert_eq!(
+        report.bytes(Stream::Stderr),
+        b"141\n",
+        "SIGPIPE, not an error message"
+    );
+}
+
+#[tokio::test]
 async fn nothing_privileged_can_be_gained() {
     let bench = Bench::new();
     let report = bench
