@@ -1,1 +1,33 @@
-//! Crate.
+//! The door of Orket: decides *may this request come in?*, and knows nothing of runs or sandboxes.
+//!
+//! # The life of a request
+//!
+//! [`connection`] hands pingora one complete, unambiguous head, or notes why not. [`proxy`] makes a
+//! [`request_head`] of it, a strict view. [`pipeline`] is the whole order of checks on one screen; each
+//! check is a [`guard`]. What comes out is a permit, and [`upstream`] strips, stamps and forwards; or a
+//! [`denial`], one reason from one list, answered in one shape.
+//!
+//! [`config`] is the policy as written, [`policy`] the same as meant, [`builtin`] the one that needs no file.
+
+pub mod budget;
+pub mod builtin;
+pub mod canary;
+pub mod config;
+pub mod connection;
+pub mod denial;
+pub mod edge;
+pub mod exchange;
+pub mod guard;
+pub mod limit;
+pub mod log;
+pub mod metrics;
+pub mod pipeline;
+pub mod policy;
+pub mod proxy;
+pub mod replay;
+pub mod request_head;
+pub mod route;
+pub mod secret;
+pub mod server;
+pub mod upstream;
+pub mod webhook;

@@ -1,0 +1,353 @@
+//! The policy file as written: every field with the place it stands at, nothing judged yet.
+//!
+//! Reading collects *all* problems of form (unknown fields, wrong types, unreadable values) instead
+//! of stopping at the first. What the values mean, and whether they fit together, is
+//! [`crate::policy`]'s to say. Nothing at runtime holds a type of this module.
+
+pub mod diagnostic;
+pub mod reader;
+pub mod value;
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use jiff::Timestamp;
+
+use self::{
+    diagnostic::Diagnostics,
+    reader::{At, Table},
+    value::{RateWritten, Size},
+};
+
+/// The whole file.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// `[listen]`
+    pub listen: Listen,
+    /// `[state] dir`
+    pub state_dir: Option<At<PathBuf>>,
+    /// `[posture]`
+    pub posture: Posture,
+    /// `[client_address] trusted_proxies`
+    pub trusted_proxies: Vec<At<String>>,
+    /// `[limits]`
+    pub limits: Limits,
+    /// `health`: whether the gateway itself answers `GET /health`.
+    pub health: Option<At<bool>>,
+    /// `[upstreams.<name>]`
+    pub upstreams: Vec<Upstream>,
+    /// `[secrets]`
+    pub secrets: Vec<SecretList>,
+    /// `[[keys]]`
+    pub keys: Vec<Key>,
+    /// `[[rate_limits]]`
+    pub rate_limits: Vec<RateLimit>,
+    /// `[[routes]]`
+    pub routes: Vec<Route>,
+}
+
+/// `[listen]`
+#[derive(Debug, Default)]
+pub struct Listen {
+    /// Where clients connect.
+    pub http: Option<At<SocketAddr>>,
+    /// Metrics and readiness; loopback only.
+    pub admin: Option<At<SocketAddr>>,
+    /// Worker threads.
+    pub threads: Option<At<u64>>,
+}
+
+/// `[posture]`
+#[derive(Debug, Default)]
+pub struct Posture {
+    /// `local`, `ci` or `production`.
+    pub environment: Option<At<String>>,
+    /// The insecure bypass.
+    pub allow_insecure_no_api_key: Option<At<bool>>,
+}
+
+/// `[limits]`
+#[derive(Debug, Default)]
+pub struct Limits {
+    /// Bytes of a request's head.
+    pub head_bytes: Option<At<Size>>,
+    /// Header lines of a request.
+    pub header_count: Option<At<u64>>,
+    /// From the first byte of a head to its end.
+    pub head_timeout: Option<At<Duration>>,
+    /// From the end of the head to the end of the body.
+    pub body_timeout: Option<At<Duration>>,
+    /// Between two requests of one connection.
+    pub keepalive_timeout: Option<At<Duration>>,
+    /// Connections in all.
+    pub connections: Option<At<u64>>,
+    /// Connections from one address.
+    pub connections_per_address: Option<At<u64>>,
+    /// Failed proofs from one address.
+    pub failures_per_address: Option<At<RateWritten>>,
+}
+
+/// `[upstreams.<name>]`
+#[derive(Debug)]
+pub struct Upstream {
+    /// The table's name.
+    pub id: At<String>,
+    /// `host:port` or `unix:/path`.
+    pub address: Option<At<String>>,
+    /// Until a connection stands.
+    pub connect_timeout: Option<At<Duration>>,
+    /// Between two reads of an answer.
+    pub response_timeout: Option<At<Duration>>,
+    /// Headers set from secrets: header name and secret name.
+    pub set_headers: Vec<(At<String>, At<String>)>,
+}
+
+/// One list of `[secrets]`.
+#[derive(Debug)]
+pub struct SecretList {
+    /// The list's name.
+    pub id: At<String>,
+    /// Its entries: several live ones are a rotation with overlap.
+    pub entries: Vec<SecretEntry>,
+}
+
+/// Where one secret comes from, and until when it counts.
+#[derive(Debug)]
+pub struct SecretEntry {
+    /// Where the entry stands.
+    pub at: At<()>,
+    /// The reference.
+    pub source: Option<SecretSource>,
+    /// After this moment the entry is not even read.
+    pub expires: Option<At<Timestamp>>,
+}
+
+/// A reference to a secret. There is no form for the secret itself.
+#[derive(Debug)]
+pub enum SecretSource {
+    /// A file; one trailing newline is taken off.
+    File(At<PathBuf>),
+    /// An environment variable, verbatim.
+    Env(At<String>),
+    /// `sha256:<hex>` of an API key or a token.
+    Digest(At<String>),
+}
+
+/// `[[keys]]`
+#[derive(Debug)]
+pub struct Key {
+    /// Its id, as it stands in logs and in `X-Orket-Actor`.
+    pub id: Option<At<String>>,
+    /// A list in `[secrets]`.
+    pub secret: Option<At<String>>,
+    /// What it may do.
+    pub scopes: Option<At<Vec<At<String>>>>,
+    /// Until when it works.
+    pub expires: Option<At<Timestamp>>,
+    /// Where the table stands.
+    pub at: At<()>,
+}
+
+/// `[[rate_limits]]`
+#[derive(Debug)]
+pub struct RateLimit {
+    /// Its id, announced in `RateLimit-Policy`.
+    pub id: Option<At<String>>,
+    /// `key`, `source`, `address` or `route`.
+    pub by: Option<At<String>>,
+    /// How often.
+    pub rate: Option<At<RateWritten>>,
+    /// How many at once; the rate's count unless said.
+    pub burst: Option<At<u64>>,
+    /// Where the table stands.
+    pub at: At<()>,
+}
+
+/// `[[routes]]`
+#[derive(Debug)]
+pub struct Route {
+    /// Its id.
+    pub id: Option<At<String>>,
+    /// An exact path, or one that ends in `/*`.
+    pub path: Option<At<String>>,
+    /// The methods it takes.
+    pub methods: Option<At<Vec<At<String>>>>,
+    /// What proof it wants.
+    pub auth: Option<Auth>,
+    /// Limits it spends from.
+    pub rate_limits: Vec<At<String>>,
+    /// Address rules.
+    pub addresses: Addresses,
+    /// Most bytes of a body.
+    pub body_limit: Option<At<Size>>,
+    /// Whether repetitions of a done delivery are answered without asking.
+    pub replay: Option<At<bool>>,
+    /// Whether deliveries are kept while the upstream is down.
+    pub spool: Option<At<bool>>,
+    /// The name the deliveries belong to.
+    pub source: Option<At<String>>,
+    /// Whether the sender's signature headers reach the upstream.
+    pub keep_signature: Option<At<bool>>,
+    /// Whether `Authorization` reaches the upstream.
+    pub keep_authorization: Option<At<bool>>,
+    /// The path sent upstream instead of the judged one.
+    pub rewrite: Option<At<String>>,
+    /// `websocket`.
+    pub upgrade: Option<At<String>>,
+    /// An upstream's name.
+    pub upstream: Option<At<String>>,
+    /// Where the table stands.
+    pub at: At<()>,
+}
+
+/// `auth = { kind = …, … }`
+#[derive(Debug)]
+pub struct Auth {
+    /// `api_key`, `webhook`, `test_webhook` or `none`.
+    pub kind: Option<At<String>>,
+    /// The kind of sender, for `webhook`.
+    pub provider: Option<At<String>>,
+    /// The sender's secret, for `webhook`.
+    pub secret: Option<At<String>>,
+    /// The switch of `test_webhook`.
+    pub enabled: Option<At<bool>>,
+    /// The token of `test_webhook`.
+    pub token: Option<At<String>>,
+    /// Where the table stands.
+    pub at: At<()>,
+}
+
+/// `addresses = { allow = […], deny = […], exempt = […] }`
+#[derive(Debug, Default)]
+pub struct Addresses {
+    /// When not empty, only these.
+    pub allow: Vec<At<String>>,
+    /// Never these.
+    pub deny: Vec<At<String>>,
+    /// Not counted, not slowed down.
+    pub exempt: Vec<At<String>>,
+}
+
+/// Reads the text of a policy file. Problems go to `problems`; what could be read is returned.
+pub fn read(text: &str, problems: &mut Diagnostics) -> Written {
+    reader::with_root(text, problems, |root| {
+        if let Some(version) = root.required("version", reader::Kind::Integer).and_then(|v| root.integer_of(&v)) {
+            if version.value != 1 {
+                root.error(&version.span, format!("version {} is not known", version.value), Some("this program reads version 1".into()));
+            }
+        }
+        Written {
+            listen: root.table("listen", read_listen).unwrap_or_default(),
+            state_dir: root.table("state", |t| t.string("dir").map(|d| d.map(PathBuf::from))).flatten(),
+            posture: root
+                .table("posture", |t| Posture {
+                    environment: t.string("environment"),
+                    allow_insecure_no_api_key: t.boolean("allow_insecure_no_api_key"),
+                })
+                .unwrap_or_default(),
+            trusted_proxies: root.table("client_address", |t| t.strings("trusted_proxies")).unwrap_or_default(),
+            limits: root.table("limits", read_limits).unwrap_or_default(),
+            health: root.boolean("health"),
+            upstreams: root.tables_by_name("upstreams", read_upstream),
+            secrets: root.lists_by_name("secrets", read_secret_entry),
+            keys: root.array_of_tables("keys", |t| Key {
+                id: t.string("id"),
+                secret: t.string("secret"),
+                scopes: t.strings_at("scopes"),
+                expires: t.timestamp("expires"),
+                at: t.at(),
+            }),
+            rate_limits: root.array_of_tables("rate_limits", |t| RateLimit {
+                id: t.string("id"),
+                by: t.string("by"),
+                rate: t.parsed("rate", value::rate),
+                burst: t.integer("burst"),
+                at: t.at(),
+            }),
+            routes: root.array_of_tables("routes", read_route),
+        }
+    })
+}
+
+fn read_listen(t: &Table<'_>) -> Listen {
+    Listen {
+        http: t.parsed("http", value::socket_address),
+        admin: t.parsed("admin", value::socket_address),
+        threads: t.integer("threads"),
+    }
+}
+
+fn read_limits(t: &Table<'_>) -> Limits {
+    Limits {
+        head_bytes: t.parsed("head_bytes", value::size),
+        header_count: t.integer("header_count"),
+        head_timeout: t.parsed("head_timeout", value::duration),
+        body_timeout: t.parsed("body_timeout", value::duration),
+        keepalive_timeout: t.parsed("keepalive_timeout", value::duration),
+        connections: t.integer("connections"),
+        connections_per_address: t.integer("connections_per_address"),
+        failures_per_address: t.parsed("failures_per_address", value::rate),
+    }
+}
+
+fn read_upstream(id: At<String>, t: &Table<'_>) -> Upstream {
+    Upstream {
+        id,
+        address: t.string("address"),
+        connect_timeout: t.parsed("connect_timeout", value::duration),
+        response_timeout: t.parsed("response_timeout", value::duration),
+        set_headers: t.string_map("set_headers"),
+    }
+}
+
+fn read_secret_entry(t: &Table<'_>) -> SecretEntry {
+    let found: Vec<SecretSource> = [
+        t.string("file").map(|f| SecretSource::File(f.map(PathBuf::from))),
+        t.string("env").map(SecretSource::Env),
+        t.string("digest").map(SecretSource::Digest),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if found.len() != 1 {
+        t.error_here("a secret is exactly one of `file`, `env` or `digest`", Some("e.g. { file = \"/etc/orket/gitea\" }"));
+    }
+    SecretEntry {
+        at: t.at(),
+        source: found.into_iter().next(),
+        expires: t.timestamp("expires"),
+    }
+}
+
+fn read_route(t: &Table<'_>) -> Route {
+    Route {
+        id: t.string("id"),
+        path: t.string("path"),
+        methods: t.strings_at("methods"),
+        auth: t.table("auth", |a| Auth {
+            kind: a.string("kind"),
+            provider: a.string("provider"),
+            secret: a.string("secret"),
+            enabled: a.boolean("enabled"),
+            token: a.string("token"),
+            at: a.at(),
+        }),
+        rate_limits: t.strings("rate_limits"),
+        addresses: t
+            .table("addresses", |a| Addresses {
+                allow: a.strings("allow"),
+                deny: a.strings("deny"),
+                exempt: a.strings("exempt"),
+            })
+            .unwrap_or_default(),
+        body_limit: t.parsed("body_limit", value::size),
+        replay: t.boolean("replay"),
+        spool: t.boolean("spool"),
+        source: t.string("source"),
+        keep_signature: t.boolean("keep_signature"),
+        keep_authorization: t.boolean("keep_authorization"),
+        rewrite: t.string("rewrite"),
+        upgrade: t.string("upgrade"),
+        upstream: t.string("upstream"),
+        at: t.at(),
+    }
+}

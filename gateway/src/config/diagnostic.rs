@@ -1,0 +1,138 @@
+//! A problem of a policy file, said so that a person can mend it: file:line:column, the line with a
+//! caret under the place, what is wrong, and what to do.
+
+use std::{fmt, ops::Range};
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// The policy does not load.
+    Error,
+    /// The policy loads; the posture is weaker than it could be.
+    Warning,
+}
+
+/// One problem.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// How bad it is.
+    pub severity: Severity,
+    /// Byte range in the text; empty at 0 for the file as a whole.
+    pub span: Range<usize>,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// All problems of one text.
+#[derive(Debug, Clone)]
+pub struct Diagnostics {
+    /// The name people know the text by: a path, or `built-in policy`.
+    name: String,
+    text: String,
+    found: Vec<Diagnostic>,
+}
+
+impl Diagnostics {
+    /// No problems yet, in `text` named `name`.
+    pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { name: name.into(), text: text.into(), found: Vec::new() }
+    }
+
+    /// Adds an error.
+    pub fn error(&mut self, span: &Range<usize>, message: impl Into<String>, hint: Option<String>) {
+        self.push(Severity::Error, span, message.into(), hint);
+    }
+
+    /// Adds a warning.
+    pub fn warning(&mut self, span: &Range<usize>, message: impl Into<String>, hint: Option<String>) {
+        self.push(Severity::Warning, span, message.into(), hint);
+    }
+
+    fn push(&mut self, severity: Severity, span: &Range<usize>, message: String, hint: Option<String>) {
+        self.found.push(Diagnostic { severity, span: span.clone(), message, hint });
+    }
+
+    /// Whether anything keeps the policy from loading.
+    pub fn has_errors(&self) -> bool {
+        self.found.iter().any(|d| d.severity == Severity::Error)
+    }
+
+    /// The problems, in the order of the text, errors before warnings at the same place.
+    pub fn sorted(&self) -> Vec<&Diagnostic> {
+        let mut all: Vec<_> = self.found.iter().collect();
+        all.sort_by_key(|d| (d.span.start, d.severity == Severity::Warning));
+        all
+    }
+
+    /// How many errors and warnings there are.
+    pub fn counts(&self) -> (usize, usize) {
+        let errors = self.found.iter().filter(|d| d.severity == Severity::Error).count();
+        (errors, self.found.len() - errors)
+    }
+
+    /// Line and column (both from 1, columns in characters) of a byte offset.
+    pub fn position(&self, offset: usize) -> (usize, usize) {
+        let offset = offset.min(self.text.len());
+        let before = self.text.get(..offset).unwrap_or_default();
+        let line_start = before.rfind('\n').map_or(0, |i| i + 1);
+        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+    }
+
+    fn render(&self, d: &Diagnostic, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (line, column) = self.position(d.span.start);
+        let word = match d.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        writeln!(f, "{}:{line}:{column}: {word}: {}", self.name, d.message)?;
+        if let Some(text) = self.text.lines().nth(line - 1) {
+            let gutter = line.to_string().len();
+            let in_line = text.chars().count().saturating_sub(column - 1).max(1);
+            let wide = self
+                .text
+                .get(d.span.clone())
+                .map_or(1, |s| s.lines().next().unwrap_or_default().chars().count());
+            writeln!(f, "{:gutter$} |", "")?;
+            writeln!(f, "{line} | {text}")?;
+            writeln!(
+                f,
+                "{:gutter$} | {}{}",
+                "",
+                " ".repeat(column - 1),
+                "^".repeat(wide.clamp(1, in_line))
+            )?;
+        }
+        if let Some(hint) = &d.hint {
+            writeln!(f, "  = help: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Diagnostics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for d in self.sorted() {
+            self.render(d, f)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_shown_where_it_stands() {
+        let text = "version = 1\nfoo = \"bär\"\n";
+        let mut d = Diagnostics::new("gateway.toml", text);
+        let start = text.find("foo").unwrap_or_default();
+        d.error(&(start..start + 3), "unknown field `foo`", Some("take it out".into()));
+        assert_eq!(
+            d.to_string(),
+            "gateway.toml:2:1: error: unknown field `foo`\n  |\n2 | foo = \"bär\"\n  | ^^^\n  = help: take it out\n"
+        );
+    }
+}

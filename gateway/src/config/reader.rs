@@ -1,0 +1,332 @@
+//! Walks a TOML document with its spans and collects every problem of form.
+//!
+//! Each table hands out its fields once; what nobody asked for is an unknown field, reported with the
+//! nearest known name. A field of the wrong type is reported and treated as absent.
+
+use std::{cell::RefCell, collections::BTreeSet, ops::Range};
+
+use jiff::Timestamp;
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::diagnostic::Diagnostics;
+
+/// A value and the place it stands at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct At<T> {
+    /// The value.
+    pub value: T,
+    /// Byte range in the text.
+    pub span: Range<usize>,
+}
+
+impl<T> At<T> {
+    /// The same place, another value.
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> At<U> {
+        At { value: f(self.value), span: self.span }
+    }
+}
+
+/// The types a field can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A string.
+    String,
+    /// A whole number.
+    Integer,
+    /// `true` or `false`.
+    Boolean,
+    /// An array.
+    Array,
+    /// A table.
+    Table,
+    /// A date and time with its offset.
+    Timestamp,
+}
+
+impl Kind {
+    fn of(value: &DeValue<'_>) -> Option<Self> {
+        match value {
+            DeValue::String(_) => Some(Self::String),
+            DeValue::Integer(_) => Some(Self::Integer),
+            DeValue::Boolean(_) => Some(Self::Boolean),
+            DeValue::Array(_) => Some(Self::Array),
+            DeValue::Table(_) => Some(Self::Table),
+            DeValue::Datetime(_) => Some(Self::Timestamp),
+            DeValue::Float(_) => None,
+        }
+    }
+
+    fn phrase(self) -> &'static str {
+        match self {
+            Self::String => "a string",
+            Self::Integer => "a whole number",
+            Self::Boolean => "true or false",
+            Self::Array => "an array",
+            Self::Table => "a table",
+            Self::Timestamp => "a time such as 2027-01-01T00:00:00Z",
+        }
+    }
+}
+
+type Field<'a> = At<&'a DeValue<'a>>;
+
+/// One table of the document.
+pub struct Table<'a> {
+    entries: &'a DeTable<'a>,
+    span: Range<usize>,
+    /// How the table is called in a message: `[limits]`, `a route`.
+    name: String,
+    asked: RefCell<BTreeSet<&'static str>>,
+    problems: &'a RefCell<&'a mut Diagnostics>,
+}
+
+/// Parses `text` and hands its root table to `read`. A text that is not TOML yields its syntax errors
+/// and what the default of `T` is.
+pub fn with_root<T: Default>(text: &str, problems: &mut Diagnostics, read: impl FnOnce(&Table<'_>) -> T) -> T {
+    let (document, errors) = DeTable::parse_recoverable(text);
+    for e in &errors {
+        problems.error(&e.span().unwrap_or_default(), e.message().to_owned(), Some("the file is not valid TOML here".into()));
+    }
+    if !errors.is_empty() {
+        return T::default();
+    }
+    let cell = RefCell::new(problems);
+    let root = Table {
+        entries: document.get_ref(),
+        span: 0..0,
+        name: "the policy".into(),
+        asked: RefCell::default(),
+        problems: &cell,
+    };
+    let out = read(&root);
+    root.finish();
+    out
+}
+
+impl<'a> Table<'a> {
+    /// The place of the table, for problems of the table as a whole.
+    pub fn at(&self) -> At<()> {
+        At { value: (), span: self.span.clone() }
+    }
+
+    /// Reports an error at a place.
+    pub fn error(&self, span: &Range<usize>, message: String, hint: Option<String>) {
+        self.problems.borrow_mut().error(span, message, hint);
+    }
+
+    /// Reports an error of the table as a whole.
+    pub fn error_here(&self, message: &str, hint: Option<&str>) {
+        self.error(&self.span, message.to_owned(), hint.map(str::to_owned));
+    }
+
+    fn field(&self, name: &'static str, kind: Kind) -> Option<Field<'a>> {
+        self.asked.borrow_mut().insert(name);
+        let (_, value) = self.entries.iter().find(|(k, _)| k.get_ref() == name)?;
+        if Kind::of(value.get_ref()) == Some(kind) {
+            return Some(At { value: value.get_ref(), span: value.span() });
+        }
+        self.error(
+            &value.span(),
+            format!("`{name}` wants {}, this is {}", kind.phrase(), value.get_ref().type_str()),
+            None,
+        );
+        None
+    }
+
+    /// A field that has to be there.
+    pub fn required(&self, name: &'static str, kind: Kind) -> Option<Field<'a>> {
+        if !self.entries.iter().any(|(k, _)| k.get_ref() == name) {
+            self.asked.borrow_mut().insert(name);
+            self.error(&self.span, format!("{} lacks `{name}`", self.name), Some(format!("add `{name} = …` ({})", kind.phrase())));
+            return None;
+        }
+        self.field(name, kind)
+    }
+
+    /// A string.
+    pub fn string(&self, name: &'static str) -> Option<At<String>> {
+        let f = self.field(name, Kind::String)?;
+        Some(At { value: f.value.as_str()?.to_owned(), span: f.span })
+    }
+
+    /// A string that means something else.
+    pub fn parsed<T>(&self, name: &'static str, parse: fn(&str) -> Result<T, String>) -> Option<At<T>> {
+        let text = self.string(name)?;
+        match parse(&text.value) {
+            Ok(value) => Some(At { value, span: text.span }),
+            Err(message) => {
+                self.error(&text.span, format!("`{name}`: {message}"), None);
+                None
+            }
+        }
+    }
+
+    /// `true` or `false`.
+    pub fn boolean(&self, name: &'static str) -> Option<At<bool>> {
+        let f = self.field(name, Kind::Boolean)?;
+        Some(At { value: f.value.as_bool()?, span: f.span })
+    }
+
+    /// A whole number, not negative.
+    pub fn integer(&self, name: &'static str) -> Option<At<u64>> {
+        let f = self.field(name, Kind::Integer)?;
+        self.integer_of(&f)
+    }
+
+    /// The number of a field that was already asked for.
+    pub fn integer_of(&self, f: &Field<'a>) -> Option<At<u64>> {
+        let digits = f.value.as_integer()?;
+        let value = u64::from_str_radix(digits.as_str(), digits.radix()).ok();
+        if value.is_none() {
+            self.error(&f.span, "this number is negative or too large".into(), None);
+        }
+        Some(At { value: value?, span: f.span.clone() })
+    }
+
+    /// A time with its offset.
+    pub fn timestamp(&self, name: &'static str) -> Option<At<Timestamp>> {
+        let f = self.field(name, Kind::Timestamp)?;
+        let text = f.value.as_datetime()?.to_string();
+        match text.parse() {
+            Ok(value) => Some(At { value, span: f.span }),
+            Err(_) => {
+                self.error(&f.span, format!("`{name}` wants a time with its offset"), Some("e.g. 2027-01-01T00:00:00Z".into()));
+                None
+            }
+        }
+    }
+
+    /// An array of strings with the place of the whole.
+    pub fn strings_at(&self, name: &'static str) -> Option<At<Vec<At<String>>>> {
+        let f = self.field(name, Kind::Array)?;
+        let mut out = Vec::new();
+        for item in f.value.as_array()? {
+            match item.get_ref().as_str() {
+                Some(s) => out.push(At { value: s.to_owned(), span: item.span() }),
+                None => self.error(&item.span(), format!("`{name}` is a list of strings"), None),
+            }
+        }
+        Some(At { value: out, span: f.span })
+    }
+
+    /// An array of strings; none when absent.
+    pub fn strings(&self, name: &'static str) -> Vec<At<String>> {
+        self.strings_at(name).map(|a| a.value).unwrap_or_default()
+    }
+
+    /// A table of strings: names and values with their places.
+    pub fn string_map(&self, name: &'static str) -> Vec<(At<String>, At<String>)> {
+        let Some(f) = self.field(name, Kind::Table) else { return Vec::new() };
+        let mut out = Vec::new();
+        for (key, value) in f.value.as_table().into_iter().flat_map(DeTable::iter) {
+            match value.get_ref().as_str() {
+                Some(s) => out.push((
+                    At { value: key.get_ref().to_string(), span: key.span() },
+                    At { value: s.to_owned(), span: value.span() },
+                )),
+                None => self.error(&value.span(), format!("`{name}` maps names to strings"), None),
+            }
+        }
+        out
+    }
+
+    fn child(&self, name: String, value: &'a Spanned<DeValue<'a>>) -> Option<Table<'a>> {
+        let Some(entries) = value.get_ref().as_table() else {
+            self.error(&value.span(), format!("{name} is a table, this is {}", value.get_ref().type_str()), None);
+            return None;
+        };
+        Some(Table {
+            entries,
+            span: value.span(),
+            name,
+            asked: RefCell::default(),
+            problems: self.problems,
+        })
+    }
+
+    /// A table within.
+    pub fn table<T>(&self, name: &'static str, read: impl FnOnce(&Table<'a>) -> T) -> Option<T> {
+        self.asked.borrow_mut().insert(name);
+        let (_, value) = self.entries.iter().find(|(k, _)| k.get_ref() == name)?;
+        let table = self.child(format!("`{name}`"), value)?;
+        let out = read(&table);
+        table.finish();
+        Some(out)
+    }
+
+    /// `[[name]]`: tables in their order.
+    pub fn array_of_tables<T>(&self, name: &'static str, read: impl Fn(&Table<'a>) -> T) -> Vec<T> {
+        let Some(f) = self.field(name, Kind::Array) else { return Vec::new() };
+        let mut out = Vec::new();
+        for item in f.value.as_array().into_iter().flatten() {
+            if let Some(table) = self.child(format!("an entry of `{name}`"), item) {
+                out.push(read(&table));
+                table.finish();
+            }
+        }
+        out
+    }
+
+    /// `[name.<id>]`: tables by a name the operator chose.
+    pub fn tables_by_name<T>(&self, name: &'static str, read: impl Fn(At<String>, &Table<'a>) -> T) -> Vec<T> {
+        let Some(f) = self.field(name, Kind::Table) else { return Vec::new() };
+        let mut out = Vec::new();
+        for (key, value) in f.value.as_table().into_iter().flat_map(DeTable::iter) {
+            let id = At { value: key.get_ref().to_string(), span: key.span() };
+            if let Some(table) = self.child(format!("`{name}.{}`", id.value), value) {
+                out.push(read(id, &table));
+                table.finish();
+            }
+        }
+        out
+    }
+
+    /// `[name]` whose entries are lists of tables: the secrets.
+    pub fn lists_by_name(&self, name: &'static str, read: impl Fn(&Table<'a>) -> super::SecretEntry) -> Vec<super::SecretList> {
+        let Some(f) = self.field(name, Kind::Table) else { return Vec::new() };
+        let mut out = Vec::new();
+        for (key, value) in f.value.as_table().into_iter().flat_map(DeTable::iter) {
+            let id = At { value: key.get_ref().to_string(), span: key.span() };
+            let Some(items) = value.get_ref().as_array() else {
+                self.error(
+                    &value.span(),
+                    format!("`{name}.{}` is a list of references, this is {}", id.value, value.get_ref().type_str()),
+                    Some("secrets never stand in the file itself: write [{ file = \"…\" }] or [{ env = \"…\" }]".into()),
+                );
+                continue;
+            };
+            let mut entries = Vec::new();
+            for item in items {
+                if let Some(table) = self.child(format!("an entry of `{name}.{}`", id.value), item) {
+                    entries.push(read(&table));
+                    table.finish();
+                }
+            }
+            out.push(super::SecretList { id, entries });
+        }
+        out
+    }
+
+    fn finish(&self) {
+        let asked = self.asked.borrow();
+        for (key, _) in self.entries {
+            let name: &str = key.get_ref();
+            if asked.contains(name) {
+                continue;
+            }
+            let near = asked
+                .iter()
+                .map(|known| (strsim::damerau_levenshtein(known, name), *known))
+                .filter(|(distance, known)| *distance <= 2.max(known.len() / 3))
+                .min();
+            let hint = match near {
+                Some((_, known)) => format!("did you mean `{known}`?"),
+                None => format!("known here: {}", asked.iter().copied().collect::<Vec<_>>().join(", ")),
+            };
+            self.error(&key.span(), format!("unknown field `{name}` in {}", self.name), Some(hint));
+        }
+    }
+}

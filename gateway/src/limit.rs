@@ -1,0 +1,321 @@
+//! Budgets: GCRA per key over a table that cannot grow without bound.
+//!
+//! The arithmetic is governor's; the table is ours, because it has to be bounded. When it is full,
+//! entries that have fully recovered are dropped (they are worth exactly as much as no entry). If none has,
+//! newcomers of that shard share one overflow entry: they are limited together, never let through
+//! unlimited, and nobody who is already in the table loses anything.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, Hash, RandomState},
+    num::NonZeroU32,
+    time::{Duration, Instant},
+};
+
+use governor::{
+    Quota, RateLimiter,
+    clock::{Clock, MonotonicClock},
+    middleware::StateInformationMiddleware,
+    nanos::Nanos,
+    state::StateStore,
+};
+use parking_lot::Mutex;
+
+/// How often something may happen: `count` times in `period`, at most `burst` at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// How many in one period.
+    pub count: NonZeroU32,
+    /// The period.
+    pub period: Duration,
+    /// How many at once after a rest.
+    pub burst: NonZeroU32,
+}
+
+impl Rate {
+    /// The time after which one spent unit is back.
+    pub fn interval(&self) -> Duration {
+        (self.period / self.count.get()).max(Duration::from_nanos(1))
+    }
+
+    /// The time after which a fully spent budget is whole again: the window that is announced.
+    pub fn window(&self) -> Duration {
+        self.interval() * self.burst.get()
+    }
+
+    fn quota(&self) -> Option<Quota> {
+        Quota::with_period(self.interval()).map(|q| q.allow_burst(self.burst))
+    }
+}
+
+/// How a caller stands after a decision; what the `RateLimit` headers say
+/// (draft-ietf-httpapi-ratelimit-headers).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The limit's id.
+    pub policy: String,
+    /// Units of a full budget.
+    pub quota: u32,
+    /// The window in seconds, rounded up.
+    pub window: u64,
+    /// Units left now.
+    pub remaining: u32,
+    /// Seconds until the budget is whole again, or until one unit is back after a refusal.
+    pub reset: u64,
+}
+
+impl Standing {
+    /// The value of `RateLimit-Policy`.
+    pub fn policy_header(&self) -> String {
+        format!("\"{}\";q={};w={}", self.policy, self.quota, self.window)
+    }
+
+    /// The value of `RateLimit`.
+    pub fn header(&self) -> String {
+        format!("\"{}\";r={};t={}", self.policy, self.remaining, self.reset)
+    }
+}
+
+/// A budget that is used up: come back after `retry_after`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exceeded {
+    /// The exact time until the next unit is back.
+    pub retry_after: Duration,
+    /// How the caller stands.
+    pub standing: Standing,
+}
+
+const SHARDS: usize = 16;
+
+#[derive(Debug)]
+struct Shard<K> {
+    entries: HashMap<K, Nanos>,
+    /// The shared state of all keys that found no place.
+    overflow: Option<Nanos>,
+    /// Nothing recovers before this moment, so there is no point in looking earlier.
+    next_sweep: u64,
+}
+
+#[derive(Debug)]
+struct BoundedStore<K> {
+    shards: Vec<Mutex<Shard<K>>>,
+    hasher: RandomState,
+    capacity_per_shard: usize,
+    start: Instant,
+}
+
+impl<K: Hash + Eq + Clone> BoundedStore<K> {
+    fn new(capacity: usize) -> Self {
+        Self {
+            shards: (0..SHARDS)
+                .map(|_| {
+                    Mutex::new(Shard { entries: HashMap::new(), overflow: None, next_sweep: 0 })
+                })
+                .collect(),
+            hasher: RandomState::new(),
+            capacity_per_shard: capacity.div_ceil(SHARDS).max(1),
+            start: Instant::now(),
+        }
+    }
+
+    fn shard(&self, key: &K) -> &Mutex<Shard<K>> {
+        #[expect(clippy::cast_possible_truncation, reason = "only spreads over the shards")]
+        let index = self.hasher.hash_one(key) as usize % SHARDS;
+        &self.shards[index]
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn len(&self) -> usize {
+        self.shards.iter().map(|s| s.lock().entries.len()).sum()
+    }
+
+    /// The theoretical arrival time kept for `key`, in nanoseconds since the limiter was made.
+    fn arrival_time(&self, key: &K) -> Option<u64> {
+        let shard = self.shard(key).lock();
+        match shard.entries.get(key) {
+            Some(tat) => Some(tat.as_u64()),
+            None if shard.entries.len() >= self.capacity_per_shard => {
+                shard.overflow.map(Nanos::as_u64)
+            }
+            None => None,
+        }
+    }
+}
+
+impl<K: Hash + Eq + Clone> StateStore for BoundedStore<K> {
+    type Key = K;
+
+    fn measure_and_replace<T, F, E>(&self, key: &K, f: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let mut shard = self.shard(key).lock();
+        if let Some(old) = shard.entries.get_mut(key) {
+            let (outcome, new) = f(Some(*old))?;
+            *old = new;
+            return Ok(outcome);
+        }
+        if shard.entries.len() >= self.capacity_per_shard {
+            let now = self.now();
+            if now >= shard.next_sweep {
+                shard.entries.retain(|_, tat| tat.as_u64() > now);
+                let earliest = shard.entries.values().map(|t| t.as_u64()).min().unwrap_or(0);
+                shard.next_sweep = earliest.max(now.saturating_add(1_000_000));
+            }
+            if shard.entries.len() >= self.capacity_per_shard {
+                let (outcome, new) = f(shard.overflow)?;
+                shard.overflow = Some(new);
+                return Ok(outcome);
+            }
+        }
+        let (outcome, new) = f(None)?;
+        shard.entries.insert(key.clone(), new);
+        Ok(outcome)
+    }
+}
+
+/// One budget per `K`, all of the same [`Rate`].
+#[derive(Debug)]
+pub struct Limiter<K: Hash + Eq + Clone> {
+    id: String,
+    rate: Rate,
+    inner: RateLimiter<K, SharedStore<K>, MonotonicClock, StateInformationMiddleware>,
+    store: std::sync::Arc<BoundedStore<K>>,
+}
+
+#[derive(Debug)]
+struct SharedStore<K: Hash + Eq + Clone>(std::sync::Arc<BoundedStore<K>>);
+
+impl<K: Hash + Eq + Clone> StateStore for SharedStore<K> {
+    type Key = K;
+
+    fn measure_and_replace<T, F, E>(&self, key: &K, f: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        self.0.measure_and_replace(key, f)
+    }
+}
+
+impl<K: Hash + Eq + Clone> Limiter<K> {
+    /// A limiter named `id` with at most about `capacity` entries. `None` when the rate is not one
+    /// (a period of zero), which a loaded policy never holds.
+    pub fn new(id: impl Into<String>, rate: Rate, capacity: usize) -> Option<Self> {
+        let store = std::sync::Arc::new(BoundedStore::new(capacity));
+        let inner = RateLimiter::new(rate.quota()?, SharedStore(store.clone()), MonotonicClock);
+        Some(Self { id: id.into(), rate, inner, store })
+    }
+
+    /// The rate it was made with.
+    pub fn rate(&self) -> Rate {
+        self.rate
+    }
+
+    /// The id it was made with.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// How many keys it remembers.
+    pub fn len(&self) -> usize {
+        self.store.len()
+    }
+
+    /// Whether it remembers none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Spends one unit of `key`'s budget, or says when one is back.
+    pub fn spend(&self, key: &K) -> Result<Standing, Exceeded> {
+        match self.inner.check_key(key) {
+            Ok(snapshot) => Ok(self.standing(snapshot.remaining_burst_capacity())),
+            Err(not_until) => {
+                let retry_after = not_until.wait_time_from(MonotonicClock.now());
+                Err(self.exceeded(retry_after))
+            }
+        }
+    }
+
+    /// Whether `key` has a unit left, without spending it.
+    pub fn peek(&self, key: &K) -> Result<(), Exceeded> {
+        let Some(arrival) = self.store.arrival_time(key) else {
+            return Ok(());
+        };
+        let tolerance = self.rate.interval() * (self.rate.burst.get() - 1);
+        let earliest = Duration::from_nanos(arrival).saturating_sub(tolerance);
+        let now = self.store.start.elapsed();
+        if now >= earliest { Ok(()) } else { Err(self.exceeded(earliest.saturating_sub(now))) }
+    }
+
+    fn standing(&self, remaining: u32) -> Standing {
+        let spent = self.rate.burst.get().saturating_sub(remaining);
+        Standing {
+            policy: self.id.clone(),
+            quota: self.rate.burst.get(),
+            window: seconds_up(self.rate.window()),
+            remaining,
+            reset: seconds_up(self.rate.interval() * spent),
+        }
+    }
+
+    fn exceeded(&self, retry_after: Duration) -> Exceeded {
+        let mut standing = self.standing(0);
+        standing.reset = seconds_up(retry_after).max(1);
+        Exceeded { retry_after, standing }
+    }
+}
+
+fn seconds_up(d: Duration) -> u64 {
+    d.as_secs() + u64::from(d.subsec_nanos() > 0)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail")]
+mod tests {
+    use super::*;
+
+    fn rate(count: u32, secs: u64) -> Rate {
+        let count = NonZeroU32::new(count).unwrap();
+        Rate { count, period: Duration::from_secs(secs), burst: count }
+    }
+
+    #[test]
+    fn a_burst_is_allowed_then_refused_with_the_exact_wait() {
+        let l = Limiter::new("x", rate(3, 3600), 100).unwrap();
+        for left in [2, 1, 0] {
+            assert_eq!(l.spend(&"a").unwrap().remaining, left);
+        }
+        let e = l.spend(&"a").unwrap_err();
+        assert!(e.retry_after <= Duration::from_secs(1200) && e.retry_after > Duration::from_secs(1190), "{e:?}");
+        assert!(l.peek(&"a").is_err());
+        assert!(l.peek(&"b").is_ok());
+        assert_eq!(l.spend(&"b").expect("its own budget").remaining, 2);
+    }
+
+    #[test]
+    fn looking_spends_nothing() {
+        let l = Limiter::new("x", rate(1, 3600), 100).unwrap();
+        for _ in 0..10 {
+            assert!(l.peek(&1u32).is_ok());
+        }
+        assert!(l.spend(&1u32).is_ok());
+        assert!(l.peek(&1u32).is_err());
+    }
+
+    #[test]
+    fn a_full_table_limits_newcomers_together_and_stays_bounded() {
+        let l = Limiter::new("x", rate(5, 3600), 160).unwrap();
+        for k in 0..100_000u32 {
+            let _ = l.spend(&k);
+        }
+        assert!(l.len() <= 160 + SHARDS, "{}", l.len());
+        // 16 shards share an overflow budget of 5 each: newcomers are refused, not let through.
+        let let_through = (100_000..110_000u32).filter(|k| l.spend(k).is_ok()).count();
+        assert!(let_through <= SHARDS * 5, "{let_through}");
+        assert!(l.spend(&0).is_ok(), "who was in the table keeps a budget of its own");
+    }
+}

@@ -1,0 +1,274 @@
+//! The policy as meant: parsed, complete, immutable.
+//!
+//! Whatever a request could need is resolved here once, when the policy loads: references are
+//! followed, secrets are read, patterns are compiled. A request holds one [`Policy`] from its first
+//! check to its last byte. A policy that cannot be meant completely does not exist: see
+//! [`load`].
+
+pub mod address;
+pub mod keys;
+pub mod load;
+pub mod posture;
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use http::{HeaderName, HeaderValue, Method};
+use jiff::Timestamp;
+
+use self::{
+    address::{AddressRules, Networks},
+    keys::KeyRing,
+    posture::Environment,
+};
+use crate::{limit::Rate, route::RouteTable, secret::Secret, webhook::Provider};
+
+/// Everything an operator decided.
+#[derive(Debug)]
+pub struct Policy {
+    /// Where it comes from: a file's path, or the built-in policy.
+    pub origin: Origin,
+    /// Addresses and worker threads; fixed while the program runs.
+    pub listen: Listen,
+    /// Where state lies.
+    pub state_dir: PathBuf,
+    /// How strict the surroundings are.
+    pub environment: Environment,
+    /// The insecure bypass, as switched and as in force.
+    pub bypass: Bypass,
+    /// Whether the gateway itself answers `GET /health`.
+    pub health: bool,
+    /// Peers whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Networks,
+    /// Sizes, times and counts.
+    pub limits: Limits,
+    /// Where requests go.
+    pub upstreams: Vec<Upstream>,
+    /// The API keys.
+    pub keys: KeyRing,
+    /// Named budgets, spent from by routes.
+    pub rate_limits: Vec<RateLimit>,
+    /// What may come in at all.
+    pub routes: RouteTable,
+}
+
+/// Where a policy comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Filled from the environment.
+    BuiltIn,
+    /// A file.
+    File(PathBuf),
+}
+
+/// Addresses and workers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// Where clients connect.
+    pub http: SocketAddr,
+    /// Metrics and readiness; loopback only.
+    pub admin: SocketAddr,
+    /// Worker threads, each with connections of its own.
+    pub threads: usize,
+}
+
+/// The insecure bypass: routes of API keys are open when no key is configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bypass {
+    /// Not switched on.
+    Off,
+    /// Switched on, but a key is configured, so it opens nothing.
+    Idle,
+    /// In force.
+    Open,
+}
+
+/// Sizes, times and counts.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Most bytes of a head.
+    pub head_bytes: usize,
+    /// Most header lines.
+    pub header_count: usize,
+    /// From the first byte of a head to its end.
+    pub head_timeout: Duration,
+    /// From the end of the head to the end of the body.
+    pub body_timeout: Duration,
+    /// Between two requests of one connection.
+    pub keepalive_timeout: Duration,
+    /// Connections in all.
+    pub connections: usize,
+    /// Connections from one address.
+    pub connections_per_address: usize,
+    /// Failed proofs from one address.
+    pub failures_per_address: Option<Rate>,
+}
+
+/// Where requests go.
+#[derive(Debug)]
+pub struct Upstream {
+    /// Its name.
+    pub id: String,
+    /// Its address.
+    pub address: UpstreamAddress,
+    /// Until a connection stands.
+    pub connect_timeout: Duration,
+    /// Between two reads of an answer.
+    pub response_timeout: Duration,
+    /// Headers set on every request to it.
+    pub set_headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// An upstream's address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpstreamAddress {
+    /// A unix socket.
+    Unix(String),
+    /// A TCP address.
+    Tcp(SocketAddr),
+}
+
+/// A named budget.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Its id.
+    pub id: String,
+    /// Whose budget it is.
+    pub by: BudgetOf,
+    /// How often.
+    pub rate: Rate,
+}
+
+/// Whose budget a limit is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BudgetOf {
+    /// An API key's.
+    Key,
+    /// A webhook source's.
+    Source,
+    /// A client address's.
+    Address,
+    /// A route's as a whole.
+    Route,
+}
+
+/// One route.
+#[derive(Debug)]
+pub struct Route {
+    /// Its id.
+    pub id: Arc<str>,
+    /// The paths it has.
+    pub path: PathPattern,
+    /// The methods it takes.
+    pub methods: Vec<Method>,
+    /// What proof it wants.
+    pub auth: Auth,
+    /// Indices into [`Policy::rate_limits`].
+    pub budgets: Vec<usize>,
+    /// Address rules.
+    pub addresses: AddressRules,
+    /// Most bytes of a body.
+    pub body_limit: usize,
+    /// The path sent upstream, when it differs from the judged one.
+    pub rewrite: Option<PathPattern>,
+    /// Whether the sender's signature headers reach the upstream.
+    pub keep_signature: bool,
+    /// Whether `Authorization` reaches the upstream.
+    pub keep_authorization: bool,
+    /// Whether the connection may become a WebSocket.
+    pub upgrade: Upgrade,
+    /// Index into [`Policy::upstreams`].
+    pub upstream: usize,
+}
+
+/// Whether a route's connection may become something else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upgrade {
+    /// It stays HTTP.
+    None,
+    /// It may become a WebSocket (RFC 6455).
+    WebSocket,
+}
+
+/// An exact path, or all paths below a prefix.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum PathPattern {
+    /// Exactly this path.
+    Exact(String),
+    /// One or more segments below this prefix, which ends in `/`.
+    Below(String),
+}
+
+impl PathPattern {
+    /// Whether the pattern has this path.
+    pub fn matches(&self, path: &str) -> bool {
+        match self {
+            Self::Exact(exact) => exact == path,
+            Self::Below(prefix) => path.len() > prefix.len() && path.starts_with(prefix.as_str()),
+        }
+    }
+
+    /// Whether the path belongs to the ground this pattern guards: what it matches, and the bare prefix.
+    pub fn guards(&self, path: &str) -> bool {
+        match self {
+            Self::Exact(exact) => exact == path,
+            Self::Below(prefix) => path.starts_with(prefix.as_str()),
+        }
+    }
+}
+
+impl std::fmt::Display for PathPattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exact(p) => f.write_str(p),
+            Self::Below(p) => write!(f, "{p}*"),
+        }
+    }
+}
+
+/// What proof a route wants.
+#[derive(Debug)]
+pub enum Auth {
+    /// An API key.
+    ApiKey,
+    /// A sender's signature over the body.
+    Webhook(WebhookAuth),
+    /// The gated test webhook.
+    TestWebhook(TestWebhookAuth),
+    /// None, and the policy says so in writing.
+    None,
+}
+
+/// How deliveries of a sender are proven.
+#[derive(Debug)]
+pub struct WebhookAuth {
+    /// The kind of sender.
+    pub provider: &'static dyn Provider,
+    /// Its secrets; none only in the built-in policy, where it means that all is refused.
+    pub secrets: Vec<LiveSecret>,
+    /// The name its deliveries belong to.
+    pub source: Arc<str>,
+    /// Whether repetitions of a done delivery are answered without asking.
+    pub replay: bool,
+}
+
+/// A secret and until when it counts.
+#[derive(Debug, Clone)]
+pub struct LiveSecret {
+    /// The secret.
+    pub secret: Secret,
+    /// After this moment it proves nothing.
+    pub expires: Option<Timestamp>,
+}
+
+/// What opens the test webhook.
+#[derive(Debug)]
+pub enum TestWebhookAuth {
+    /// Nothing: it is switched off.
+    Disabled,
+    /// Nothing: it is on, but there is neither a token nor a key.
+    NotConfigured,
+    /// One of these tokens, in `X-Webhook-Test-Token`.
+    Token(Vec<(crate::secret::SecretDigest, Option<Timestamp>)>),
+    /// Any live API key, in `X-API-Key`.
+    ApiKey,
+}

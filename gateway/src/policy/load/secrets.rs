@@ -1,0 +1,205 @@
+//! Reads the secrets a policy names: from files and from the environment, never from the file itself.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    os::unix::ffi::OsStringExt,
+};
+
+use jiff::Timestamp;
+
+use super::{Loader, Origin, Weakness};
+use crate::{
+    config::{SecretEntry, SecretSource, Written, diagnostic::Diagnostics, reader::At},
+    policy::LiveSecret,
+    secret::{self, Secret, SecretDigest},
+};
+
+/// One entry, read.
+enum Read {
+    /// The secret itself.
+    Text(Secret),
+    /// Its digest only.
+    Digest(SecretDigest),
+}
+
+struct Entry {
+    read: Read,
+    expires: Option<Timestamp>,
+}
+
+/// All lists of a policy.
+pub(super) struct Secrets {
+    lists: BTreeMap<String, (Range<usize>, Vec<Entry>)>,
+    used: RefCell<BTreeSet<String>>,
+}
+
+/// A secret that callers present: its digest and until when it counts.
+pub(super) struct Presented {
+    pub(super) digest: SecretDigest,
+    pub(super) expires: Option<Timestamp>,
+}
+
+impl Secrets {
+    fn list(&self, name: &At<String>, problems: &mut Diagnostics) -> &[Entry] {
+        self.used.borrow_mut().insert(name.value.clone());
+        if let Some((_, entries)) = self.lists.get(&name.value) {
+            return entries;
+        }
+        let known: Vec<&str> = self.lists.keys().map(String::as_str).collect();
+        problems.error(
+            &name.span,
+            format!("there is no secret `{}`", name.value),
+            Some(if known.is_empty() { "add it to [secrets]".into() } else { format!("known: {}", known.join(", ")) }),
+        );
+        &[]
+    }
+
+    /// The list's secrets as callers present them.
+    pub(super) fn presented(&self, name: &At<String>, problems: &mut Diagnostics) -> Vec<Presented> {
+        self.list(name, problems)
+            .iter()
+            .map(|e| Presented {
+                digest: match &e.read {
+                    Read::Text(secret) => secret.digest(),
+                    Read::Digest(digest) => *digest,
+                },
+                expires: e.expires,
+            })
+            .collect()
+    }
+
+    /// The list's secrets themselves, as a MAC needs them.
+    pub(super) fn live(&self, name: &At<String>, problems: &mut Diagnostics) -> Vec<LiveSecret> {
+        let mut out = Vec::new();
+        for entry in self.list(name, problems) {
+            match &entry.read {
+                Read::Text(secret) => out.push(LiveSecret { secret: secret.clone(), expires: entry.expires }),
+                Read::Digest(_) => problems.error(
+                    &name.span,
+                    format!("secret `{}` is a digest, but here the secret itself is needed", name.value),
+                    Some("a digest serves API keys and test tokens only: name a file or a variable".into()),
+                ),
+            }
+        }
+        out
+    }
+
+    /// The first live secret itself, to be sent to an upstream.
+    pub(super) fn first_text(&self, name: &At<String>, problems: &mut Diagnostics) -> Option<Secret> {
+        self.live(name, problems).into_iter().next().map(|s| s.secret)
+    }
+
+    /// Warns of lists that nothing names.
+    pub(super) fn warn_unused(&self, problems: &mut Diagnostics) {
+        let used = self.used.borrow();
+        for (name, (span, _)) in self.lists.iter().filter(|(name, _)| !used.contains(*name)) {
+            problems.warning(span, format!("nothing uses the secret `{name}`"), Some("take it out, or name it where it belongs".into()));
+        }
+    }
+}
+
+impl Loader<'_> {
+    pub(super) fn secrets(&mut self, written: &Written, origin: &Origin) -> Secrets {
+        let mut lists = BTreeMap::new();
+        for list in &written.secrets {
+            let mut entries = Vec::new();
+            let mut refused = false;
+            for entry in &list.entries {
+                match self.secret(&list.id.value, entry) {
+                    Outcome::Read(read) => entries.push(read),
+                    Outcome::Expired => {}
+                    Outcome::Refused => refused = true,
+                }
+            }
+            if entries.is_empty() && !refused {
+                self.error(
+                    &list.id.span,
+                    format!("the secret `{}` has no live entry", list.id.value),
+                    "add one that is not expired; an empty list proves nothing",
+                );
+            }
+            lists.insert(list.id.value.clone(), (list.id.span.clone(), entries));
+        }
+        // The built-in policy names only what is set, so everything in it is used.
+        debug_assert!(*origin != Origin::BuiltIn || lists.len() <= 3);
+        Secrets { lists, used: RefCell::default() }
+    }
+
+    fn secret(&mut self, list: &str, entry: &SecretEntry) -> Outcome {
+        let expires = entry.expires.as_ref().map(|e| e.value);
+        if let Some(at) = &entry.expires
+            && at.value <= Timestamp::now()
+        {
+            self.problems.warning(&at.span, format!("this entry of `{list}` is expired and not read"), Some("take it out".into()));
+            return Outcome::Expired;
+        }
+        let Some(source) = &entry.source else { return Outcome::Refused };
+        let (bytes, span) = match source {
+            SecretSource::Digest(at) => {
+                return match digest(&at.value) {
+                    Some(digest) => Outcome::Read(Entry { read: Read::Digest(digest), expires }),
+                    None => {
+                        self.error(&at.span, "a digest is `sha256:` and 64 hex digits", "printf %s \"$KEY\" | sha256sum");
+                        Outcome::Refused
+                    }
+                };
+            }
+            SecretSource::File(at) => match std::fs::read(&at.value) {
+                Ok(mut bytes) => {
+                    if bytes.last() == Some(&b'\n') {
+                        bytes.pop();
+                        if bytes.last() == Some(&b'\r') {
+                            bytes.pop();
+                        }
+                    }
+                    (bytes, &at.span)
+                }
+                Err(e) => {
+                    self.error(&at.span, format!("the secret's file `{}` cannot be read: {e}", at.value.display()), "create it, readable by the gateway's user alone (chmod 600)");
+                    return Outcome::Refused;
+                }
+            },
+            SecretSource::Env(at) => match (self.env)(&at.value) {
+                Some(value) => (value.into_vec(), &at.span),
+                None => {
+                    self.error(&at.span, format!("the variable `{}` is not set", at.value), "set it in the gateway's environment, or use a file");
+                    return Outcome::Refused;
+                }
+            },
+        };
+        if bytes.iter().all(u8::is_ascii_whitespace) {
+            self.error(span, format!("the secret `{list}` is empty"), "an empty secret proves nothing: put one in, e.g. `openssl rand -hex 32`");
+            return Outcome::Refused;
+        }
+        match secret::weakness(&bytes) {
+            Some(secret::Weakness::Placeholder) => self.weak(
+                Weakness::PlaceholderSecret,
+                span,
+                format!("the secret `{list}` is a placeholder"),
+                "replace it, e.g. with the output of `openssl rand -hex 32`",
+            ),
+            Some(secret::Weakness::Weak) => self.weak(
+                Weakness::WeakSecret,
+                span,
+                format!("the secret `{list}` is weak: under 128 bits even by the kindest count"),
+                "replace it, e.g. with the output of `openssl rand -hex 32`",
+            ),
+            None => {}
+        }
+        Outcome::Read(Entry { read: Read::Text(Secret::new(bytes)), expires })
+    }
+}
+
+enum Outcome {
+    Read(Entry),
+    Expired,
+    Refused,
+}
+
+fn digest(text: &str) -> Option<SecretDigest> {
+    let mut out = [0; 32];
+    hex::decode_to_slice(text.strip_prefix("sha256:")?, &mut out).ok()?;
+    Some(SecretDigest::from_bytes(out))
+}

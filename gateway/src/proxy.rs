@@ -1,0 +1,284 @@
+//! The phases of pingora, each a few lines: judge, then forward or refuse.
+//!
+//! A webhook's body is read and proven in `request_filter`, before pingora picks an upstream. The
+//! permit to forward is an [`Admitted`](crate::pipeline::Admitted) in the exchange; `upstream_peer` answers 500 where there is
+//! none, so a forgotten branch cannot forward.
+
+mod answer;
+mod body;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::StatusCode;
+use jiff::Timestamp;
+use pingora_core::{
+    Error, ErrorSource,
+    ErrorType::{self, HTTPStatus},
+    Result,
+    upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy},
+};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+
+use crate::{
+    connection::Connection,
+    denial::{Denial, Reason},
+    edge::Edge,
+    exchange::{Exchange, Stage},
+    pipeline::{self, Body, Proven, Verdict},
+    policy::{Upgrade, Upstream, UpstreamAddress, address::client_address},
+    request_head::RequestHead,
+    upstream,
+};
+
+/// How long an unused connection to an upstream is kept. Shorter than what servers keep theirs, so that a
+/// request is not sent into a connection that is just being closed.
+const UPSTREAM_IDLE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// The gateway as pingora sees it.
+#[derive(Debug)]
+pub struct Gateway {
+    edge: Arc<Edge>,
+}
+
+impl Gateway {
+    /// A gateway over the state all workers share.
+    pub fn new(edge: Arc<Edge>) -> Self {
+        Self { edge }
+    }
+
+    async fn judge(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Decision, Denial> {
+        let connection = Connection::of(session.digest()).ok_or(Reason::Internal)?;
+        exchange.connection = Some(connection.clone());
+        let now = Timestamp::now();
+        let snapshot = exchange.snapshot.clone();
+        // The gate has its own deadlines for all that is read.
+        session.set_read_timeout(None);
+        let request = session.req_header();
+        let client = client_address(connection.peer.ip(), &request.headers, &snapshot.policy.trusted_proxies);
+        exchange.client = Some(client);
+        if let Some(reason) = connection.refused() {
+            return Err(match reason {
+                Reason::MethodNotAllowed => Denial { allow: Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".into()), ..reason.into() },
+                _ => reason.into(),
+            });
+        }
+        let head = RequestHead::judge(request, client, &connection)?;
+        let websocket = head.websocket;
+        match pipeline::judge_head(&snapshot, &head, &exchange.request_id, now)? {
+            Verdict::Health => Ok(Decision::Health),
+            Verdict::Admitted(admitted) => {
+                body::welcome(session).await;
+                Ok(Decision::Forward { admitted: Box::new(admitted), websocket })
+            }
+            Verdict::Unproven(unproven) => {
+                let request = request.clone();
+                body::welcome(session).await;
+                let body = body::read(session, &connection, unproven.body_limit())
+                    .await
+                    .map_err(|reason| Denial::from(reason).on(unproven.route_id()))?;
+                let head = RequestHead::judge(&request, client, &connection)?;
+                let proven = pipeline::judge_body(
+                    &snapshot, &self.edge.replay, &head, *unproven, body, &exchange.request_id, Timestamp::now(),
+                )?;
+                Ok(match proven {
+                    Proven::Duplicate => Decision::Duplicate,
+                    Proven::Admitted(admitted) => Decision::Forward { admitted: Box::new(admitted), websocket: false },
+                })
+            }
+        }
+    }
+
+    async fn refuse(&self, session: &mut Session, exchange: &mut Exchange, denial: &Denial) -> Result<()> {
+        let route = match std::mem::replace(&mut exchange.stage, Stage::Judging) {
+            Stage::Admitted { admitted, .. } => Some(admitted.route().id.clone()),
+            Stage::Refused { route, .. } => route,
+            Stage::Judging | Stage::Answered { .. } => denial.route.clone(),
+        };
+        exchange.stage = Stage::Refused { reason: denial.reason, route };
+        answer::denial(session, denial, &exchange.request_id).await
+    }
+}
+
+/// What becomes of a request that was not refused.
+enum Decision {
+    Health,
+    Duplicate,
+    Forward { admitted: Box<pipeline::Admitted>, websocket: bool },
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Exchange;
+
+    fn new_ctx(&self) -> Exchange {
+        Exchange::new(self.edge.snapshot())
+    }
+
+    fn init_downstream_modules(&self, _modules: &mut pingora_core::modules::http::HttpModules) {
+        // None: answers pass as they are, uncompressed.
+    }
+
+    async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
+        match self.judge(session, exchange).await {
+            Ok(Decision::Forward { admitted, websocket }) => {
+                exchange.stage = Stage::Admitted { admitted, passed: 0, websocket };
+                Ok(false)
+            }
+            Ok(Decision::Health) => {
+                exchange.stage = Stage::Answered { what: "health" };
+                answer::ok(session, "{\"status\":\"ok\"}", &exchange.request_id).await.map(|()| true)
+            }
+            Ok(Decision::Duplicate) => {
+                exchange.stage = Stage::Answered { what: "duplicate" };
+                answer::ok(session, "{\"status\":\"duplicate\"}", &exchange.request_id).await.map(|()| true)
+            }
+            Err(denial) => self.refuse(session, exchange, &denial).await.map(|()| true),
+        }
+    }
+
+    async fn upstream_peer(&self, _session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
+        let Stage::Admitted { admitted, websocket, .. } = &exchange.stage else {
+            return Err(no_permit());
+        };
+        let route = admitted.route();
+        let upstream = upstream_of(exchange, route.upstream)?;
+        let mut peer = match &upstream.address {
+            UpstreamAddress::Unix(path) => HttpPeer::new_uds(path, false, String::new())?,
+            UpstreamAddress::Tcp(address) => HttpPeer::new(address, false, String::new()),
+        };
+        let options = &mut peer.options;
+        options.connection_timeout = Some(upstream.connect_timeout);
+        options.total_connection_timeout = Some(upstream.connect_timeout);
+        options.read_timeout = Some(upstream.response_timeout);
+        options.write_timeout = Some(upstream.response_timeout);
+        options.idle_timeout = Some(UPSTREAM_IDLE);
+        options.http_upstream_request_policy = match route.upgrade {
+            Upgrade::WebSocket if *websocket => HttpUpstreamRequestPolicy::standard(),
+            Upgrade::WebSocket | Upgrade::None => HttpUpstreamRequestPolicy::deny_upgrades(),
+        };
+        Ok(Box::new(peer))
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        upstream_request: &mut RequestHeader,
+        exchange: &mut Exchange,
+    ) -> Result<()> {
+        let (Stage::Admitted { admitted, .. }, Some(connection), Some(client)) =
+            (&exchange.stage, &exchange.connection, exchange.client)
+        else {
+            return Err(no_permit());
+        };
+        let upstream = upstream_of(exchange, admitted.route().upstream)?;
+        let head = RequestHead::judge(session.req_header(), client, connection).map_err(|_| no_permit())?;
+        let facts = upstream::Facts {
+            request_id: &exchange.request_id,
+            client,
+            host: head.host,
+            path: head.path,
+            query: head.query,
+        };
+        upstream::prepare(upstream_request, admitted, upstream, &facts)
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        exchange: &mut Exchange,
+    ) -> Result<()> {
+        let Stage::Admitted { admitted, passed, websocket } = &mut exchange.stage else {
+            return Err(no_permit());
+        };
+        match admitted.body() {
+            // The proven bytes, whole and at once. Cloned, not taken: a retry asks again.
+            Body::Proven(payload) => {
+                *body = Some(if end_of_stream { payload.bytes().clone() } else { Bytes::new() });
+                Ok(())
+            }
+            Body::Stream { .. } if *websocket => Ok(()),
+            Body::Stream { limit } => {
+                *passed += body.as_ref().map_or(0, Bytes::len);
+                if *passed > *limit { Err(status(StatusCode::PAYLOAD_TOO_LARGE)) } else { Ok(()) }
+            }
+        }
+    }
+
+    async fn response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        exchange: &mut Exchange,
+    ) -> Result<()> {
+        let Stage::Admitted { admitted, .. } = &exchange.stage else { return Err(no_permit()) };
+        if let Some(delivery) = admitted.delivery()
+            && delivery.remember
+            && response.status.is_success()
+        {
+            self.edge.replay.done(&delivery.source, &delivery.key);
+        }
+        if response.status == StatusCode::SWITCHING_PROTOCOLS
+            && let Some(connection) = &exchange.connection
+        {
+            connection.become_tunnel();
+        }
+        answer::stamp(response, &exchange.request_id, admitted.standings())
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, e: &Error, exchange: &mut Exchange) -> FailToProxy {
+        let reason = reason_of(e, exchange);
+        let answered = session.response_written().is_some();
+        let gone = matches!(e.esource(), ErrorSource::Downstream) && reason == Reason::Internal;
+        if reason == Reason::Internal && !gone {
+            tracing::error!(event = "fault", request_id = exchange.request_id, kind = e.etype().as_str(), "a fault inside the gateway");
+        }
+        let code = if answered || gone {
+            0
+        } else {
+            let denial = Denial::from(reason);
+            match self.refuse(session, exchange, &denial).await {
+                Ok(()) => reason.facts().status,
+                Err(_) => 0,
+            }
+        };
+        FailToProxy { error_code: code, can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, _e: Option<&Error>, exchange: &mut Exchange) {
+        let status = session.response_written().map_or(0, |r| r.status.as_u16());
+        self.edge.record(exchange, status);
+    }
+}
+
+fn upstream_of(exchange: &Exchange, index: usize) -> Result<&Upstream> {
+    exchange.snapshot.policy.upstreams.get(index).ok_or_else(no_permit)
+}
+
+/// The reason behind an error of pingora's.
+fn reason_of(e: &Error, exchange: &Exchange) -> Reason {
+    if let Some(reason) = exchange.connection.as_ref().and_then(|c| c.body_refused()) {
+        return reason;
+    }
+    match (e.etype(), e.esource()) {
+        (HTTPStatus(413), _) => Reason::BodyTooLarge,
+        (ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout, ErrorSource::Upstream) => {
+            Reason::UpstreamTimeout
+        }
+        (_, ErrorSource::Upstream) => Reason::UpstreamUnavailable,
+        (_, ErrorSource::Downstream | ErrorSource::Internal | ErrorSource::Unset) => Reason::Internal,
+    }
+}
+
+fn status(code: StatusCode) -> Box<Error> {
+    Error::new(HTTPStatus(code.as_u16()))
+}
+
+/// Nothing is forwarded without a permit.
+fn no_permit() -> Box<Error> {
+    status(StatusCode::INTERNAL_SERVER_ERROR)
+}

@@ -1,0 +1,53 @@
+//! What the gateway itself answers: refusals in their one shape, and the few good answers of its own.
+
+use bytes::Bytes;
+use http::{Method, header};
+use orket_shared::{header::REQUEST_ID, problem};
+use pingora_core::Result;
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+
+use crate::{denial::Denial, limit::Standing};
+
+/// Answers a refusal.
+pub(super) async fn denial(session: &mut Session, denial: &Denial, request_id: &str) -> Result<()> {
+    let body = serde_json::to_vec(&denial.problem(request_id)).unwrap_or_default();
+    let mut response = ResponseHeader::build(denial.reason.facts().status, Some(10))?;
+    response.insert_header(header::CONTENT_TYPE, problem::CONTENT_TYPE)?;
+    if let Some(seconds) = denial.retry_after_seconds() {
+        response.insert_header(header::RETRY_AFTER, seconds.to_string())?;
+    }
+    if let Some(allow) = &denial.allow {
+        response.insert_header(header::ALLOW, allow.as_str())?;
+    }
+    stamp(&mut response, request_id, denial.standing.as_slice())?;
+    send(session, response, body.into()).await
+}
+
+/// Answers 200 with this JSON.
+pub(super) async fn ok(session: &mut Session, json: &'static str, request_id: &str) -> Result<()> {
+    let mut response = ResponseHeader::build(200, Some(6))?;
+    response.insert_header(header::CONTENT_TYPE, "application/json")?;
+    stamp(&mut response, request_id, &[])?;
+    send(session, response, Bytes::from_static(json.as_bytes())).await
+}
+
+/// What every answer carries: the request's id, and how the budgets stand.
+pub(super) fn stamp(response: &mut ResponseHeader, request_id: &str, standings: &[Standing]) -> Result<()> {
+    response.insert_header(REQUEST_ID, request_id)?;
+    if !standings.is_empty() {
+        let list = |f: fn(&Standing) -> String| standings.iter().map(f).collect::<Vec<_>>().join(", ");
+        response.insert_header("ratelimit-policy", list(Standing::policy_header))?;
+        response.insert_header("ratelimit", list(Standing::header))?;
+    }
+    Ok(())
+}
+
+async fn send(session: &mut Session, mut response: ResponseHeader, body: Bytes) -> Result<()> {
+    response.insert_header(header::CONTENT_LENGTH, body.len().to_string())?;
+    response.insert_header(header::CACHE_CONTROL, "no-store")?;
+    response.insert_header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")?;
+    let bodiless = session.req_header().method == Method::HEAD;
+    session.write_response_header(Box::new(response), bodiless).await?;
+    if bodiless { Ok(()) } else { session.write_response_body(Some(body), true).await }
+}

@@ -1,0 +1,245 @@
+//! What an admitted request looks like to the upstream: credentials and spoofed facts off, our facts on.
+//!
+//! pingora removes hop-by-hop fields before this runs, so nothing stamped here can be nominated away.
+
+use std::borrow::Cow;
+
+use http::{HeaderValue, header};
+use orket_shared::header as stamp;
+use pingora_http::RequestHeader;
+
+use crate::{
+    pipeline::{Admitted, Body, Delivery},
+    policy::{PathPattern, Upstream},
+    request_head::{API_KEY, TEST_TOKEN},
+    webhook::{PROVIDERS, Payload},
+};
+
+/// Headers in which senders put signatures or shared tokens, whether this gateway speaks their scheme or
+/// not. Lower case.
+const SIGNATURES: [&str; 24] = [
+    "x-gitea-signature",
+    "x-forgejo-signature",
+    "x-gogs-signature",
+    "x-hub-signature",
+    "x-hub-signature-256",
+    "x-gitlab-token",
+    "webhook-signature",
+    "svix-signature",
+    "stripe-signature",
+    "x-slack-signature",
+    "x-shopify-hmac-sha256",
+    "x-atlassian-webhook-signature",
+    "linear-signature",
+    "sentry-hook-signature",
+    "x-pagerduty-signature",
+    "circleci-signature",
+    "x-signature",
+    "x-signature-256",
+    "x-signature-ed25519",
+    "x-twilio-signature",
+    "x-line-signature",
+    "x-zm-signature",
+    "typeform-signature",
+    "x-webhook-signature",
+];
+
+/// Headers by which a client could claim who it is, where it comes from or what it asked for, and
+/// that some server or framework believes; and those that override method or path.
+const SPOOFS: [&str; 31] = [
+    "forwarded",
+    "x-forwarded",
+    "x-real-ip",
+    "true-client-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "fastly-client-ip",
+    "fly-client-ip",
+    "x-azure-clientip",
+    "x-appengine-user-ip",
+    "x-envoy-external-address",
+    "x-original-forwarded-for",
+    "x-originating-ip",
+    "x-remote-ip",
+    "x-remote-addr",
+    "x-remote-user",
+    "remote-user",
+    "x-authenticated-user",
+    "x-auth-request-user",
+    "x-host",
+    "x-original-host",
+    "x-original-url",
+    "x-original-uri",
+    "x-rewrite-url",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-method",
+    "x-request-id",
+];
+
+/// Fields of the connection, not of the message (RFC 9110, section 7.6.1), beyond what pingora removes.
+const HOP_BY_HOP: [&str; 4] = ["proxy-authorization", "proxy-connection", "keep-alive", "trailer"];
+
+/// What a route lets through that is otherwise removed.
+#[derive(Debug, Clone, Copy, Default)]
+struct Keep {
+    signature: bool,
+    authorization: bool,
+}
+
+/// The name as a server that folds `_` into `-` would see it, in lower case.
+fn folded(name: &str) -> Cow<'_, str> {
+    if name.contains('_') || name.bytes().any(|b| b.is_ascii_uppercase()) {
+        Cow::Owned(name.to_ascii_lowercase().replace('_', "-"))
+    } else {
+        Cow::Borrowed(name)
+    }
+}
+
+fn is_signature(name: &str) -> bool {
+    SIGNATURES.contains(&name) || PROVIDERS.iter().any(|p| p.security_headers().first() == Some(&name))
+}
+
+fn is_ours(name: &str) -> bool {
+    name.starts_with("x-orket-") || name.starts_with("x-forwarded-")
+}
+
+fn is_stripped(name: &str, keep: Keep) -> bool {
+    let spelled_oddly = name.contains('_');
+    let name = folded(name);
+    let name = name.as_ref();
+    if name == API_KEY || name == TEST_TOKEN || is_ours(name) || SPOOFS.contains(&name) || HOP_BY_HOP.contains(&name) {
+        return true;
+    }
+    if name == header::AUTHORIZATION.as_str() {
+        return spelled_oddly || !keep.authorization;
+    }
+    if is_signature(name) {
+        return spelled_oddly || !keep.signature;
+    }
+    // An odd spelling of a header that decides something would be read as that header further inside.
+    spelled_oddly && is_protected(name)
+}
+
+/// Whether a header must not be removed on the way, so that `Connection` may not nominate it.
+pub fn is_protected(name: &str) -> bool {
+    let name = folded(name);
+    let name = name.as_ref();
+    matches!(
+        name,
+        "host" | "content-length" | "content-type" | "content-encoding" | "transfer-encoding" | "authorization" | "cookie" | "origin"
+    ) || name == API_KEY
+        || name == TEST_TOKEN
+        || name.starts_with("sec-")
+        || is_ours(name)
+        || is_signature(name)
+        || SPOOFS.contains(&name)
+        || PROVIDERS.iter().any(|p| p.security_headers().contains(&name))
+}
+
+/// The facts about a request that are stamped on it.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// The request's id.
+    pub request_id: &'a str,
+    /// The judged client address.
+    pub client: std::net::IpAddr,
+    /// The `Host` asked for.
+    pub host: &'a str,
+    /// The judged path.
+    pub path: &'a str,
+    /// The query, as it is.
+    pub query: Option<&'a str>,
+}
+
+/// Makes the request what the upstream gets. Errors only where a value cannot be a header, which none
+/// of ours is; the caller answers 500.
+pub fn prepare(
+    request: &mut RequestHeader,
+    admitted: &Admitted,
+    upstream: &Upstream,
+    facts: &Facts<'_>,
+) -> pingora_core::Result<()> {
+    let route = admitted.route();
+    let keep = Keep { signature: route.keep_signature, authorization: route.keep_authorization };
+    let stripped: Vec<_> = request.headers.keys().filter(|n| is_stripped(n.as_str(), keep)).cloned().collect();
+    for name in stripped {
+        request.remove_header(&name);
+    }
+    if let Some(rewrite) = &route.rewrite {
+        request.set_raw_path(rewritten(rewrite, &route.path, facts).as_bytes())?;
+    }
+    if let Body::Proven(payload) = admitted.body() {
+        request.remove_header(&header::TRANSFER_ENCODING);
+        request.insert_header(header::CONTENT_LENGTH, payload.bytes().len().to_string())?;
+        if let Payload::Json(_) = payload {
+            request.insert_header(header::CONTENT_TYPE, "application/json")?;
+        }
+    }
+    request.insert_header(stamp::REQUEST_ID, facts.request_id)?;
+    request.insert_header(stamp::FORWARDED_FOR, facts.client.to_string())?;
+    request.insert_header(stamp::FORWARDED_PROTO, "http")?;
+    request.insert_header(stamp::FORWARDED_HOST, facts.host)?;
+    request.insert_header(stamp::ACTOR, admitted.actor().to_string())?;
+    if let Some(delivery) = admitted.delivery() {
+        stamp_delivery(request, delivery)?;
+    }
+    for (name, value) in &upstream.set_headers {
+        request.insert_header(name.clone(), value.clone())?;
+    }
+    Ok(())
+}
+
+fn stamp_delivery(request: &mut RequestHeader, delivery: &Delivery) -> pingora_core::Result<()> {
+    request.insert_header(stamp::WEBHOOK_SOURCE, delivery.source.as_ref())?;
+    request.insert_header(stamp::WEBHOOK_PROVIDER, delivery.provider)?;
+    request.insert_header(stamp::WEBHOOK_KEY, delivery.key.as_str())?;
+    for (name, value) in [(stamp::WEBHOOK_EVENT, &delivery.event), (stamp::WEBHOOK_DELIVERY, &delivery.id)] {
+        if let Some(value) = value
+            && let Ok(value) = HeaderValue::from_str(value)
+        {
+            request.insert_header(name, value)?;
+        }
+    }
+    Ok(())
+}
+
+fn rewritten(to: &PathPattern, from: &PathPattern, facts: &Facts<'_>) -> String {
+    let mut target = match (to, from) {
+        (PathPattern::Below(to), PathPattern::Below(from)) => {
+            format!("{to}{}", facts.path.strip_prefix(from.as_str()).unwrap_or_default())
+        }
+        (PathPattern::Exact(to) | PathPattern::Below(to), _) => to.clone(),
+    };
+    if let Some(query) = facts.query {
+        target.push('?');
+        target.push_str(query);
+    }
+    target
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_be_believed_is_stripped_in_any_spelling() {
+        for name in [
+            "x-api-key", "x_api_key", "X-Orket-Actor", "x_orket_actor", "x-orket-anything", "x-forwarded-for", "x_forwarded_for",
+            "forwarded", "x-real-ip", "x_real_ip", "authorization", "x-gitea-signature", "x_gitea_signature", "x-hub-signature-256",
+            "x-request-id", "x-original-url", "x-http-method-override", "x_http_method_override", "proxy-authorization",
+            "content_length", "transfer_encoding", "x-webhook-test-token",
+        ] {
+            assert!(is_stripped(name, Keep::default()), "{name}");
+        }
+        for name in ["accept", "content-type", "x-gitea-event", "user-agent", "traceparent", "x_custom", "idempotency-key"] {
+            assert!(!is_stripped(name, Keep::default()), "{name}");
+        }
+        let keep = Keep { signature: true, authorization: true };
+        assert!(!is_stripped("x-gitea-signature", keep) && !is_stripped("authorization", keep));
+        assert!(is_stripped("x_gitea_signature", keep) && is_stripped("x-api-key", keep));
+    }
+}
