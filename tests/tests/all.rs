@@ -7,8 +7,11 @@
     reason = "a test may fail"
 )]
 
+mod canary;
 mod gateway_forwarding;
 mod gateway_insecure;
+mod gateway_limits;
+mod gateway_posture;
 mod gateway_refusals;
 mod harness;
 mod supervisor;

@@ -1,8 +1,10 @@
 //! One connection, and what is read from it.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
 use crate::wait::DEADLINE;
@@ -76,6 +78,26 @@ impl Connection {
             .unwrap_or_else(|_| panic!("no connection to {address} within {DEADLINE:?}"))
             .unwrap_or_else(|error| panic!("no connection to {address}: {error}"));
         let (reader, writer) = tokio::io::split(stream);
+        Self {
+            reader,
+            writer,
+            buffer: Vec::new(),
+        }
+    }
+
+    /// Connects from one of this machine's loopback addresses, so that a test has several clients.
+    pub async fn open_from(client: Ipv4Addr, address: &Address) -> Self {
+        let Address::Tcp(server) = address else {
+            panic!("{address} has no client addresses")
+        };
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((client, 0).into()).expect("a loopback address");
+        let stream = timeout(DEADLINE, socket.connect(*server))
+            .await
+            .expect("in time");
+        let stream = stream.unwrap_or_else(|error| panic!("no connection to {address}: {error}"));
+        stream.set_nodelay(true).expect("a TCP option");
+        let (reader, writer) = tokio::io::split(Box::new(stream) as Box<dyn Stream>);
         Self {
             reader,
             writer,

@@ -1,5 +1,7 @@
 //! The bytes of a request, built line by line.
 
+use std::net::Ipv4Addr;
+
 use crate::wire::{Address, Answer, Connection, Exchange};
 
 /// A request as it will be written. Nothing is added but `Host` (unless [`Request::no_host`]) and,
@@ -172,6 +174,13 @@ impl Request {
     /// close: for that, [`Request::exchange`].
     pub async fn send(&self, address: &Address) -> Answer {
         let mut connection = Connection::open(address).await;
+        connection.send(&self.bytes(address)).await;
+        connection.answer_to(&self.method).await
+    }
+
+    /// As [`Request::send`], from one of this machine's loopback addresses.
+    pub async fn send_from(&self, client: Ipv4Addr, address: &Address) -> Answer {
+        let mut connection = Connection::open_from(client, address).await;
         connection.send(&self.bytes(address)).await;
         connection.answer_to(&self.method).await
     }

@@ -1,0 +1,9 @@
+//! What reaches the inside, byte for byte, and what never does.
+
+mod bodies;
+mod connections;
+mod corpus;
+mod headers;
+mod nothing_unproven;
+mod vectors;
+mod websocket;

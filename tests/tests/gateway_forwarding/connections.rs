@@ -1,0 +1,224 @@
+//! Connections: kept, pipelined, closed, over TCP and over a unix socket.
+
+use orket_tests::gateway::{API_KEY, WEBHOOK_SECRET};
+use orket_tests::{Connection, Delivery, Gateway, Request, Upstream, assert_refused};
+use tempfile::TempDir;
+
+const PATH: &str = "/webhook/gitea";
+
+#[tokio::test]
+async fn a_refusal_over_a_body_that_was_read_keeps_the_connection() {
+    let upstream = Upstream::tcp().await;
+    let gateway = Gateway::with_key_and_secret(upstream.address()).await;
+    let mut connection = Connection::open(gateway.address()).await;
+    for _ in 0..3 {
+        connection
+            .send(&Delivery::fresh().forged(PATH).bytes(gateway.address()))
+            .await;
+        let exchange = connection.exchange().await;
+        assert_refused(&exchange.answer, 401, "Invalid signature");
+        assert!(!exchange.closed, "cheap refusals keep the connection");
+        connection
+            .send(&Request::get("/v1/version").bytes(gateway.address()))
+            .await;
+        let exchange = connection.exchange().await;
+        assert_refused(&exchange.answer, 403, "Could not validate credentials");
+        assert!(!exchange.closed, "there was no body to read");
+    }
+    connection
+        .send(
+            &Request::get("/v1/version")
+                .key(API_KEY)
+                .bytes(gateway.address()),
+        )
+        .await;
+    assert_eq!(connection.answer().await.status, 200);
+    assert_eq!(upstream.count(), 1);
+}
+
+#[tokio::test]
+async fn a_refusal_over_an_unread_body_can_be_read_and_closes() {
+    let upstream = Upstream::tcp().await;
+    let gateway = Gateway::with_key_and_secret(upstream.address()).await;
+    for request in [
+        Request::post("/v1/runs", vec![b'x'; 200_000]),
+        Request::new("POST", "/v1/runs").chunked(&vec![b'x'; 200_000], 4096),
+        Delivery::new("push", vec![b'x'; 200_000]).unsigned(PATH),
+        Request::post("/nowhere", vec![b'x'; 200_000]),
+    ] {
+        // The body must never be taken for a request: it is followed by one that would pass.
+        let mut connection = Connection::open(gateway.address()).await;
+        connection.send(&request.bytes(gateway.address())).await;
+        let answer = connection.answer().await;
+        assert!((400..500).contains(&answer.status), "{}", answer.status);
+        connection
+            .send(
+                &Request::get("/v1/version")
+                    .key(API_KEY)
+                    .bytes(gateway.address()),
+            )
+            .await;
+        if let Some(second) = connection.one_answer("GET").await {
+            assert_eq!(
+                second.status, 200,
+                "only the request itself may be answered"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_looks_like_a_request_is_never_one() {
+    let upstream = Upstream::tcp().await;
+    let gateway = Gateway::with_key_and_secret(upstream.address()).await;
+    let inner = Request::get("/v1/smuggled")
+        .key(API_KEY)
+        .bytes(gateway.address());
+    for outer in [
+        Request::post("/v1/runs", inner.clone()),
+        Request::post("/nowhere", inner.clone()),
+        Request::post(PATH, inner.clone()),
+        Delivery::new("push", inner.clone()).forged(PATH),
+        Request::new("GET", "/v1/version").body(inner.clone()),
+    ] {
+        let mut connection = Connection::open(gateway.address()).await;
+        connection.send(&outer.bytes(gateway.address())).await;
+        assert!((400..500).contains(&connection.answer().await.status));
+        connection.finish().await;
+        assert_eq!(connection.read_to_end().await, b"", "a second answer came");
+    }
+    upstream.untouched("requests within bodies");
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_each_judged_and_answered_in_order() {
+    let upstream = Upstream::tcp().await;
+    let gateway = Gateway::with_key_and_secret(upstream.address()).await;
+    let address = gateway.address();
+    let delivery = Delivery::fresh();
+    let all = [
+        Request::get("/v1/version").key(API_KEY).bytes(address),
+        Request::get("/v1/version").bytes(address),
+        Request::post("/v1/runs", "{}").key(API_KEY).bytes(address),
+        delivery.signed(PATH, WEBHOOK_SECRET).bytes(address),
+        Delivery::fresh().forged(PATH).bytes(address),
+        Request::get("/health").bytes(address),
+        Request::get("/v1/last").key(API_KEY).bytes(address),
+    ]
+    .concat();
+    let mut connection = Connection::open(address).await;
+    connection.send(&all).await;
+    let mut statuses = Vec::new();
+    for _ in 0..7 {
+        statuses.push(connection.answer().await.status);
+    }
+    assert_eq!(statuses, [200, 403, 200, 200, 401, 200, 200]);
+    let targets: Vec<String> = upstream.requests().into_iter().map(|r| r.target).collect();
+    assert_eq!(targets, ["/v1/version", "/v1/runs", PATH, "/v1/last"]);
+}
+
+#[tokio::test]
+async fn the_proof_of_one_request_does_not_serve_the_next_on_its_connection() {
+    let upstream = Upstream::tcp().await;
+    let gateway = Gateway::with_key_and_secret(upstream.address()).await;
+    let mut connection = Connection::open(gateway.address()).await;
+    for _ in 0..3 {
+        connection
+            .send(
+                &Request::get("/v1/version")
+                    .key(API_KEY)
+                    .bytes(gateway.address()),
+            )
+            .await;
+        assert_eq!(connection.answer().await.status, 200);
+        connection
+            .send(&Request::get("/v1/version").bytes(gateway.address()))
+            .await;
+        assert_refused(
+            &connection.answer().await,
+            403,
+            "Could not validate credentials",
+        );
+    }
+    assert_eq!(upstream.count(), 3);
+}
+
+#[tokio::test]
+async fn connection_close_is_honoured() {
+    let upstream = Upstream::tcp().await;
+    let gateway = Gateway::with_key_and_secret(upstream.address()).await;
+    for request in [
+        Request::get("/v1/version"),
+        Request::get("/v1/version").key(API_KEY),
+    ] {
+        let request = request.header("Connection", "close");
+        let mut connection = Connection::open(gateway.address()).await;
+        connection.send(&request.bytes(gateway.address())).await;
+        connection.answer().await;
+        assert!(connection.is_closed().await);
+    }
+}
+
+#[tokio::test]
+async fn a_unix_socket_serves_as_upstream() {
+    let dir = TempDir::new().unwrap();
+    let upstream = Upstream::unix(dir.path());
+    let gateway = Gateway::with_key_and_secret(upstream.address()).await;
+    let answer = Request::get("/v1/version?a=b")
+        .key(API_KEY)
+        .send(gateway.address())
+        .await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(upstream.last().target, "/v1/version?a=b");
+    let delivery = Delivery::new("push", vec![b'x'; 300_000]);
+    let answer = delivery
+        .signed(PATH, WEBHOOK_SECRET)
+        .send(gateway.address())
+        .await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(upstream.last().body == delivery.body);
+    let before = upstream.connections();
+    assert_eq!(
+        Delivery::fresh()
+            .forged(PATH)
+            .send(gateway.address())
+            .await
+            .status,
+        401
+    );
+    assert_eq!((upstream.connections(), upstream.count()), (before, 2));
+}
+
+#[tokio::test]
+async fn many_clients_at_once_each_get_their_own_answer() {
+    let upstream = Upstream::tcp().await;
+    let gateway = std::sync::Arc::new(Gateway::with_key_and_secret(upstream.address()).await);
+    let mut clients = tokio::task::JoinSet::new();
+    for client in 0..50 {
+        let gateway = std::sync::Arc::clone(&gateway);
+        clients.spawn(async move {
+            let mut connection = Connection::open(gateway.address()).await;
+            for n in 0..20 {
+                let proven = (client + n) % 2 == 0;
+                let request = Request::get(&format!("/v1/c{client}/n{n}"));
+                let request = if proven {
+                    request.key(API_KEY)
+                } else {
+                    request
+                };
+                connection.send(&request.bytes(gateway.address())).await;
+                let answer = connection.answer().await;
+                // After enough failures an address gets 429 instead of 403.
+                let expected: &[u16] = if proven { &[200] } else { &[403, 429] };
+                assert!(expected.contains(&answer.status), "{}", answer.status);
+            }
+        });
+    }
+    while let Some(client) = clients.join_next().await {
+        client.unwrap();
+    }
+    assert_eq!(upstream.count(), 500);
+    for request in upstream.requests() {
+        assert_eq!(request.header("x-orket-actor"), Some("key:default"));
+    }
+}

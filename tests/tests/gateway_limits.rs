@@ -1,0 +1,7 @@
+//! Budgets: who spends what, in which order, and what the answers say about it.
+
+mod announced;
+mod connections;
+mod failures;
+mod flood;
+mod spending;
