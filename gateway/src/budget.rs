@@ -3,13 +3,7 @@
 //! Budgets outlive the policy they were made for: a reload keeps every limiter whose id, owner and rate
 //! are unchanged, so that reloading is no way to a fresh budget.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    num::NonZeroU32,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
@@ -66,33 +60,59 @@ impl Budgets {
         let failures = match policy.limits.failures_per_address {
             None => None,
             Some(rate) => {
-                let kept = before.and_then(|b| b.failures.clone()).filter(|l| l.rate() == rate);
+                let kept = before
+                    .and_then(|b| b.failures.clone())
+                    .filter(|l| l.rate() == rate);
                 Some(match kept {
                     Some(same) => same,
-                    None => Arc::new(Limiter::new("failures-per-address", rate, LIMITER_CAPACITY)?),
+                    None => Arc::new(Limiter::new(
+                        "failures-per-address",
+                        rate,
+                        LIMITER_CAPACITY,
+                    )?),
                 })
             }
         };
-        let allowance_rate =
-            Rate { count: ALLOWANCE_PER_SECOND, period: Duration::from_secs(1), burst: ALLOWANCE_PER_SECOND };
+        let allowance_rate = Rate {
+            count: ALLOWANCE_PER_SECOND,
+            period: Duration::from_secs(1),
+            burst: ALLOWANCE_PER_SECOND,
+        };
         let allowance = match before.and_then(|b| b.allowance.clone()) {
             Some(same) => Some(same),
-            None => Some(Arc::new(Limiter::new("webhook-allowance", allowance_rate, LIMITER_CAPACITY)?)),
+            None => Some(Arc::new(Limiter::new(
+                "webhook-allowance",
+                allowance_rate,
+                LIMITER_CAPACITY,
+            )?)),
         };
         let named = policy
             .rate_limits
             .iter()
             .map(|spec| {
-                let same = before.and_then(|b| b.named.iter().find(|n| n.spec == *spec)).cloned();
+                let same = before
+                    .and_then(|b| b.named.iter().find(|n| n.spec == *spec))
+                    .cloned();
                 match same {
                     Some(same) => Some(same),
-                    None => Limiter::new(spec.id.as_str(), spec.rate, LIMITER_CAPACITY)
-                        .map(|limiter| Arc::new(NamedLimiter { spec: spec.clone(), limiter })),
+                    None => {
+                        Limiter::new(spec.id.as_str(), spec.rate, LIMITER_CAPACITY).map(|limiter| {
+                            Arc::new(NamedLimiter {
+                                spec: spec.clone(),
+                                limiter,
+                            })
+                        })
+                    }
                 }
             })
             .collect::<Option<Vec<_>>>()?;
         let bodies = before.map_or_else(Arc::default, |b| b.bodies.clone());
-        Some(Self { failures, allowance, bodies, named })
+        Some(Self {
+            failures,
+            allowance,
+            bodies,
+            named,
+        })
     }
 
     /// The named limiters, in the order of the policy.
@@ -117,7 +137,9 @@ impl Budgets {
     /// its small allowance, never zero. What proves itself costs no allowance.
     pub fn enter_body(&self, client: IpAddr) -> Result<BodyPass, Exceeded> {
         let address = budget_address(client);
-        let Some(failures) = &self.failures else { return Ok(BodyPass::Free) };
+        let Some(failures) = &self.failures else {
+            return Ok(BodyPass::Free);
+        };
         if failures.peek(&address).is_ok() {
             return Ok(BodyPass::Free);
         }
@@ -172,7 +194,10 @@ impl BodiesInFlight {
             return None;
         }
         *count += 1;
-        Some(BodySlot { of: this.clone(), address })
+        Some(BodySlot {
+            of: this.clone(),
+            address,
+        })
     }
 }
 

@@ -230,21 +230,30 @@ pub struct Addresses {
 /// Reads the text of a policy file. Problems go to `problems`; what could be read is returned.
 pub fn read(text: &str, problems: &mut Diagnostics) -> Written {
     reader::with_root(text, problems, |root| {
-        if let Some(version) = root.required("version", reader::Kind::Integer).and_then(|v| root.integer_of(&v)) {
-            if version.value != 1 {
-                root.error(&version.span, format!("version {} is not known", version.value), Some("this program reads version 1".into()));
-            }
+        let version = root
+            .required("version", reader::Kind::Integer)
+            .and_then(|v| root.integer_of(&v));
+        if let Some(version) = version.filter(|v| v.value != 1) {
+            root.error(
+                &version.span,
+                format!("version {} is not known", version.value),
+                Some("this program reads version 1".into()),
+            );
         }
         Written {
             listen: root.table("listen", read_listen).unwrap_or_default(),
-            state_dir: root.table("state", |t| t.string("dir").map(|d| d.map(PathBuf::from))).flatten(),
+            state_dir: root
+                .table("state", |t| t.string("dir").map(|d| d.map(PathBuf::from)))
+                .flatten(),
             posture: root
                 .table("posture", |t| Posture {
                     environment: t.string("environment"),
                     allow_insecure_no_api_key: t.boolean("allow_insecure_no_api_key"),
                 })
                 .unwrap_or_default(),
-            trusted_proxies: root.table("client_address", |t| t.strings("trusted_proxies")).unwrap_or_default(),
+            trusted_proxies: root
+                .table("client_address", |t| t.strings("trusted_proxies"))
+                .unwrap_or_default(),
             limits: root.table("limits", read_limits).unwrap_or_default(),
             health: root.boolean("health"),
             upstreams: root.tables_by_name("upstreams", read_upstream),
@@ -301,7 +310,8 @@ fn read_upstream(id: At<String>, t: &Table<'_>) -> Upstream {
 
 fn read_secret_entry(t: &Table<'_>) -> SecretEntry {
     let found: Vec<SecretSource> = [
-        t.string("file").map(|f| SecretSource::File(f.map(PathBuf::from))),
+        t.string("file")
+            .map(|f| SecretSource::File(f.map(PathBuf::from))),
         t.string("env").map(SecretSource::Env),
         t.string("digest").map(SecretSource::Digest),
     ]
@@ -309,7 +319,10 @@ fn read_secret_entry(t: &Table<'_>) -> SecretEntry {
     .flatten()
     .collect();
     if found.len() != 1 {
-        t.error_here("a secret is exactly one of `file`, `env` or `digest`", Some("e.g. { file = \"/etc/orket/gitea\" }"));
+        t.error_here(
+            "a secret is exactly one of `file`, `env` or `digest`",
+            Some("e.g. { file = \"/etc/orket/gitea\" }"),
+        );
     }
     SecretEntry {
         at: t.at(),

@@ -97,13 +97,22 @@ struct Turn {
 impl Connection {
     /// The connection a pingora session belongs to.
     pub fn of(digest: Option<&Digest>) -> Option<Arc<Self>> {
-        digest?.proxy_digest.as_ref()?.user_data.as_ref()?.downcast_ref::<Arc<Self>>().cloned()
+        digest?
+            .proxy_digest
+            .as_ref()?
+            .user_data
+            .as_ref()?
+            .downcast_ref::<Arc<Self>>()
+            .cloned()
     }
 
     /// The answer to the last request is out: the next may be read.
     pub fn next_request(&self) {
         let mut turn = self.turn.lock();
-        *turn = Turn { next: true, ..Turn::default() };
+        *turn = Turn {
+            next: true,
+            ..Turn::default()
+        };
     }
 
     /// From here on, bytes pass both ways as they are.
@@ -168,7 +177,9 @@ pub struct Gate {
 impl std::fmt::Debug for Gate {
     /// Never prints what passes.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Gate").field("peer", &self.connection.peer).finish_non_exhaustive()
+        f.debug_struct("Gate")
+            .field("peer", &self.connection.peer)
+            .finish_non_exhaustive()
     }
 }
 
@@ -182,7 +193,11 @@ impl Gate {
         limits: ConnectionLimits,
         slot: Box<dyn Slot>,
     ) -> pingora_core::Result<Self> {
-        let connection = Arc::new(Connection { peer, loopback, turn: Mutex::default() });
+        let connection = Arc::new(Connection {
+            peer,
+            loopback,
+            turn: Mutex::default(),
+        });
         // The digest is pingora's own way to carry facts of a connection to its requests.
         let none = Box::new(ResponseHeader::build(200, Some(0))?);
         let digest = Arc::new(ProxyDigest::new(none, Some(Box::new(connection.clone()))));
@@ -211,8 +226,12 @@ impl Gate {
 
     /// Ready when the deadline has passed; otherwise wakes when it does.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(deadline) = self.deadline else { return Poll::Pending };
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        let Some(deadline) = self.deadline else {
+            return Poll::Pending;
+        };
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         if timer.deadline() != deadline {
             timer.as_mut().reset(deadline);
         }
@@ -223,10 +242,16 @@ impl Gate {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let room = match self.stage {
             Stage::Length(_) | Stage::Chunked(_) | Stage::Tunnel => READ_BYTES,
-            Stage::Idle | Stage::Head(_) | Stage::HandOut(..) | Stage::Answering | Stage::Refused => HEAD_READ_BYTES,
+            Stage::Idle
+            | Stage::Head(_)
+            | Stage::HandOut(..)
+            | Stage::Answering
+            | Stage::Refused => HEAD_READ_BYTES,
         };
         self.inbound.reserve(room);
-        let Some(socket) = self.socket.as_mut() else { return Poll::Ready(Ok(0)) };
+        let Some(socket) = self.socket.as_mut() else {
+            return Poll::Ready(Ok(0));
+        };
         let read = std::pin::pin!(socket.read_buf(&mut self.inbound));
         std::future::Future::poll(read, cx)
     }
@@ -241,10 +266,7 @@ impl Gate {
         self.disarm();
         self.connection.turn.lock().body = Some(reason);
         self.stage = Stage::Refused;
-        io::Error::from(match reason {
-            Reason::BodyTimeout => io::ErrorKind::TimedOut,
-            _ => io::ErrorKind::InvalidData,
-        })
+        io::Error::from(io::ErrorKind::InvalidData)
     }
 
     /// A complete head is judged and, where it stands in absolute form, put in origin form.
@@ -296,12 +318,18 @@ impl Gate {
         }
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>, mut scanner: HeadScanner) -> Poll<io::Result<bool>> {
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut scanner: HeadScanner,
+    ) -> Poll<io::Result<bool>> {
         match scanner.end(&self.inbound) {
             Err(reason) => self.refuse(reason),
             Ok(Some(end)) if end > self.limits.head_bytes => self.refuse(Reason::HeadTooLarge),
             Ok(Some(end)) => self.take_head(end),
-            Ok(None) if self.inbound.len() > self.limits.head_bytes => self.refuse(Reason::HeadTooLarge),
+            Ok(None) if self.inbound.len() > self.limits.head_bytes => {
+                self.refuse(Reason::HeadTooLarge)
+            }
             Ok(None) => {
                 self.stage = Stage::Head(scanner);
                 match self.poll_more(cx) {
@@ -329,7 +357,12 @@ impl Gate {
                 Ok(n) => (n, follower.is_done()),
                 Err(chunked::Deviation) => return Err(self.refuse_body(Reason::FramingAmbiguous)),
             },
-            Stage::Idle | Stage::Head(_) | Stage::HandOut(..) | Stage::Answering | Stage::Refused | Stage::Tunnel => (here, false),
+            Stage::Idle
+            | Stage::Head(_)
+            | Stage::HandOut(..)
+            | Stage::Answering
+            | Stage::Refused
+            | Stage::Tunnel => (here, false),
         };
         buf.put_slice(&self.inbound[..belongs]);
         self.inbound.advance(belongs);
@@ -341,7 +374,9 @@ impl Gate {
     }
 
     fn poll_outbound(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(socket) = self.socket.as_mut() else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+        let Some(socket) = self.socket.as_mut() else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
         while !self.outbound.is_empty() {
             let n = ready!(Pin::new(&mut *socket).poll_write(cx, &self.outbound))?;
             if n == 0 {
@@ -354,7 +389,11 @@ impl Gate {
 
     fn is_unread(&self) -> bool {
         match self.stage {
-            Stage::Head(_) | Stage::HandOut(..) | Stage::Length(_) | Stage::Chunked(_) | Stage::Refused => true,
+            Stage::Head(_)
+            | Stage::HandOut(..)
+            | Stage::Length(_)
+            | Stage::Chunked(_)
+            | Stage::Refused => true,
             Stage::Answering => !self.inbound.is_empty(),
             Stage::Idle | Stage::Tunnel => false,
         }
@@ -392,7 +431,11 @@ async fn close(mut socket: TcpStream, outbound: BytesMut, linger: bool) {
 }
 
 impl AsyncRead for Gate {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         loop {
             match &mut this.stage {
@@ -428,7 +471,9 @@ impl AsyncRead for Gate {
                         match ready!(this.poll_more(cx)) {
                             Ok(true) => {}
                             Ok(false) => return Poll::Ready(Ok(())),
-                            Err(Waited::TooLong) => return Poll::Ready(Err(this.refuse_body(Reason::BodyTimeout))),
+                            Err(Waited::TooLong) => {
+                                return Poll::Ready(Err(this.refuse_body(Reason::BodyTimeout)));
+                            }
                             Err(Waited::Failed(e)) => return Poll::Ready(Err(e)),
                         }
                     }
@@ -464,13 +509,19 @@ impl AsyncRead for Gate {
 }
 
 impl AsyncWrite for Gate {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.outbound.len() + data.len() > WRITE_BYTES {
             ready!(this.poll_outbound(cx))?;
         }
         if data.len() >= WRITE_BYTES {
-            let Some(socket) = this.socket.as_mut() else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+            let Some(socket) = this.socket.as_mut() else {
+                return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+            };
             return Pin::new(socket).poll_write(cx, data);
         }
         this.outbound.extend_from_slice(data);
@@ -514,7 +565,9 @@ impl Drop for Gate {
         if self.closed || (self.outbound.is_empty() && !linger) {
             return;
         }
-        if let (Some(socket), Ok(runtime)) = (self.socket.take(), tokio::runtime::Handle::try_current()) {
+        if let (Some(socket), Ok(runtime)) =
+            (self.socket.take(), tokio::runtime::Handle::try_current())
+        {
             runtime.spawn(close(socket, self.outbound.split(), linger));
         }
     }

@@ -131,7 +131,14 @@ const fn row(
     loudness: Loudness,
     failed_proof: bool,
 ) -> Facts {
-    Facts { status, detail, public, word, loudness, failed_proof }
+    Facts {
+        status,
+        detail,
+        public,
+        word,
+        loudness,
+        failed_proof,
+    }
 }
 
 const KEY: &str = "Could not validate credentials";
@@ -186,58 +193,265 @@ impl Reason {
     pub const fn facts(self) -> Facts {
         use Loudness::{Fault, Notice, Quiet};
         match self {
-            Self::ApiKeyNotConfigured => row(403, KEY, "credentials_refused", "api_key_not_configured", Notice, true),
-            Self::ApiKeyMissing => row(403, KEY, "credentials_refused", "api_key_missing", Notice, true),
-            Self::ApiKeyUnknown => row(403, KEY, "credentials_refused", "api_key_unknown", Notice, true),
-            Self::ApiKeyExpired => row(403, KEY, "credentials_refused", "api_key_expired", Notice, true),
-            Self::ScopeMissing => row(403, "Insufficient scope", "scope_insufficient", "scope_missing", Notice, false),
-            Self::SignatureMissing => row(401, "Missing signature", "signature_refused", "signature_missing", Notice, true),
-            Self::SignatureMalformed => row(401, "Invalid signature", "signature_refused", "signature_malformed", Notice, true),
-            Self::SignatureWrong => row(401, "Invalid signature", "signature_refused", "signature_wrong", Notice, true),
-            Self::WebhookSecretNotConfigured => {
-                row(403, "Webhook secret not configured", "not_configured", "webhook_secret_not_configured", Notice, false)
+            Self::ApiKeyNotConfigured => row(
+                403,
+                KEY,
+                "credentials_refused",
+                "api_key_not_configured",
+                Notice,
+                true,
+            ),
+            Self::ApiKeyMissing => row(
+                403,
+                KEY,
+                "credentials_refused",
+                "api_key_missing",
+                Notice,
+                true,
+            ),
+            Self::ApiKeyUnknown => row(
+                403,
+                KEY,
+                "credentials_refused",
+                "api_key_unknown",
+                Notice,
+                true,
+            ),
+            Self::ApiKeyExpired => row(
+                403,
+                KEY,
+                "credentials_refused",
+                "api_key_expired",
+                Notice,
+                true,
+            ),
+            Self::ScopeMissing => row(
+                403,
+                "Insufficient scope",
+                "scope_insufficient",
+                "scope_missing",
+                Notice,
+                false,
+            ),
+            Self::SignatureMissing => row(
+                401,
+                "Missing signature",
+                "signature_refused",
+                "signature_missing",
+                Notice,
+                true,
+            ),
+            Self::SignatureMalformed => row(
+                401,
+                "Invalid signature",
+                "signature_refused",
+                "signature_malformed",
+                Notice,
+                true,
+            ),
+            Self::SignatureWrong => row(
+                401,
+                "Invalid signature",
+                "signature_refused",
+                "signature_wrong",
+                Notice,
+                true,
+            ),
+            Self::WebhookSecretNotConfigured => row(
+                403,
+                "Webhook secret not configured",
+                "not_configured",
+                "webhook_secret_not_configured",
+                Notice,
+                false,
+            ),
+            Self::TestWebhookDisabled => row(
+                403,
+                "Test webhook endpoint disabled",
+                "disabled",
+                "test_webhook_disabled",
+                Quiet,
+                false,
+            ),
+            Self::TestWebhookNotConfigured => row(
+                403,
+                "Test webhook auth not configured",
+                "not_configured",
+                "test_webhook_not_configured",
+                Notice,
+                false,
+            ),
+            Self::TestTokenRefused => row(
+                401,
+                "Invalid test webhook token",
+                "credentials_refused",
+                "test_token_refused",
+                Notice,
+                true,
+            ),
+            Self::TestKeyRefused => row(
+                401,
+                "Invalid API key",
+                "credentials_refused",
+                "test_key_refused",
+                Notice,
+                true,
+            ),
+            Self::NotFromBrowser => row(
+                403,
+                "Not from a browser",
+                "browser_refused",
+                "insecure_bypass_from_browser",
+                Notice,
+                false,
+            ),
+            Self::AddressDenied => row(
+                403,
+                "Address not allowed",
+                "address_refused",
+                "address_denied",
+                Notice,
+                false,
+            ),
+            Self::RouteNotFound => row(
+                404,
+                "Not found",
+                "not_found",
+                "route_not_found",
+                Quiet,
+                false,
+            ),
+            Self::MethodNotAllowed => row(
+                405,
+                "Method not allowed",
+                "method_not_allowed",
+                "method_not_allowed",
+                Quiet,
+                false,
+            ),
+            Self::FramingAmbiguous => {
+                row(400, BAD, "bad_request", "framing_ambiguous", Notice, false)
             }
-            Self::TestWebhookDisabled => {
-                row(403, "Test webhook endpoint disabled", "disabled", "test_webhook_disabled", Quiet, false)
-            }
-            Self::TestWebhookNotConfigured => {
-                row(403, "Test webhook auth not configured", "not_configured", "test_webhook_not_configured", Notice, false)
-            }
-            Self::TestTokenRefused => {
-                row(401, "Invalid test webhook token", "credentials_refused", "test_token_refused", Notice, true)
-            }
-            Self::TestKeyRefused => row(401, "Invalid API key", "credentials_refused", "test_key_refused", Notice, true),
-            Self::NotFromBrowser => row(403, "Not from a browser", "browser_refused", "insecure_bypass_from_browser", Notice, false),
-            Self::AddressDenied => row(403, "Address not allowed", "address_refused", "address_denied", Notice, false),
-            Self::RouteNotFound => row(404, "Not found", "not_found", "route_not_found", Quiet, false),
-            Self::MethodNotAllowed => row(405, "Method not allowed", "method_not_allowed", "method_not_allowed", Quiet, false),
-            Self::FramingAmbiguous => row(400, BAD, "bad_request", "framing_ambiguous", Notice, false),
             Self::HeadMalformed => row(400, BAD, "bad_request", "head_malformed", Notice, false),
             Self::PathAmbiguous => row(400, BAD, "bad_request", "path_ambiguous", Notice, false),
             Self::HostInvalid => row(400, BAD, "bad_request", "host_invalid", Notice, false),
-            Self::SecurityHeaderDuplicated => {
-                row(400, BAD, "bad_request", "security_header_duplicated", Notice, false)
-            }
-            Self::HopByHopProtected => row(400, BAD, "bad_request", "hop_by_hop_protected", Notice, false),
+            Self::SecurityHeaderDuplicated => row(
+                400,
+                BAD,
+                "bad_request",
+                "security_header_duplicated",
+                Notice,
+                false,
+            ),
+            Self::HopByHopProtected => row(
+                400,
+                BAD,
+                "bad_request",
+                "hop_by_hop_protected",
+                Notice,
+                false,
+            ),
             Self::UpgradeRefused => row(400, BAD, "bad_request", "upgrade_refused", Quiet, false),
-            Self::ExpectationUnknown => row(400, BAD, "bad_request", "expectation_unknown", Quiet, false),
+            Self::ExpectationUnknown => {
+                row(400, BAD, "bad_request", "expectation_unknown", Quiet, false)
+            }
             Self::FormMalformed => row(400, BAD, "bad_request", "form_malformed", Notice, true),
-            Self::HeadTooLarge => row(431, "Request head too large", "head_too_large", "head_too_large", Quiet, false),
-            Self::HeadTimeout => row(408, "Request timeout", "timeout", "head_timeout", Quiet, false),
-            Self::BodyTimeout => row(408, "Request timeout", "timeout", "body_timeout", Quiet, false),
-            Self::BodyTooLarge => row(413, "Payload too large", "payload_too_large", "body_too_large", Quiet, false),
-            Self::ContentEncodingRefused => {
-                row(415, "Unsupported content encoding", "unsupported_encoding", "content_encoding_refused", Quiet, false)
-            }
-            Self::LengthRequired => row(411, "Length required", "length_required", "length_required", Quiet, false),
-            Self::FailureBudgetExceeded => row(429, RATE, "rate_limited", "failure_budget_exceeded", Notice, false),
-            Self::WebhookAllowanceExceeded => row(429, RATE, "rate_limited", "webhook_allowance_exceeded", Notice, false),
-            Self::WebhookBudgetExceeded => {
-                row(429, "Webhook rate limit exceeded", "rate_limited", "webhook_budget_exceeded", Notice, false)
-            }
-            Self::RateLimitExceeded => row(429, RATE, "rate_limited", "rate_limit_exceeded", Notice, false),
-            Self::UpstreamUnavailable => row(502, "Backend unreachable", "upstream_unavailable", "upstream_unavailable", Fault, false),
-            Self::UpstreamTimeout => row(504, "Backend too slow", "upstream_timeout", "upstream_timeout", Fault, false),
+            Self::HeadTooLarge => row(
+                431,
+                "Request head too large",
+                "head_too_large",
+                "head_too_large",
+                Quiet,
+                false,
+            ),
+            Self::HeadTimeout => row(
+                408,
+                "Request timeout",
+                "timeout",
+                "head_timeout",
+                Quiet,
+                false,
+            ),
+            Self::BodyTimeout => row(
+                408,
+                "Request timeout",
+                "timeout",
+                "body_timeout",
+                Quiet,
+                false,
+            ),
+            Self::BodyTooLarge => row(
+                413,
+                "Payload too large",
+                "payload_too_large",
+                "body_too_large",
+                Quiet,
+                false,
+            ),
+            Self::ContentEncodingRefused => row(
+                415,
+                "Unsupported content encoding",
+                "unsupported_encoding",
+                "content_encoding_refused",
+                Quiet,
+                false,
+            ),
+            Self::LengthRequired => row(
+                411,
+                "Length required",
+                "length_required",
+                "length_required",
+                Quiet,
+                false,
+            ),
+            Self::FailureBudgetExceeded => row(
+                429,
+                RATE,
+                "rate_limited",
+                "failure_budget_exceeded",
+                Notice,
+                false,
+            ),
+            Self::WebhookAllowanceExceeded => row(
+                429,
+                RATE,
+                "rate_limited",
+                "webhook_allowance_exceeded",
+                Notice,
+                false,
+            ),
+            Self::WebhookBudgetExceeded => row(
+                429,
+                "Webhook rate limit exceeded",
+                "rate_limited",
+                "webhook_budget_exceeded",
+                Notice,
+                false,
+            ),
+            Self::RateLimitExceeded => row(
+                429,
+                RATE,
+                "rate_limited",
+                "rate_limit_exceeded",
+                Notice,
+                false,
+            ),
+            Self::UpstreamUnavailable => row(
+                502,
+                "Backend unreachable",
+                "upstream_unavailable",
+                "upstream_unavailable",
+                Fault,
+                false,
+            ),
+            Self::UpstreamTimeout => row(
+                504,
+                "Backend too slow",
+                "upstream_timeout",
+                "upstream_timeout",
+                Fault,
+                false,
+            ),
             Self::Internal => row(500, "Internal error", "internal", "internal", Fault, false),
         }
     }
@@ -245,13 +459,27 @@ impl Reason {
     /// What an operator can do about it, for the log. `None` where the word says it all.
     pub const fn hint(self) -> Option<&'static str> {
         match self {
-            Self::ApiKeyNotConfigured => Some("no API key is configured: set ORKET_API_KEY, or add [[keys]] to the policy"),
-            Self::SignatureMissing => Some("the sender signs nothing: set the hook's secret on the forge to the one the policy names"),
-            Self::SignatureWrong => Some("the sender's secret differs from the policy's, or something between changed the body"),
-            Self::WebhookSecretNotConfigured => Some("set GITEA_WEBHOOK_SECRET, and the same secret on the forge's hook"),
-            Self::TestWebhookNotConfigured => Some("set ORKET_WEBHOOK_TEST_TOKEN, or ORKET_API_KEY"),
-            Self::UpstreamUnavailable => Some("is the backend running, and does its socket admit this user?"),
-            Self::ContentEncodingRefused => Some("switch compression off on the sender: the signature covers the plain bytes"),
+            Self::ApiKeyNotConfigured => {
+                Some("no API key is configured: set ORKET_API_KEY, or add [[keys]] to the policy")
+            }
+            Self::SignatureMissing => Some(
+                "the sender signs nothing: set the hook's secret on the forge to the one the policy names",
+            ),
+            Self::SignatureWrong => Some(
+                "the sender's secret differs from the policy's, or something between changed the body",
+            ),
+            Self::WebhookSecretNotConfigured => {
+                Some("set GITEA_WEBHOOK_SECRET, and the same secret on the forge's hook")
+            }
+            Self::TestWebhookNotConfigured => {
+                Some("set ORKET_WEBHOOK_TEST_TOKEN, or ORKET_API_KEY")
+            }
+            Self::UpstreamUnavailable => {
+                Some("is the backend running, and does its socket admit this user?")
+            }
+            Self::ContentEncodingRefused => {
+                Some("switch compression off on the sender: the signature covers the plain bytes")
+            }
             Self::ApiKeyMissing
             | Self::ApiKeyUnknown
             | Self::ApiKeyExpired
@@ -307,14 +535,22 @@ impl Denial {
     /// The same refusal, on this route.
     #[must_use]
     pub fn on(self, route: &Arc<str>) -> Self {
-        Self { route: Some(route.clone()), ..self }
+        Self {
+            route: Some(route.clone()),
+            ..self
+        }
     }
 
     /// The shared `Problem` this is answered with.
     pub fn problem(&self, request_id: &str) -> Problem {
         let facts = self.reason.facts();
-        Problem::new(facts.status, status_phrase(facts.status), facts.public, facts.detail)
-            .with_request_id(request_id)
+        Problem::new(
+            facts.status,
+            status_phrase(facts.status),
+            facts.public,
+            facts.detail,
+        )
+        .with_request_id(request_id)
     }
 
     /// The value of `Retry-After` in whole seconds, rounded up so that waiting it out is enough;
@@ -328,7 +564,13 @@ impl Denial {
 
 impl From<Reason> for Denial {
     fn from(reason: Reason) -> Self {
-        Self { reason, retry_after: None, allow: None, standing: None, route: None }
+        Self {
+            reason,
+            retry_after: None,
+            allow: None,
+            standing: None,
+            route: None,
+        }
     }
 }
 

@@ -109,7 +109,11 @@ impl<K: Hash + Eq + Clone> BoundedStore<K> {
         Self {
             shards: (0..SHARDS)
                 .map(|_| {
-                    Mutex::new(Shard { entries: HashMap::new(), overflow: None, next_sweep: 0 })
+                    Mutex::new(Shard {
+                        entries: HashMap::new(),
+                        overflow: None,
+                        next_sweep: 0,
+                    })
                 })
                 .collect(),
             hasher: RandomState::new(),
@@ -119,7 +123,10 @@ impl<K: Hash + Eq + Clone> BoundedStore<K> {
     }
 
     fn shard(&self, key: &K) -> &Mutex<Shard<K>> {
-        #[expect(clippy::cast_possible_truncation, reason = "only spreads over the shards")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "only spreads over the shards"
+        )]
         let index = self.hasher.hash_one(key) as usize % SHARDS;
         &self.shards[index]
     }
@@ -162,7 +169,12 @@ impl<K: Hash + Eq + Clone> StateStore for BoundedStore<K> {
             let now = self.now();
             if now >= shard.next_sweep {
                 shard.entries.retain(|_, tat| tat.as_u64() > now);
-                let earliest = shard.entries.values().map(|t| t.as_u64()).min().unwrap_or(0);
+                let earliest = shard
+                    .entries
+                    .values()
+                    .map(|t| t.as_u64())
+                    .min()
+                    .unwrap_or(0);
                 shard.next_sweep = earliest.max(now.saturating_add(1_000_000));
             }
             if shard.entries.len() >= self.capacity_per_shard {
@@ -206,7 +218,12 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
     pub fn new(id: impl Into<String>, rate: Rate, capacity: usize) -> Option<Self> {
         let store = std::sync::Arc::new(BoundedStore::new(capacity));
         let inner = RateLimiter::new(rate.quota()?, SharedStore(store.clone()), MonotonicClock);
-        Some(Self { id: id.into(), rate, inner, store })
+        Some(Self {
+            id: id.into(),
+            rate,
+            inner,
+            store,
+        })
     }
 
     /// The rate it was made with.
@@ -248,7 +265,11 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
         let tolerance = self.rate.interval() * (self.rate.burst.get() - 1);
         let earliest = Duration::from_nanos(arrival).saturating_sub(tolerance);
         let now = self.store.start.elapsed();
-        if now >= earliest { Ok(()) } else { Err(self.exceeded(earliest.saturating_sub(now))) }
+        if now >= earliest {
+            Ok(())
+        } else {
+            Err(self.exceeded(earliest.saturating_sub(now)))
+        }
     }
 
     fn standing(&self, remaining: u32) -> Standing {
@@ -265,7 +286,10 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
     fn exceeded(&self, retry_after: Duration) -> Exceeded {
         let mut standing = self.standing(0);
         standing.reset = seconds_up(retry_after).max(1);
-        Exceeded { retry_after, standing }
+        Exceeded {
+            retry_after,
+            standing,
+        }
     }
 }
 
@@ -280,7 +304,11 @@ mod tests {
 
     fn rate(count: u32, secs: u64) -> Rate {
         let count = NonZeroU32::new(count).unwrap();
-        Rate { count, period: Duration::from_secs(secs), burst: count }
+        Rate {
+            count,
+            period: Duration::from_secs(secs),
+            burst: count,
+        }
     }
 
     #[test]
@@ -290,7 +318,10 @@ mod tests {
             assert_eq!(l.spend(&"a").unwrap().remaining, left);
         }
         let e = l.spend(&"a").unwrap_err();
-        assert!(e.retry_after <= Duration::from_secs(1200) && e.retry_after > Duration::from_secs(1190), "{e:?}");
+        assert!(
+            e.retry_after <= Duration::from_secs(1200) && e.retry_after > Duration::from_secs(1190),
+            "{e:?}"
+        );
         assert!(l.peek(&"a").is_err());
         assert!(l.peek(&"b").is_ok());
         assert_eq!(l.spend(&"b").expect("its own budget").remaining, 2);
@@ -316,6 +347,9 @@ mod tests {
         // 16 shards share an overflow budget of 5 each: newcomers are refused, not let through.
         let let_through = (100_000..110_000u32).filter(|k| l.spend(k).is_ok()).count();
         assert!(let_through <= SHARDS * 5, "{let_through}");
-        assert!(l.spend(&0).is_ok(), "who was in the table keeps a budget of its own");
+        assert!(
+            l.spend(&0).is_ok(),
+            "who was in the table keeps a budget of its own"
+        );
     }
 }

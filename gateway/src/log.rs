@@ -25,12 +25,17 @@ pub fn start() -> WorkerGuard {
         Ok("text") => false,
         Ok(_) | Err(_) => !std::io::stderr().is_terminal(),
     };
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let colour = std::io::stderr().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     let registry = tracing_subscriber::registry().with(filter);
     if json {
-        registry.with(fmt::layer().json().flatten_event(true).with_writer(writer)).init();
+        registry
+            .with(fmt::layer().json().flatten_event(true).with_writer(writer))
+            .init();
     } else {
-        registry.with(fmt::layer().with_ansi(colour).with_writer(writer)).init();
+        registry
+            .with(fmt::layer().with_ansi(colour).with_writer(writer))
+            .init();
     }
     guard
 }

@@ -3,7 +3,10 @@
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Parser, Subcommand};
-use orket_gateway::{builtin, canary, config::diagnostic::Diagnostics, edge::Edge, log, policy::load::Loaded, policy::posture, server};
+use orket_gateway::{
+    builtin, canary, config::diagnostic::Diagnostics, edge::Edge, log, policy::load::Loaded,
+    policy::posture, server,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -60,7 +63,12 @@ fn serve(config: Option<PathBuf>) -> ExitCode {
     };
     let _log = log::start();
     for warning in loaded.diagnostics.sorted() {
-        tracing::warn!(event = "posture_warning", hint = warning.hint, "{}", warning.message);
+        tracing::warn!(
+            event = "posture_warning",
+            hint = warning.hint,
+            "{}",
+            warning.message
+        );
     }
     posture::announce(&loaded.policy);
     let listen = loaded.policy.listen.clone();
@@ -91,6 +99,13 @@ fn check(file: &std::path::Path) -> ExitCode {
     };
     print!("{problems}");
     let (errors, warnings) = problems.counts();
-    println!("{}: {errors} error(s), {warnings} warning(s)", file.display());
-    if loads { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    println!(
+        "{}: {errors} error(s), {warnings} warning(s)",
+        file.display()
+    );
+    if loads {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

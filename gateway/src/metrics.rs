@@ -30,7 +30,11 @@ pub struct RequestLabels {
 impl RequestLabels {
     /// Labels of one request.
     pub fn new(route: &str, outcome: &str, status: u16) -> Self {
-        Self { route: route.to_owned(), outcome: outcome.to_owned(), status }
+        Self {
+            route: route.to_owned(),
+            outcome: outcome.to_owned(),
+            status,
+        }
     }
 }
 
@@ -38,8 +42,16 @@ impl RequestLabels {
 pub fn page(edge: &Edge) -> String {
     let metrics = &edge.metrics;
     let mut registry = Registry::with_prefix("orket_gateway");
-    registry.register("requests", "Requests by route, outcome and status", metrics.requests.clone());
-    registry.register("connections", "Connections that are open", metrics.connections.clone());
+    registry.register(
+        "requests",
+        "Requests by route, outcome and status",
+        metrics.requests.clone(),
+    );
+    registry.register(
+        "connections",
+        "Connections that are open",
+        metrics.connections.clone(),
+    );
     registry.register(
         "connections_refused",
         "Connections closed at once because a cap was reached",
@@ -51,12 +63,25 @@ pub fn page(edge: &Edge) -> String {
         gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         registry.register(name, help, gauge);
     };
-    gauge("replay_entries", "Done deliveries that are remembered", edge.replay.len());
-    gauge("failing_addresses", "Client addresses that failed a proof lately", snapshot.budgets.failing_addresses());
+    gauge(
+        "replay_entries",
+        "Done deliveries that are remembered",
+        edge.replay.len(),
+    );
+    gauge(
+        "failing_addresses",
+        "Client addresses that failed a proof lately",
+        snapshot.budgets.failing_addresses(),
+    );
     gauge(
         "limiter_entries",
         "Owners of budgets that are remembered",
-        snapshot.budgets.named().iter().map(|n| n.limiter().len()).sum(),
+        snapshot
+            .budgets
+            .named()
+            .iter()
+            .map(|n| n.limiter().len())
+            .sum(),
     );
     let mut out = String::new();
     match encode(&mut out, &registry) {

@@ -75,7 +75,7 @@ impl Unproven {
 #[derive(Debug)]
 pub enum Proven {
     /// It is forwarded.
-    Admitted(Admitted),
+    Admitted(Box<Admitted>),
     /// It was done before: answered without asking the backend.
     Duplicate,
 }
@@ -157,7 +157,10 @@ pub fn judge_head(
         Match::Route(route) => route,
         Match::MethodNotAllowed { allow, guarded } => {
             guard_unrouted(snapshot, head, guarded, now)?;
-            return Err(Denial { allow: Some(allow), ..Reason::MethodNotAllowed.into() });
+            return Err(Denial {
+                allow: Some(allow),
+                ..Reason::MethodNotAllowed.into()
+            });
         }
         Match::NotFound { guarded } => {
             guard_unrouted(snapshot, head, guarded, now)?;
@@ -186,9 +189,8 @@ fn judge_route(
             let actor = guard::api_key::prove(policy, head, now).map_err(failed)?;
             admit(snapshot, route, head, actor, None, stream(route)).map(Verdict::Admitted)
         }
-        Auth::None => {
-            admit(snapshot, route, head, Actor::Anonymous, None, stream(route)).map(Verdict::Admitted)
-        }
+        Auth::None => admit(snapshot, route, head, Actor::Anonymous, None, stream(route))
+            .map(Verdict::Admitted),
         Auth::TestWebhook(auth) => {
             let actor = guard::test_webhook::prove(policy, auth, head, now).map_err(failed)?;
             let delivery = Delivery {
@@ -199,17 +201,23 @@ fn judge_route(
                 key: unique_key(request_id),
                 remember: false,
             };
-            admit(snapshot, route, head, actor, Some(delivery), stream(route)).map(Verdict::Admitted)
+            admit(snapshot, route, head, actor, Some(delivery), stream(route))
+                .map(Verdict::Admitted)
         }
         Auth::Webhook(auth) => {
-            let signature = guard::webhook::check_head(auth, head, route.body_limit).map_err(failed)?;
+            let signature =
+                guard::webhook::check_head(auth, head, route.body_limit).map_err(failed)?;
             let pass = if exempt {
                 BodyPass::Free
             } else {
                 let over = |e| exceeded(Reason::WebhookAllowanceExceeded, e);
                 snapshot.budgets.enter_body(head.client).map_err(over)?
             };
-            Ok(Verdict::Unproven(Box::new(Unproven { route: route.clone(), signature, pass })))
+            Ok(Verdict::Unproven(Box::new(Unproven {
+                route: route.clone(),
+                signature,
+                pass,
+            })))
         }
     }
 }
@@ -225,7 +233,8 @@ pub fn judge_body(
     now: Timestamp,
 ) -> Result<Proven, Denial> {
     let route = unproven.route.clone();
-    prove_body(snapshot, replay, head, unproven, body, request_id, now).map_err(|denial| denial.on(&route.id))
+    prove_body(snapshot, replay, head, unproven, body, request_id, now)
+        .map_err(|denial| denial.on(&route.id))
 }
 
 fn prove_body(
@@ -237,8 +246,14 @@ fn prove_body(
     request_id: &str,
     now: Timestamp,
 ) -> Result<Proven, Denial> {
-    let Unproven { route, signature, pass } = unproven;
-    let Auth::Webhook(auth) = &route.auth else { return Err(Reason::Internal.into()) };
+    let Unproven {
+        route,
+        signature,
+        pass,
+    } = unproven;
+    let Auth::Webhook(auth) = &route.auth else {
+        return Err(Reason::Internal.into());
+    };
     let exempt = route.addresses.exempt.contains(head.client);
     let verified = guard::webhook::verify(auth, head, signature, body, now).map_err(|reason| {
         snapshot.budgets.charge(&pass);
@@ -251,7 +266,15 @@ fn prove_body(
         return Ok(Proven::Duplicate);
     }
     let actor = Actor::Webhook(auth.source.clone());
-    admit(snapshot, &route, head, actor, Some(delivery), Body::Proven(payload)).map(Proven::Admitted)
+    admit(
+        snapshot,
+        &route,
+        head,
+        actor,
+        Some(delivery),
+        Body::Proven(payload),
+    )
+    .map(|admitted| Proven::Admitted(Box::new(admitted)))
 }
 
 /// The last checks, the same for all, and the only place an [`Admitted`] is made.
@@ -271,8 +294,17 @@ fn admit(
     }
     let mut standings = Vec::with_capacity(route.budgets.len());
     for index in &route.budgets {
-        let spec = snapshot.policy.rate_limits.get(*index).ok_or(Reason::Internal)?;
-        let limiter = snapshot.budgets.named().get(*index).ok_or(Reason::Internal)?.limiter();
+        let spec = snapshot
+            .policy
+            .rate_limits
+            .get(*index)
+            .ok_or(Reason::Internal)?;
+        let limiter = snapshot
+            .budgets
+            .named()
+            .get(*index)
+            .ok_or(Reason::Internal)?
+            .limiter();
         let owner = match (spec.by, &actor, &delivery) {
             (BudgetOf::Address, ..) => Owner::Address(budget_address(head.client)),
             (BudgetOf::Route, ..) => Owner::Named(route.id.clone()),
@@ -287,21 +319,36 @@ fn admit(
         };
         standings.push(limiter.spend(&owner).map_err(|e| exceeded(reason, e))?);
     }
-    Ok(Admitted { route: route.clone(), actor, delivery, body, standings })
+    Ok(Admitted {
+        route: route.clone(),
+        actor,
+        delivery,
+        body,
+        standings,
+    })
 }
 
 fn judge_health(head: &RequestHead<'_>) -> Result<Verdict, Denial> {
     if matches!(*head.method, Method::GET | Method::HEAD) {
         Ok(Verdict::Health)
     } else {
-        Err(Denial { allow: Some("GET, HEAD".into()), ..Reason::MethodNotAllowed.into() })
+        Err(Denial {
+            allow: Some("GET, HEAD".into()),
+            ..Reason::MethodNotAllowed.into()
+        })
     }
 }
 
 /// Under the prefix of a key route nothing may be told apart without a key.
-fn guard_unrouted(snapshot: &Snapshot, head: &RequestHead<'_>, guarded: bool, now: Timestamp) -> Result<(), Denial> {
+fn guard_unrouted(
+    snapshot: &Snapshot,
+    head: &RequestHead<'_>,
+    guarded: bool,
+    now: Timestamp,
+) -> Result<(), Denial> {
     if guarded {
-        guard::api_key::prove(&snapshot.policy, head, now).map_err(|reason| refuse(snapshot, head, false, reason))?;
+        guard::api_key::prove(&snapshot.policy, head, now)
+            .map_err(|reason| refuse(snapshot, head, false, reason))?;
     }
     Ok(())
 }
@@ -320,17 +367,32 @@ fn refuse(snapshot: &Snapshot, head: &RequestHead<'_>, exempt: bool, reason: Rea
 }
 
 fn exceeded(reason: Reason, e: Exceeded) -> Denial {
-    Denial { retry_after: Some(e.retry_after), standing: Some(e.standing), ..reason.into() }
+    Denial {
+        retry_after: Some(e.retry_after),
+        standing: Some(e.standing),
+        ..reason.into()
+    }
 }
 
 fn stream(route: &Route) -> Body {
-    Body::Stream { limit: route.body_limit }
+    Body::Stream {
+        limit: route.body_limit,
+    }
 }
 
 /// What is stamped on a proven delivery. No scheme of the Gitea family signs a message id, so the
 /// idempotency key is the SHA-256 of the payload as forwarded.
-fn delivery(auth: &WebhookAuth, head: &RequestHead<'_>, payload: &Payload, request_id: &str) -> Delivery {
-    let key = if auth.replay { hex::encode(Sha256::digest(payload.bytes())) } else { unique_key(request_id) };
+fn delivery(
+    auth: &WebhookAuth,
+    head: &RequestHead<'_>,
+    payload: &Payload,
+    request_id: &str,
+) -> Delivery {
+    let key = if auth.replay {
+        hex::encode(Sha256::digest(payload.bytes()))
+    } else {
+        unique_key(request_id)
+    };
     Delivery {
         source: auth.source.clone(),
         provider: auth.provider.name(),

@@ -49,7 +49,11 @@ impl Gateway {
         Self { edge }
     }
 
-    async fn judge(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Decision, Denial> {
+    async fn judge(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+    ) -> Result<Decision, Denial> {
         let connection = Connection::of(session.digest()).ok_or(Reason::Internal)?;
         exchange.connection = Some(connection.clone());
         let now = Timestamp::now();
@@ -57,12 +61,18 @@ impl Gateway {
         // The gate has its own deadlines for all that is read.
         session.set_read_timeout(None);
         let request = session.req_header();
-        let client = client_address(connection.peer.ip(), &request.headers, &snapshot.policy.trusted_proxies);
+        let client = client_address(
+            connection.peer.ip(),
+            &request.headers,
+            &snapshot.policy.trusted_proxies,
+        );
         exchange.client = Some(client);
         if let Some(reason) = connection.refused() {
-            return Err(match reason {
-                Reason::MethodNotAllowed => Denial { allow: Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".into()), ..reason.into() },
-                _ => reason.into(),
+            let allow = (reason == Reason::MethodNotAllowed)
+                .then(|| "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".to_owned());
+            return Err(Denial {
+                allow,
+                ..reason.into()
             });
         }
         let head = RequestHead::judge(request, client, &connection)?;
@@ -71,7 +81,10 @@ impl Gateway {
             Verdict::Health => Ok(Decision::Health),
             Verdict::Admitted(admitted) => {
                 body::welcome(session).await;
-                Ok(Decision::Forward { admitted: Box::new(admitted), websocket })
+                Ok(Decision::Forward {
+                    admitted: Box::new(admitted),
+                    websocket,
+                })
             }
             Verdict::Unproven(unproven) => {
                 let request = request.clone();
@@ -81,23 +94,40 @@ impl Gateway {
                     .map_err(|reason| Denial::from(reason).on(unproven.route_id()))?;
                 let head = RequestHead::judge(&request, client, &connection)?;
                 let proven = pipeline::judge_body(
-                    &snapshot, &self.edge.replay, &head, *unproven, body, &exchange.request_id, Timestamp::now(),
+                    &snapshot,
+                    &self.edge.replay,
+                    &head,
+                    *unproven,
+                    body,
+                    &exchange.request_id,
+                    Timestamp::now(),
                 )?;
                 Ok(match proven {
                     Proven::Duplicate => Decision::Duplicate,
-                    Proven::Admitted(admitted) => Decision::Forward { admitted: Box::new(admitted), websocket: false },
+                    Proven::Admitted(admitted) => Decision::Forward {
+                        admitted,
+                        websocket: false,
+                    },
                 })
             }
         }
     }
 
-    async fn refuse(&self, session: &mut Session, exchange: &mut Exchange, denial: &Denial) -> Result<()> {
+    async fn refuse(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+        denial: &Denial,
+    ) -> Result<()> {
         let route = match std::mem::replace(&mut exchange.stage, Stage::Judging) {
             Stage::Admitted { admitted, .. } => Some(admitted.route().id.clone()),
             Stage::Refused { route, .. } => route,
             Stage::Judging | Stage::Answered { .. } => denial.route.clone(),
         };
-        exchange.stage = Stage::Refused { reason: denial.reason, route };
+        exchange.stage = Stage::Refused {
+            reason: denial.reason,
+            route,
+        };
         answer::denial(session, denial, &exchange.request_id).await
     }
 }
@@ -106,7 +136,10 @@ impl Gateway {
 enum Decision {
     Health,
     Duplicate,
-    Forward { admitted: Box<pipeline::Admitted>, websocket: bool },
+    Forward {
+        admitted: Box<pipeline::Admitted>,
+        websocket: bool,
+    },
 }
 
 #[async_trait]
@@ -123,24 +156,44 @@ impl ProxyHttp for Gateway {
 
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
         match self.judge(session, exchange).await {
-            Ok(Decision::Forward { admitted, websocket }) => {
-                exchange.stage = Stage::Admitted { admitted, passed: 0, websocket };
+            Ok(Decision::Forward {
+                admitted,
+                websocket,
+            }) => {
+                exchange.stage = Stage::Admitted {
+                    admitted,
+                    passed: 0,
+                    websocket,
+                };
                 Ok(false)
             }
             Ok(Decision::Health) => {
                 exchange.stage = Stage::Answered { what: "health" };
-                answer::ok(session, "{\"status\":\"ok\"}", &exchange.request_id).await.map(|()| true)
+                answer::ok(session, "{\"status\":\"ok\"}", &exchange.request_id)
+                    .await
+                    .map(|()| true)
             }
             Ok(Decision::Duplicate) => {
                 exchange.stage = Stage::Answered { what: "duplicate" };
-                answer::ok(session, "{\"status\":\"duplicate\"}", &exchange.request_id).await.map(|()| true)
+                answer::ok(session, "{\"status\":\"duplicate\"}", &exchange.request_id)
+                    .await
+                    .map(|()| true)
             }
             Err(denial) => self.refuse(session, exchange, &denial).await.map(|()| true),
         }
     }
 
-    async fn upstream_peer(&self, _session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
-        let Stage::Admitted { admitted, websocket, .. } = &exchange.stage else {
+    async fn upstream_peer(
+        &self,
+        _session: &mut Session,
+        exchange: &mut Exchange,
+    ) -> Result<Box<HttpPeer>> {
+        let Stage::Admitted {
+            admitted,
+            websocket,
+            ..
+        } = &exchange.stage
+        else {
             return Err(no_permit());
         };
         let route = admitted.route();
@@ -174,7 +227,8 @@ impl ProxyHttp for Gateway {
             return Err(no_permit());
         };
         let upstream = upstream_of(exchange, admitted.route().upstream)?;
-        let head = RequestHead::judge(session.req_header(), client, connection).map_err(|_| no_permit())?;
+        let head = RequestHead::judge(session.req_header(), client, connection)
+            .map_err(|_| no_permit())?;
         let facts = upstream::Facts {
             request_id: &exchange.request_id,
             client,
@@ -192,19 +246,32 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         exchange: &mut Exchange,
     ) -> Result<()> {
-        let Stage::Admitted { admitted, passed, websocket } = &mut exchange.stage else {
+        let Stage::Admitted {
+            admitted,
+            passed,
+            websocket,
+        } = &mut exchange.stage
+        else {
             return Err(no_permit());
         };
         match admitted.body() {
             // The proven bytes, whole and at once. Cloned, not taken: a retry asks again.
             Body::Proven(payload) => {
-                *body = Some(if end_of_stream { payload.bytes().clone() } else { Bytes::new() });
+                *body = Some(if end_of_stream {
+                    payload.bytes().clone()
+                } else {
+                    Bytes::new()
+                });
                 Ok(())
             }
             Body::Stream { .. } if *websocket => Ok(()),
             Body::Stream { limit } => {
                 *passed += body.as_ref().map_or(0, Bytes::len);
-                if *passed > *limit { Err(status(StatusCode::PAYLOAD_TOO_LARGE)) } else { Ok(()) }
+                if *passed > *limit {
+                    Err(status(StatusCode::PAYLOAD_TOO_LARGE))
+                } else {
+                    Ok(())
+                }
             }
         }
     }
@@ -215,7 +282,9 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         exchange: &mut Exchange,
     ) -> Result<()> {
-        let Stage::Admitted { admitted, .. } = &exchange.stage else { return Err(no_permit()) };
+        let Stage::Admitted { admitted, .. } = &exchange.stage else {
+            return Err(no_permit());
+        };
         if let Some(delivery) = admitted.delivery()
             && delivery.remember
             && response.status.is_success()
@@ -230,12 +299,22 @@ impl ProxyHttp for Gateway {
         answer::stamp(response, &exchange.request_id, admitted.standings())
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, e: &Error, exchange: &mut Exchange) -> FailToProxy {
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        e: &Error,
+        exchange: &mut Exchange,
+    ) -> FailToProxy {
         let reason = reason_of(e, exchange);
         let answered = session.response_written().is_some();
         let gone = matches!(e.esource(), ErrorSource::Downstream) && reason == Reason::Internal;
         if reason == Reason::Internal && !gone {
-            tracing::error!(event = "fault", request_id = exchange.request_id, kind = e.etype().as_str(), "a fault inside the gateway");
+            tracing::error!(
+                event = "fault",
+                request_id = exchange.request_id,
+                kind = e.etype().as_str(),
+                "a fault inside the gateway"
+            );
         }
         let code = if answered || gone {
             0
@@ -246,7 +325,10 @@ impl ProxyHttp for Gateway {
                 Err(_) => 0,
             }
         };
-        FailToProxy { error_code: code, can_reuse_downstream: false }
+        FailToProxy {
+            error_code: code,
+            can_reuse_downstream: false,
+        }
     }
 
     async fn logging(&self, session: &mut Session, _e: Option<&Error>, exchange: &mut Exchange) {
@@ -256,7 +338,12 @@ impl ProxyHttp for Gateway {
 }
 
 fn upstream_of(exchange: &Exchange, index: usize) -> Result<&Upstream> {
-    exchange.snapshot.policy.upstreams.get(index).ok_or_else(no_permit)
+    exchange
+        .snapshot
+        .policy
+        .upstreams
+        .get(index)
+        .ok_or_else(no_permit)
 }
 
 /// The reason behind an error of pingora's.
@@ -266,19 +353,30 @@ fn reason_of(e: &Error, exchange: &Exchange) -> Reason {
     }
     match (e.etype(), e.esource()) {
         (HTTPStatus(413), _) => Reason::BodyTooLarge,
-        (ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout, ErrorSource::Upstream) => {
-            Reason::UpstreamTimeout
-        }
+        (
+            ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout,
+            ErrorSource::Upstream,
+        ) => Reason::UpstreamTimeout,
         (_, ErrorSource::Upstream) => Reason::UpstreamUnavailable,
-        (_, ErrorSource::Downstream | ErrorSource::Internal | ErrorSource::Unset) => Reason::Internal,
+        (_, ErrorSource::Downstream | ErrorSource::Internal | ErrorSource::Unset) => {
+            Reason::Internal
+        }
     }
 }
 
+#[expect(
+    clippy::unnecessary_box_returns,
+    reason = "the form pingora wants errors in"
+)]
 fn status(code: StatusCode) -> Box<Error> {
     Error::new(HTTPStatus(code.as_u16()))
 }
 
 /// Nothing is forwarded without a permit.
+#[expect(
+    clippy::unnecessary_box_returns,
+    reason = "the form pingora wants errors in"
+)]
 fn no_permit() -> Box<Error> {
     status(StatusCode::INTERNAL_SERVER_ERROR)
 }

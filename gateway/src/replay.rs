@@ -29,7 +29,10 @@ struct Inner {
 impl ReplayMemory {
     /// A memory of at most `capacity` deliveries.
     pub fn new(capacity: usize) -> Self {
-        Self { inner: Mutex::new(Inner::default()), capacity: capacity.max(1) }
+        Self {
+            inner: Mutex::new(Inner::default()),
+            capacity: capacity.max(1),
+        }
     }
 
     /// Whether the delivery of `source` with this idempotency key is done.

@@ -46,7 +46,11 @@ pub struct RequestHead<'a> {
 
 impl<'a> RequestHead<'a> {
     /// Judges a head that came on this connection, from a client of this address.
-    pub fn judge(request: &'a RequestHeader, client: IpAddr, connection: &Connection) -> Result<Self, Reason> {
+    pub fn judge(
+        request: &'a RequestHeader,
+        client: IpAddr,
+        connection: &Connection,
+    ) -> Result<Self, Reason> {
         let (method, headers) = (&request.method, &request.headers);
         let (loopback, framing) = (connection.loopback, connection.framing());
         let target = std::str::from_utf8(request.raw_path()).map_err(|_| Reason::PathAmbiguous)?;
@@ -70,7 +74,17 @@ impl<'a> RequestHead<'a> {
         {
             return Err(Reason::ExpectationUnknown);
         }
-        Ok(Self { method, path, query, headers, host, client, loopback, framing, websocket })
+        Ok(Self {
+            method,
+            path,
+            query,
+            headers,
+            host,
+            client,
+            loopback,
+            framing,
+            websocket,
+        })
     }
 
     /// The bytes of a header; `None` when absent.
@@ -91,7 +105,11 @@ impl<'a> RequestHead<'a> {
 }
 
 fn at_most_one(headers: &HeaderMap, name: &str) -> Result<(), Reason> {
-    if headers.get_all(name).iter().nth(1).is_some() { Err(Reason::SecurityHeaderDuplicated) } else { Ok(()) }
+    if headers.get_all(name).iter().nth(1).is_some() {
+        Err(Reason::SecurityHeaderDuplicated)
+    } else {
+        Ok(())
+    }
 }
 
 /// Only the normal form of a path (RFC 3986, section 6.2.2) is taken, and nothing that some server
@@ -110,8 +128,12 @@ fn check_path(path: &str) -> Result<(), Reason> {
         match b {
             b'%' => {
                 let hex = bytes.get(i + 1..i + 3).ok_or(BAD)?;
-                let value = hex_value(hex[0]).zip(hex_value(hex[1])).map(|(h, l)| h << 4 | l).ok_or(BAD)?;
-                let has_plain_form = value.is_ascii_alphanumeric() || matches!(value, b'-' | b'.' | b'_' | b'~');
+                let value = hex_value(hex[0])
+                    .zip(hex_value(hex[1]))
+                    .map(|(h, l)| h << 4 | l)
+                    .ok_or(BAD)?;
+                let has_plain_form =
+                    value.is_ascii_alphanumeric() || matches!(value, b'-' | b'.' | b'_' | b'~');
                 if has_plain_form
                     || value < 0x20
                     || value == 0x7f
@@ -137,8 +159,25 @@ fn check_path(path: &str) -> Result<(), Reason> {
                     return Err(BAD);
                 }
             }
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\''
-            | b'(' | b')' | b'*' | b'+' | b',' | b'=' | b':' | b'@' => {}
+            b'a'..=b'z'
+            | b'A'..=b'Z'
+            | b'0'..=b'9'
+            | b'-'
+            | b'.'
+            | b'_'
+            | b'~'
+            | b'!'
+            | b'$'
+            | b'&'
+            | b'\''
+            | b'('
+            | b')'
+            | b'*'
+            | b'+'
+            | b','
+            | b'='
+            | b':'
+            | b'@' => {}
             _ => return Err(BAD),
         }
         i += 1;
@@ -147,7 +186,9 @@ fn check_path(path: &str) -> Result<(), Reason> {
 }
 
 fn hex_value(b: u8) -> Option<u8> {
-    char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok())
+    char::from(b)
+        .to_digit(16)
+        .and_then(|d| u8::try_from(d).ok())
 }
 
 fn check_host(headers: &HeaderMap) -> Result<&str, Reason> {
@@ -181,7 +222,9 @@ pub fn split_host(host: &str) -> Option<(&str, Option<&str>)> {
         };
         let fine = !name.is_empty()
             && name.len() <= 253
-            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
         fine.then_some(())?;
         (name, port)
     };
@@ -206,7 +249,8 @@ fn check_connection(headers: &HeaderMap, method: &Method) -> Result<bool, Reason
             if token.eq_ignore_ascii_case("close") || token.eq_ignore_ascii_case("keep-alive") {
                 continue;
             }
-            let name = HeaderName::from_bytes(token.as_bytes()).map_err(|_| Reason::HopByHopProtected)?;
+            let name =
+                HeaderName::from_bytes(token.as_bytes()).map_err(|_| Reason::HopByHopProtected)?;
             if upstream::is_protected(name.as_str()) {
                 return Err(Reason::HopByHopProtected);
             }
@@ -220,7 +264,11 @@ fn check_connection(headers: &HeaderMap, method: &Method) -> Result<bool, Reason
         && nominates_upgrade
         && method == Method::GET
         && upgrade.as_bytes().eq_ignore_ascii_case(b"websocket");
-    if websocket { Ok(true) } else { Err(Reason::UpgradeRefused) }
+    if websocket {
+        Ok(true)
+    } else {
+        Err(Reason::UpgradeRefused)
+    }
 }
 
 #[cfg(test)]
@@ -229,14 +277,51 @@ mod tests {
 
     #[test]
     fn paths_have_one_reading() {
-        for good in ["/", "/v1/runs", "/v1/runs/", "/a/...", "/v1/a%20b", "/v1/%C3%A4", "/v1/%E2%82%AC/x", "/a:b@c"] {
+        for good in [
+            "/",
+            "/v1/runs",
+            "/v1/runs/",
+            "/a/...",
+            "/v1/a%20b",
+            "/v1/%C3%A4",
+            "/v1/%E2%82%AC/x",
+            "/a:b@c",
+        ] {
             assert_eq!(check_path(good), Ok(()), "{good}");
         }
         for bad in [
-            "", "v1", "//v1", "/v1//x", "/v1/../x", "/v1/.", "/./v1", "/..", "/v1/%2e%2e/x", "/v1/%2E", "/v1%2fx",
-            "/v1/%5c", "/v1\\x", "/v1/%00", "/v1/%0a", "/v1/%7f", "/v1/%25", "/v1/%252e", "/v1;a=b/x", "/v1/%3bx",
-            "/v1/%c0%ae", "/v1/%80", "/v1/%E2%82", "/v1/%E2x", "/%761/x", "/v1/%", "/v1/%2", "/v1/%zz", "/v1#x", "/v1/a b",
-            "/v1/%3F", "/v1/ä",
+            "",
+            "v1",
+            "//v1",
+            "/v1//x",
+            "/v1/../x",
+            "/v1/.",
+            "/./v1",
+            "/..",
+            "/v1/%2e%2e/x",
+            "/v1/%2E",
+            "/v1%2fx",
+            "/v1/%5c",
+            "/v1\\x",
+            "/v1/%00",
+            "/v1/%0a",
+            "/v1/%7f",
+            "/v1/%25",
+            "/v1/%252e",
+            "/v1;a=b/x",
+            "/v1/%3bx",
+            "/v1/%c0%ae",
+            "/v1/%80",
+            "/v1/%E2%82",
+            "/v1/%E2x",
+            "/%761/x",
+            "/v1/%",
+            "/v1/%2",
+            "/v1/%zz",
+            "/v1#x",
+            "/v1/a b",
+            "/v1/%3F",
+            "/v1/ä",
         ] {
             assert_eq!(check_path(bad), Err(Reason::PathAmbiguous), "{bad}");
         }
@@ -244,10 +329,17 @@ mod tests {
 
     #[test]
     fn hosts_are_hosts() {
-        for (host, name) in [("a.example", "a.example"), ("127.0.0.1:80", "127.0.0.1"), ("[::1]:8080", "::1"), ("[::1]", "::1")] {
+        for (host, name) in [
+            ("a.example", "a.example"),
+            ("127.0.0.1:80", "127.0.0.1"),
+            ("[::1]:8080", "::1"),
+            ("[::1]", "::1"),
+        ] {
             assert_eq!(split_host(host).map(|h| h.0), Some(name));
         }
-        for bad in ["", ":80", "a b", "a:b", "a:", "[::1", "[x]", "::1", "a@b", "a/b", "[::1]x"] {
+        for bad in [
+            "", ":80", "a b", "a:b", "a:", "[::1", "[x]", "::1", "a@b", "a/b", "[::1]x",
+        ] {
             assert_eq!(split_host(bad), None, "{bad}");
         }
     }

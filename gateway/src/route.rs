@@ -48,9 +48,15 @@ impl RouteTable {
     /// What the table says. The most specific pattern that has the path decides; a method it does not
     /// take is not looked for in a less specific one, which would be a way around it.
     pub fn find(&self, method: &Method, path: &str) -> Match<'_> {
-        let mut same = self.routes.iter().filter(|r| r.path.matches(path)).peekable();
+        let mut same = self
+            .routes
+            .iter()
+            .filter(|r| r.path.matches(path))
+            .peekable();
         let Some(pattern) = same.peek().map(|r| r.path.clone()) else {
-            return Match::NotFound { guarded: self.guarded(path) };
+            return Match::NotFound {
+                guarded: self.guarded(path),
+            };
         };
         let mut allow: Vec<&str> = Vec::new();
         for route in same.take_while(|r| r.path == pattern) {
@@ -59,7 +65,10 @@ impl RouteTable {
             }
             allow.extend(route.methods.iter().map(Method::as_str));
         }
-        Match::MethodNotAllowed { allow: allow.join(", "), guarded: self.guarded(path) }
+        Match::MethodNotAllowed {
+            allow: allow.join(", "),
+            guarded: self.guarded(path),
+        }
     }
 
     fn guarded(&self, path: &str) -> bool {

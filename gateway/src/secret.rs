@@ -98,10 +98,20 @@ pub const MIN_STRENGTH_BITS: f64 = 128.0;
 /// Judges the text of a secret: `change-me…` and `your-…-here` are placeholders, and strength is
 /// estimated from above as length × log2(distinct bytes), so only what is surely weak is called so.
 pub fn weakness(bytes: &[u8]) -> Option<Weakness> {
-    let text = String::from_utf8_lossy(bytes).trim().to_ascii_lowercase().replace(['_', ' '], "-");
-    let placeholder = ["change-me", "changeme", "replace-me", "replaceme", "placeholder", "example"]
-        .iter()
-        .any(|p| text.starts_with(p))
+    let text = String::from_utf8_lossy(bytes)
+        .trim()
+        .to_ascii_lowercase()
+        .replace(['_', ' '], "-");
+    let placeholder = [
+        "change-me",
+        "changeme",
+        "replace-me",
+        "replaceme",
+        "placeholder",
+        "example",
+    ]
+    .iter()
+    .any(|p| text.starts_with(p))
         || (text.starts_with("your-") && text.ends_with("-here"))
         || (text.starts_with('<') && text.ends_with('>'));
     if placeholder {
@@ -112,7 +122,10 @@ pub fn weakness(bytes: &[u8]) -> Option<Weakness> {
         seen[usize::from(*b)] = true;
     }
     let distinct = seen.iter().filter(|s| **s).count();
-    #[expect(clippy::cast_precision_loss, reason = "lengths of secrets are far below 2^52")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "lengths of secrets are far below 2^52"
+    )]
     let bits = bytes.len() as f64 * (distinct.max(1) as f64).log2();
     (bits < MIN_STRENGTH_BITS).then_some(Weakness::Weak)
 }
@@ -124,12 +137,18 @@ mod tests {
     #[test]
     fn a_secret_never_prints() {
         let s = Secret::new(b"hunter2hunter2".to_vec());
-        assert_eq!(format!("{s:?} {:?}", s.digest()), "[redacted] [redacted digest]");
+        assert_eq!(
+            format!("{s:?} {:?}", s.digest()),
+            "[redacted] [redacted digest]"
+        );
     }
 
     #[test]
     fn weakness_names_placeholders_and_short_secrets() {
-        assert_eq!(weakness(b"change-me-please-0123456789abcdef"), Some(Weakness::Placeholder));
+        assert_eq!(
+            weakness(b"change-me-please-0123456789abcdef"),
+            Some(Weakness::Placeholder)
+        );
         assert_eq!(weakness(b"CHANGE_ME"), Some(Weakness::Placeholder));
         assert_eq!(weakness(b"your-secret-here"), Some(Weakness::Placeholder));
         assert_eq!(weakness(b"hunter2"), Some(Weakness::Weak));
@@ -141,8 +160,11 @@ mod tests {
     fn rfc_4231_case_2_verifies_and_one_bit_off_does_not() {
         let s = Secret::new(b"Jefe".to_vec());
         let mut tag = [0u8; 32];
-        hex::decode_to_slice("5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843", &mut tag)
-            .unwrap_or_default();
+        hex::decode_to_slice(
+            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843",
+            &mut tag,
+        )
+        .unwrap_or_default();
         assert!(s.verifies_sha256(b"what do ya want for nothing?", &tag));
         tag[31] ^= 1;
         assert!(!s.verifies_sha256(b"what do ya want for nothing?", &tag));

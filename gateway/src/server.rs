@@ -43,7 +43,9 @@ const DRAIN: Duration = Duration::from_secs(20);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An address cannot be listened on.
-    #[error("cannot listen on {address}: {source}; is another program using it? Choose another address in [listen] or ORKET_GATEWAY_LISTEN / ORKET_GATEWAY_ADMIN")]
+    #[error(
+        "cannot listen on {address}: {source}; is another program using it? Choose another address in [listen] or ORKET_GATEWAY_LISTEN / ORKET_GATEWAY_ADMIN"
+    )]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -62,7 +64,10 @@ pub struct Bound {
 impl Bound {
     /// Binds the addresses of a policy.
     pub fn new(http: SocketAddr, admin: SocketAddr) -> Result<Self, StartError> {
-        Ok(Self { http: bind(http)?, admin: bind(admin)? })
+        Ok(Self {
+            http: bind(http)?,
+            admin: bind(admin)?,
+        })
     }
 
     /// The line that says where clients and the operator connect.
@@ -77,7 +82,11 @@ impl Bound {
 
 fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
     let listen = || {
-        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+        let socket = socket2::Socket::new(
+            socket2::Domain::for_address(address),
+            socket2::Type::STREAM,
+            None,
+        )?;
         // So that a restart does not wait for old connections to be forgotten.
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
@@ -114,7 +123,9 @@ pub fn run(edge: &Arc<Edge>, bound: Bound) {
         proxy.handle_init_modules();
         server.add_service(Worker {
             name: format!("worker-{number}"),
-            app: Arc::new(Turnstile { proxy: Arc::new(proxy) }),
+            app: Arc::new(Turnstile {
+                proxy: Arc::new(proxy),
+            }),
             incoming: Some(receiver),
             stopping: stopping.clone(),
         });
@@ -138,9 +149,14 @@ pub fn run(edge: &Arc<Edge>, bound: Bound) {
         edge: edge.clone(),
         stopping: stopping.clone(),
     });
-    server.add_service(admin::Admin { listener: Some(bound.admin), edge: edge.clone() });
+    server.add_service(admin::Admin {
+        listener: Some(bound.admin),
+        edge: edge.clone(),
+    });
     let signal = stop::Signals { stopping };
-    server.run(RunArgs { shutdown_signal: Box::new(signal) });
+    server.run(RunArgs {
+        shutdown_signal: Box::new(signal),
+    });
 }
 
 /// How many connections there are, in all and from each address.
@@ -160,7 +176,12 @@ struct Open {
 
 impl Caps {
     fn new(all: usize, per_address: usize, exempt: Networks) -> Self {
-        Self { all, per_address, exempt, open: Mutex::default() }
+        Self {
+            all,
+            per_address,
+            exempt,
+            open: Mutex::default(),
+        }
     }
 
     fn enter(this: &Arc<Self>, peer: IpAddr, edge: &Arc<Edge>) -> Option<Place> {
@@ -176,7 +197,11 @@ impl Caps {
         *here += 1;
         open.all += 1;
         edge.metrics.connections.inc();
-        Some(Place { caps: this.clone(), address, edge: edge.clone() })
+        Some(Place {
+            caps: this.clone(),
+            address,
+            edge: edge.clone(),
+        })
     }
 }
 
@@ -233,7 +258,13 @@ impl Acceptor {
             return Ok(());
         };
         socket.set_nodelay(true)?;
-        let arrival = Arrival { socket: socket.into_std()?, peer, loopback, limits: self.limits, place };
+        let arrival = Arrival {
+            socket: socket.into_std()?,
+            peer,
+            loopback,
+            limits: self.limits,
+            place,
+        };
         *turn = (*turn + 1) % self.workers.len().max(1);
         if let Some(worker) = self.workers.get(*turn) {
             // Closed only when the worker has stopped; then the connection ends here.
@@ -245,8 +276,17 @@ impl Acceptor {
 
 #[async_trait]
 impl Service for Acceptor {
-    async fn start_service(&mut self, _fds: Option<ListenFds>, _shutdown: ShutdownWatch, _per_fd: usize) {
-        let Some(listener) = self.listener.take().and_then(|l| tokio::net::TcpListener::from_std(l).ok()) else {
+    async fn start_service(
+        &mut self,
+        _fds: Option<ListenFds>,
+        _shutdown: ShutdownWatch,
+        _per_fd: usize,
+    ) {
+        let Some(listener) = self
+            .listener
+            .take()
+            .and_then(|l| tokio::net::TcpListener::from_std(l).ok())
+        else {
             tracing::error!(event = "fault", "the listener could not be used");
             return;
         };
@@ -310,8 +350,16 @@ struct Worker {
 }
 
 async fn converse(app: Arc<Turnstile>, arrival: Arrival, stopping: ShutdownWatch) {
-    let Arrival { socket, peer, loopback, limits, place } = arrival;
-    let Ok(socket) = TcpStream::from_std(socket) else { return };
+    let Arrival {
+        socket,
+        peer,
+        loopback,
+        limits,
+        place,
+    } = arrival;
+    let Ok(socket) = TcpStream::from_std(socket) else {
+        return;
+    };
     match Gate::new(socket, peer, loopback, limits, Box::new(place)) {
         Ok(gate) => {
             app.process_new(Box::new(gate), &stopping).await;
@@ -322,8 +370,15 @@ async fn converse(app: Arc<Turnstile>, arrival: Arrival, stopping: ShutdownWatch
 
 #[async_trait]
 impl Service for Worker {
-    async fn start_service(&mut self, _fds: Option<ListenFds>, _shutdown: ShutdownWatch, _per_fd: usize) {
-        let Some(mut incoming) = self.incoming.take() else { return };
+    async fn start_service(
+        &mut self,
+        _fds: Option<ListenFds>,
+        _shutdown: ShutdownWatch,
+        _per_fd: usize,
+    ) {
+        let Some(mut incoming) = self.incoming.take() else {
+            return;
+        };
         let working = self.stopping.working();
         let mut conversations = JoinSet::new();
         loop {
@@ -340,9 +395,16 @@ impl Service for Worker {
             }
         }
         self.app.http_cleanup().await;
-        let drained = tokio::time::timeout(DRAIN, async { while conversations.join_next().await.is_some() {} }).await;
+        let drained = tokio::time::timeout(DRAIN, async {
+            while conversations.join_next().await.is_some() {}
+        })
+        .await;
         if drained.is_err() {
-            tracing::warn!(event = "drain_deadline", open = conversations.len(), "stopped with requests in flight");
+            tracing::warn!(
+                event = "drain_deadline",
+                open = conversations.len(),
+                "stopped with requests in flight"
+            );
         }
         drop(working);
     }

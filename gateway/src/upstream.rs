@@ -81,7 +81,12 @@ const SPOOFS: [&str; 31] = [
 ];
 
 /// Fields of the connection, not of the message (RFC 9110, section 7.6.1), beyond what pingora removes.
-const HOP_BY_HOP: [&str; 4] = ["proxy-authorization", "proxy-connection", "keep-alive", "trailer"];
+const HOP_BY_HOP: [&str; 4] = [
+    "proxy-authorization",
+    "proxy-connection",
+    "keep-alive",
+    "trailer",
+];
 
 /// What a route lets through that is otherwise removed.
 #[derive(Debug, Clone, Copy, Default)]
@@ -100,7 +105,10 @@ fn folded(name: &str) -> Cow<'_, str> {
 }
 
 fn is_signature(name: &str) -> bool {
-    SIGNATURES.contains(&name) || PROVIDERS.iter().any(|p| p.security_headers().first() == Some(&name))
+    SIGNATURES.contains(&name)
+        || PROVIDERS
+            .iter()
+            .any(|p| p.security_headers().first() == Some(&name))
 }
 
 fn is_ours(name: &str) -> bool {
@@ -111,7 +119,12 @@ fn is_stripped(name: &str, keep: Keep) -> bool {
     let spelled_oddly = name.contains('_');
     let name = folded(name);
     let name = name.as_ref();
-    if name == API_KEY || name == TEST_TOKEN || is_ours(name) || SPOOFS.contains(&name) || HOP_BY_HOP.contains(&name) {
+    if name == API_KEY
+        || name == TEST_TOKEN
+        || is_ours(name)
+        || SPOOFS.contains(&name)
+        || HOP_BY_HOP.contains(&name)
+    {
         return true;
     }
     if name == header::AUTHORIZATION.as_str() {
@@ -130,14 +143,23 @@ pub fn is_protected(name: &str) -> bool {
     let name = name.as_ref();
     matches!(
         name,
-        "host" | "content-length" | "content-type" | "content-encoding" | "transfer-encoding" | "authorization" | "cookie" | "origin"
+        "host"
+            | "content-length"
+            | "content-type"
+            | "content-encoding"
+            | "transfer-encoding"
+            | "authorization"
+            | "cookie"
+            | "origin"
     ) || name == API_KEY
         || name == TEST_TOKEN
         || name.starts_with("sec-")
         || is_ours(name)
         || is_signature(name)
         || SPOOFS.contains(&name)
-        || PROVIDERS.iter().any(|p| p.security_headers().contains(&name))
+        || PROVIDERS
+            .iter()
+            .any(|p| p.security_headers().contains(&name))
 }
 
 /// The facts about a request that are stamped on it.
@@ -164,8 +186,16 @@ pub fn prepare(
     facts: &Facts<'_>,
 ) -> pingora_core::Result<()> {
     let route = admitted.route();
-    let keep = Keep { signature: route.keep_signature, authorization: route.keep_authorization };
-    let stripped: Vec<_> = request.headers.keys().filter(|n| is_stripped(n.as_str(), keep)).cloned().collect();
+    let keep = Keep {
+        signature: route.keep_signature,
+        authorization: route.keep_authorization,
+    };
+    let stripped: Vec<_> = request
+        .headers
+        .keys()
+        .filter(|n| is_stripped(n.as_str(), keep))
+        .cloned()
+        .collect();
     for name in stripped {
         request.remove_header(&name);
     }
@@ -197,7 +227,10 @@ fn stamp_delivery(request: &mut RequestHeader, delivery: &Delivery) -> pingora_c
     request.insert_header(stamp::WEBHOOK_SOURCE, delivery.source.as_ref())?;
     request.insert_header(stamp::WEBHOOK_PROVIDER, delivery.provider)?;
     request.insert_header(stamp::WEBHOOK_KEY, delivery.key.as_str())?;
-    for (name, value) in [(stamp::WEBHOOK_EVENT, &delivery.event), (stamp::WEBHOOK_DELIVERY, &delivery.id)] {
+    for (name, value) in [
+        (stamp::WEBHOOK_EVENT, &delivery.event),
+        (stamp::WEBHOOK_DELIVERY, &delivery.id),
+    ] {
         if let Some(value) = value
             && let Ok(value) = HeaderValue::from_str(value)
         {
@@ -210,7 +243,10 @@ fn stamp_delivery(request: &mut RequestHeader, delivery: &Delivery) -> pingora_c
 fn rewritten(to: &PathPattern, from: &PathPattern, facts: &Facts<'_>) -> String {
     let mut target = match (to, from) {
         (PathPattern::Below(to), PathPattern::Below(from)) => {
-            format!("{to}{}", facts.path.strip_prefix(from.as_str()).unwrap_or_default())
+            format!(
+                "{to}{}",
+                facts.path.strip_prefix(from.as_str()).unwrap_or_default()
+            )
         }
         (PathPattern::Exact(to) | PathPattern::Below(to), _) => to.clone(),
     };
@@ -228,17 +264,46 @@ mod tests {
     #[test]
     fn what_could_be_believed_is_stripped_in_any_spelling() {
         for name in [
-            "x-api-key", "x_api_key", "X-Orket-Actor", "x_orket_actor", "x-orket-anything", "x-forwarded-for", "x_forwarded_for",
-            "forwarded", "x-real-ip", "x_real_ip", "authorization", "x-gitea-signature", "x_gitea_signature", "x-hub-signature-256",
-            "x-request-id", "x-original-url", "x-http-method-override", "x_http_method_override", "proxy-authorization",
-            "content_length", "transfer_encoding", "x-webhook-test-token",
+            "x-api-key",
+            "x_api_key",
+            "X-Orket-Actor",
+            "x_orket_actor",
+            "x-orket-anything",
+            "x-forwarded-for",
+            "x_forwarded_for",
+            "forwarded",
+            "x-real-ip",
+            "x_real_ip",
+            "authorization",
+            "x-gitea-signature",
+            "x_gitea_signature",
+            "x-hub-signature-256",
+            "x-request-id",
+            "x-original-url",
+            "x-http-method-override",
+            "x_http_method_override",
+            "proxy-authorization",
+            "content_length",
+            "transfer_encoding",
+            "x-webhook-test-token",
         ] {
             assert!(is_stripped(name, Keep::default()), "{name}");
         }
-        for name in ["accept", "content-type", "x-gitea-event", "user-agent", "traceparent", "x_custom", "idempotency-key"] {
+        for name in [
+            "accept",
+            "content-type",
+            "x-gitea-event",
+            "user-agent",
+            "traceparent",
+            "x_custom",
+            "idempotency-key",
+        ] {
             assert!(!is_stripped(name, Keep::default()), "{name}");
         }
-        let keep = Keep { signature: true, authorization: true };
+        let keep = Keep {
+            signature: true,
+            authorization: true,
+        };
         assert!(!is_stripped("x-gitea-signature", keep) && !is_stripped("authorization", keep));
         assert!(is_stripped("x_gitea_signature", keep) && is_stripped("x-api-key", keep));
     }

@@ -1,4 +1,4 @@
-//! A problem of a policy file, said so that a person can mend it: file:line:column, the line with a
+//! A problem of a policy file, said so that a person can mend it: file, line and column, the line with a
 //! caret under the place, what is wrong, and what to do.
 
 use std::{fmt, ops::Range};
@@ -37,7 +37,16 @@ pub struct Diagnostics {
 impl Diagnostics {
     /// No problems yet, in `text` named `name`.
     pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { name: name.into(), text: text.into(), found: Vec::new() }
+        Self {
+            name: name.into(),
+            text: text.into(),
+            found: Vec::new(),
+        }
+    }
+
+    /// Whether the text has this word anywhere.
+    pub fn mentions(&self, word: &str) -> bool {
+        self.text.contains(word)
     }
 
     /// Adds an error.
@@ -46,12 +55,28 @@ impl Diagnostics {
     }
 
     /// Adds a warning.
-    pub fn warning(&mut self, span: &Range<usize>, message: impl Into<String>, hint: Option<String>) {
+    pub fn warning(
+        &mut self,
+        span: &Range<usize>,
+        message: impl Into<String>,
+        hint: Option<String>,
+    ) {
         self.push(Severity::Warning, span, message.into(), hint);
     }
 
-    fn push(&mut self, severity: Severity, span: &Range<usize>, message: String, hint: Option<String>) {
-        self.found.push(Diagnostic { severity, span: span.clone(), message, hint });
+    fn push(
+        &mut self,
+        severity: Severity,
+        span: &Range<usize>,
+        message: String,
+        hint: Option<String>,
+    ) {
+        self.found.push(Diagnostic {
+            severity,
+            span: span.clone(),
+            message,
+            hint,
+        });
     }
 
     /// Whether anything keeps the policy from loading.
@@ -68,7 +93,11 @@ impl Diagnostics {
 
     /// How many errors and warnings there are.
     pub fn counts(&self) -> (usize, usize) {
-        let errors = self.found.iter().filter(|d| d.severity == Severity::Error).count();
+        let errors = self
+            .found
+            .iter()
+            .filter(|d| d.severity == Severity::Error)
+            .count();
         (errors, self.found.len() - errors)
     }
 
@@ -77,7 +106,10 @@ impl Diagnostics {
         let offset = offset.min(self.text.len());
         let before = self.text.get(..offset).unwrap_or_default();
         let line_start = before.rfind('\n').map_or(0, |i| i + 1);
-        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+        (
+            before.matches('\n').count() + 1,
+            before[line_start..].chars().count() + 1,
+        )
     }
 
     fn render(&self, d: &Diagnostic, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -129,7 +161,11 @@ mod tests {
         let text = "version = 1\nfoo = \"bär\"\n";
         let mut d = Diagnostics::new("gateway.toml", text);
         let start = text.find("foo").unwrap_or_default();
-        d.error(&(start..start + 3), "unknown field `foo`", Some("take it out".into()));
+        d.error(
+            &(start..start + 3),
+            "unknown field `foo`",
+            Some("take it out".into()),
+        );
         assert_eq!(
             d.to_string(),
             "gateway.toml:2:1: error: unknown field `foo`\n  |\n2 | foo = \"bär\"\n  | ^^^\n  = help: take it out\n"

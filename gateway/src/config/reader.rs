@@ -25,7 +25,10 @@ pub struct At<T> {
 impl<T> At<T> {
     /// The same place, another value.
     pub fn map<U>(self, f: impl FnOnce(T) -> U) -> At<U> {
-        At { value: f(self.value), span: self.span }
+        At {
+            value: f(self.value),
+            span: self.span,
+        }
     }
 }
 
@@ -85,10 +88,18 @@ pub struct Table<'a> {
 
 /// Parses `text` and hands its root table to `read`. A text that is not TOML yields its syntax errors
 /// and what the default of `T` is.
-pub fn with_root<T: Default>(text: &str, problems: &mut Diagnostics, read: impl FnOnce(&Table<'_>) -> T) -> T {
+pub fn with_root<T: Default>(
+    text: &str,
+    problems: &mut Diagnostics,
+    read: impl FnOnce(&Table<'_>) -> T,
+) -> T {
     let (document, errors) = DeTable::parse_recoverable(text);
     for e in &errors {
-        problems.error(&e.span().unwrap_or_default(), e.message().to_owned(), Some("the file is not valid TOML here".into()));
+        problems.error(
+            &e.span().unwrap_or_default(),
+            e.message().to_owned(),
+            Some("the file is not valid TOML here".into()),
+        );
     }
     if !errors.is_empty() {
         return T::default();
@@ -109,7 +120,10 @@ pub fn with_root<T: Default>(text: &str, problems: &mut Diagnostics, read: impl 
 impl<'a> Table<'a> {
     /// The place of the table, for problems of the table as a whole.
     pub fn at(&self) -> At<()> {
-        At { value: (), span: self.span.clone() }
+        At {
+            value: (),
+            span: self.span.clone(),
+        }
     }
 
     /// Reports an error at a place.
@@ -126,11 +140,18 @@ impl<'a> Table<'a> {
         self.asked.borrow_mut().insert(name);
         let (_, value) = self.entries.iter().find(|(k, _)| k.get_ref() == name)?;
         if Kind::of(value.get_ref()) == Some(kind) {
-            return Some(At { value: value.get_ref(), span: value.span() });
+            return Some(At {
+                value: value.get_ref(),
+                span: value.span(),
+            });
         }
         self.error(
             &value.span(),
-            format!("`{name}` wants {}, this is {}", kind.phrase(), value.get_ref().type_str()),
+            format!(
+                "`{name}` wants {}, this is {}",
+                kind.phrase(),
+                value.get_ref().type_str()
+            ),
             None,
         );
         None
@@ -140,7 +161,11 @@ impl<'a> Table<'a> {
     pub fn required(&self, name: &'static str, kind: Kind) -> Option<Field<'a>> {
         if !self.entries.iter().any(|(k, _)| k.get_ref() == name) {
             self.asked.borrow_mut().insert(name);
-            self.error(&self.span, format!("{} lacks `{name}`", self.name), Some(format!("add `{name} = …` ({})", kind.phrase())));
+            self.error(
+                &self.span,
+                format!("{} lacks `{name}`", self.name),
+                Some(format!("add `{name} = …` ({})", kind.phrase())),
+            );
             return None;
         }
         self.field(name, kind)
@@ -149,14 +174,24 @@ impl<'a> Table<'a> {
     /// A string.
     pub fn string(&self, name: &'static str) -> Option<At<String>> {
         let f = self.field(name, Kind::String)?;
-        Some(At { value: f.value.as_str()?.to_owned(), span: f.span })
+        Some(At {
+            value: f.value.as_str()?.to_owned(),
+            span: f.span,
+        })
     }
 
     /// A string that means something else.
-    pub fn parsed<T>(&self, name: &'static str, parse: fn(&str) -> Result<T, String>) -> Option<At<T>> {
+    pub fn parsed<T>(
+        &self,
+        name: &'static str,
+        parse: fn(&str) -> Result<T, String>,
+    ) -> Option<At<T>> {
         let text = self.string(name)?;
         match parse(&text.value) {
-            Ok(value) => Some(At { value, span: text.span }),
+            Ok(value) => Some(At {
+                value,
+                span: text.span,
+            }),
             Err(message) => {
                 self.error(&text.span, format!("`{name}`: {message}"), None);
                 None
@@ -167,7 +202,10 @@ impl<'a> Table<'a> {
     /// `true` or `false`.
     pub fn boolean(&self, name: &'static str) -> Option<At<bool>> {
         let f = self.field(name, Kind::Boolean)?;
-        Some(At { value: f.value.as_bool()?, span: f.span })
+        Some(At {
+            value: f.value.as_bool()?,
+            span: f.span,
+        })
     }
 
     /// A whole number, not negative.
@@ -183,7 +221,10 @@ impl<'a> Table<'a> {
         if value.is_none() {
             self.error(&f.span, "this number is negative or too large".into(), None);
         }
-        Some(At { value: value?, span: f.span.clone() })
+        Some(At {
+            value: value?,
+            span: f.span.clone(),
+        })
     }
 
     /// A time with its offset.
@@ -191,9 +232,16 @@ impl<'a> Table<'a> {
         let f = self.field(name, Kind::Timestamp)?;
         let text = f.value.as_datetime()?.to_string();
         match text.parse() {
-            Ok(value) => Some(At { value, span: f.span }),
+            Ok(value) => Some(At {
+                value,
+                span: f.span,
+            }),
             Err(_) => {
-                self.error(&f.span, format!("`{name}` wants a time with its offset"), Some("e.g. 2027-01-01T00:00:00Z".into()));
+                self.error(
+                    &f.span,
+                    format!("`{name}` wants a time with its offset"),
+                    Some("e.g. 2027-01-01T00:00:00Z".into()),
+                );
                 None
             }
         }
@@ -205,11 +253,17 @@ impl<'a> Table<'a> {
         let mut out = Vec::new();
         for item in f.value.as_array()? {
             match item.get_ref().as_str() {
-                Some(s) => out.push(At { value: s.to_owned(), span: item.span() }),
+                Some(s) => out.push(At {
+                    value: s.to_owned(),
+                    span: item.span(),
+                }),
                 None => self.error(&item.span(), format!("`{name}` is a list of strings"), None),
             }
         }
-        Some(At { value: out, span: f.span })
+        Some(At {
+            value: out,
+            span: f.span,
+        })
     }
 
     /// An array of strings; none when absent.
@@ -219,15 +273,27 @@ impl<'a> Table<'a> {
 
     /// A table of strings: names and values with their places.
     pub fn string_map(&self, name: &'static str) -> Vec<(At<String>, At<String>)> {
-        let Some(f) = self.field(name, Kind::Table) else { return Vec::new() };
+        let Some(f) = self.field(name, Kind::Table) else {
+            return Vec::new();
+        };
         let mut out = Vec::new();
         for (key, value) in f.value.as_table().into_iter().flat_map(DeTable::iter) {
             match value.get_ref().as_str() {
                 Some(s) => out.push((
-                    At { value: key.get_ref().to_string(), span: key.span() },
-                    At { value: s.to_owned(), span: value.span() },
+                    At {
+                        value: key.get_ref().to_string(),
+                        span: key.span(),
+                    },
+                    At {
+                        value: s.to_owned(),
+                        span: value.span(),
+                    },
                 )),
-                None => self.error(&value.span(), format!("`{name}` maps names to strings"), None),
+                None => self.error(
+                    &value.span(),
+                    format!("`{name}` maps names to strings"),
+                    None,
+                ),
             }
         }
         out
@@ -235,7 +301,11 @@ impl<'a> Table<'a> {
 
     fn child(&self, name: String, value: &'a Spanned<DeValue<'a>>) -> Option<Table<'a>> {
         let Some(entries) = value.get_ref().as_table() else {
-            self.error(&value.span(), format!("{name} is a table, this is {}", value.get_ref().type_str()), None);
+            self.error(
+                &value.span(),
+                format!("{name} is a table, this is {}", value.get_ref().type_str()),
+                None,
+            );
             return None;
         };
         Some(Table {
@@ -259,7 +329,9 @@ impl<'a> Table<'a> {
 
     /// `[[name]]`: tables in their order.
     pub fn array_of_tables<T>(&self, name: &'static str, read: impl Fn(&Table<'a>) -> T) -> Vec<T> {
-        let Some(f) = self.field(name, Kind::Array) else { return Vec::new() };
+        let Some(f) = self.field(name, Kind::Array) else {
+            return Vec::new();
+        };
         let mut out = Vec::new();
         for item in f.value.as_array().into_iter().flatten() {
             if let Some(table) = self.child(format!("an entry of `{name}`"), item) {
@@ -271,11 +343,20 @@ impl<'a> Table<'a> {
     }
 
     /// `[name.<id>]`: tables by a name the operator chose.
-    pub fn tables_by_name<T>(&self, name: &'static str, read: impl Fn(At<String>, &Table<'a>) -> T) -> Vec<T> {
-        let Some(f) = self.field(name, Kind::Table) else { return Vec::new() };
+    pub fn tables_by_name<T>(
+        &self,
+        name: &'static str,
+        read: impl Fn(At<String>, &Table<'a>) -> T,
+    ) -> Vec<T> {
+        let Some(f) = self.field(name, Kind::Table) else {
+            return Vec::new();
+        };
         let mut out = Vec::new();
         for (key, value) in f.value.as_table().into_iter().flat_map(DeTable::iter) {
-            let id = At { value: key.get_ref().to_string(), span: key.span() };
+            let id = At {
+                value: key.get_ref().to_string(),
+                span: key.span(),
+            };
             if let Some(table) = self.child(format!("`{name}.{}`", id.value), value) {
                 out.push(read(id, &table));
                 table.finish();
@@ -285,11 +366,20 @@ impl<'a> Table<'a> {
     }
 
     /// `[name]` whose entries are lists of tables: the secrets.
-    pub fn lists_by_name(&self, name: &'static str, read: impl Fn(&Table<'a>) -> super::SecretEntry) -> Vec<super::SecretList> {
-        let Some(f) = self.field(name, Kind::Table) else { return Vec::new() };
+    pub fn lists_by_name(
+        &self,
+        name: &'static str,
+        read: impl Fn(&Table<'a>) -> super::SecretEntry,
+    ) -> Vec<super::SecretList> {
+        let Some(f) = self.field(name, Kind::Table) else {
+            return Vec::new();
+        };
         let mut out = Vec::new();
         for (key, value) in f.value.as_table().into_iter().flat_map(DeTable::iter) {
-            let id = At { value: key.get_ref().to_string(), span: key.span() };
+            let id = At {
+                value: key.get_ref().to_string(),
+                span: key.span(),
+            };
             let Some(items) = value.get_ref().as_array() else {
                 self.error(
                     &value.span(),
@@ -300,7 +390,8 @@ impl<'a> Table<'a> {
             };
             let mut entries = Vec::new();
             for item in items {
-                if let Some(table) = self.child(format!("an entry of `{name}.{}`", id.value), item) {
+                if let Some(table) = self.child(format!("an entry of `{name}.{}`", id.value), item)
+                {
                     entries.push(read(&table));
                     table.finish();
                 }
@@ -324,9 +415,16 @@ impl<'a> Table<'a> {
                 .min();
             let hint = match near {
                 Some((_, known)) => format!("did you mean `{known}`?"),
-                None => format!("known here: {}", asked.iter().copied().collect::<Vec<_>>().join(", ")),
+                None => format!(
+                    "known here: {}",
+                    asked.iter().copied().collect::<Vec<_>>().join(", ")
+                ),
             };
-            self.error(&key.span(), format!("unknown field `{name}` in {}", self.name), Some(hint));
+            self.error(
+                &key.span(),
+                format!("unknown field `{name}` in {}", self.name),
+                Some(hint),
+            );
         }
     }
 }

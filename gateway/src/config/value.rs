@@ -28,7 +28,8 @@ fn split_unit(text: &str) -> Option<(u64, &str)> {
 
 /// `300ms`, `10s`, `5min`, `2h`.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let expected = || format!("`{text}` is not a duration; write e.g. \"300ms\", \"10s\", \"5min\" or \"2h\"");
+    let expected =
+        || format!("`{text}` is not a duration; write e.g. \"300ms\", \"10s\", \"5min\" or \"2h\"");
     let (n, unit) = split_unit(text).ok_or_else(expected)?;
     let d = match unit {
         "ms" => Duration::from_millis(n),
@@ -37,7 +38,11 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "h" => Duration::from_secs(n.saturating_mul(3600)),
         _ => return Err(expected()),
     };
-    if d.is_zero() { Err("a duration of zero would refuse everything".into()) } else { Ok(d) }
+    if d.is_zero() {
+        Err("a duration of zero would refuse everything".into())
+    } else {
+        Ok(d)
+    }
 }
 
 /// `64B`, `16KiB`, `1MiB`, `1GiB`.
@@ -51,7 +56,10 @@ pub fn size(text: &str) -> Result<Size, String> {
         "GiB" => 1 << 30,
         _ => return Err(expected()),
     };
-    n.checked_mul(factor).and_then(|b| usize::try_from(b).ok()).map(Size).ok_or_else(expected)
+    n.checked_mul(factor)
+        .and_then(|b| usize::try_from(b).ok())
+        .map(Size)
+        .ok_or_else(expected)
 }
 
 /// `60/s`, `600/min`, `1000/h`, `none`.
@@ -59,10 +67,13 @@ pub fn rate(text: &str) -> Result<RateWritten, String> {
     if text == "none" {
         return Ok(RateWritten::None);
     }
-    let expected = || format!("`{text}` is not a rate; write e.g. \"10/s\", \"600/min\", \"5000/h\" or \"none\"");
+    let expected = || {
+        format!("`{text}` is not a rate; write e.g. \"10/s\", \"600/min\", \"5000/h\" or \"none\"")
+    };
     let (count, period) = text.split_once('/').ok_or_else(expected)?;
     let count: u32 = count.trim().parse().map_err(|_| expected())?;
-    let count = NonZeroU32::new(count).ok_or("a rate of 0 would refuse everything; `none` switches a limit off")?;
+    let count = NonZeroU32::new(count)
+        .ok_or("a rate of 0 would refuse everything; `none` switches a limit off")?;
     let period = match period.trim() {
         "s" | "sec" => Duration::from_secs(1),
         "m" | "min" => Duration::from_secs(60),
@@ -75,7 +86,9 @@ pub fn rate(text: &str) -> Result<RateWritten, String> {
 
 /// `127.0.0.1:8080`, `[::1]:8080`. Names are not looked up.
 pub fn socket_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| format!("`{text}` is not an address; write e.g. \"127.0.0.1:8080\" or \"[::1]:8080\""))
+    text.parse().map_err(|_| {
+        format!("`{text}` is not an address; write e.g. \"127.0.0.1:8080\" or \"[::1]:8080\"")
+    })
 }
 
 #[cfg(test)]

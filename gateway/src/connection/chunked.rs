@@ -6,11 +6,18 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
     /// In a size line, after so many digits.
-    Size { value: u64, digits: u8 },
+    Size {
+        value: u64,
+        digits: u8,
+    },
     /// The LF that ends a size line.
-    SizeLf { value: u64 },
+    SizeLf {
+        value: u64,
+    },
     /// In data.
-    Data { left: u64 },
+    Data {
+        left: u64,
+    },
     /// The CR, then the LF after data.
     DataCr,
     DataLf,
@@ -30,7 +37,10 @@ pub struct Deviation;
 
 impl Default for ChunkFollower {
     fn default() -> Self {
-        Self(At::Size { value: 0, digits: 0 })
+        Self(At::Size {
+            value: 0,
+            digits: 0,
+        })
     }
 }
 
@@ -47,9 +57,10 @@ impl ChunkFollower {
             let b = bytes[i];
             self.0 = match self.0 {
                 At::Size { value, digits } => match (char::from(b).to_digit(16), b) {
-                    (Some(digit), _) if digits < 8 => {
-                        At::Size { value: value << 4 | u64::from(digit), digits: digits + 1 }
-                    }
+                    (Some(digit), _) if digits < 8 => At::Size {
+                        value: value << 4 | u64::from(digit),
+                        digits: digits + 1,
+                    },
                     (None, b'\r') if digits > 0 => At::SizeLf { value },
                     _ => return Err(Deviation),
                 },
@@ -58,18 +69,29 @@ impl ChunkFollower {
                     left => At::Data { left },
                 },
                 At::Data { left } => {
-                    let here = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len() - i);
+                    let here = usize::try_from(left)
+                        .unwrap_or(usize::MAX)
+                        .min(bytes.len() - i);
                     i += here;
                     let left = left - here as u64;
-                    self.0 = if left == 0 { At::DataCr } else { At::Data { left } };
+                    self.0 = if left == 0 {
+                        At::DataCr
+                    } else {
+                        At::Data { left }
+                    };
                     continue;
                 }
                 At::DataCr if b == b'\r' => At::DataLf,
-                At::DataLf if b == b'\n' => At::Size { value: 0, digits: 0 },
+                At::DataLf if b == b'\n' => At::Size {
+                    value: 0,
+                    digits: 0,
+                },
                 At::EndCr if b == b'\r' => At::EndLf,
                 At::EndLf if b == b'\n' => At::Done,
                 At::Done => return Ok(i),
-                At::SizeLf { .. } | At::DataCr | At::DataLf | At::EndCr | At::EndLf => return Err(Deviation),
+                At::SizeLf { .. } | At::DataCr | At::DataLf | At::EndCr | At::EndLf => {
+                    return Err(Deviation);
+                }
             };
             i += 1;
             if self.is_done() {
@@ -91,7 +113,11 @@ mod tests {
             let mut f = ChunkFollower::default();
             let first = f.follow(&body[..cut]);
             let second = f.follow(&body[first.unwrap_or_default()..]);
-            assert_eq!(first.map(|a| a + second.unwrap_or(99)), Ok(body.len() - 5), "{cut}");
+            assert_eq!(
+                first.map(|a| a + second.unwrap_or(99)),
+                Ok(body.len() - 5),
+                "{cut}"
+            );
             assert!(f.is_done());
         }
     }
@@ -99,10 +125,24 @@ mod tests {
     #[test]
     fn deviations_stop_it() {
         for bad in [
-            "5;ext=1\r\nhello\r\n", "5 \r\nhello", "\r\n", "+5\r\n", "0x5\r\n", "123456789\r\n", "5\nhello", "5\r\nhelloX", "5\r\nhello\n",
-            "0\r\nTrailer: x\r\n\r\n", "0\r\n\n", "g\r\n",
+            "5;ext=1\r\nhello\r\n",
+            "5 \r\nhello",
+            "\r\n",
+            "+5\r\n",
+            "0x5\r\n",
+            "123456789\r\n",
+            "5\nhello",
+            "5\r\nhelloX",
+            "5\r\nhello\n",
+            "0\r\nTrailer: x\r\n\r\n",
+            "0\r\n\n",
+            "g\r\n",
         ] {
-            assert_eq!(ChunkFollower::default().follow(bad.as_bytes()), Err(Deviation), "{bad:?}");
+            assert_eq!(
+                ChunkFollower::default().follow(bad.as_bytes()),
+                Err(Deviation),
+                "{bad:?}"
+            );
         }
     }
 }

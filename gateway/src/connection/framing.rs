@@ -95,7 +95,9 @@ pub fn judge(head: &[u8], max_headers: usize) -> Result<HeadFacts, Reason> {
             return Err(Reason::SecurityHeaderDuplicated);
         }
     }
-    let host = host.and_then(|h| std::str::from_utf8(h).ok()).ok_or(Reason::HostInvalid)?;
+    let host = host
+        .and_then(|h| std::str::from_utf8(h).ok())
+        .ok_or(Reason::HostInvalid)?;
     let (_, port) = split_host(host).ok_or(Reason::HostInvalid)?;
     if port.is_some_and(|p| p.parse::<u16>().is_err()) {
         return Err(Reason::HostInvalid);
@@ -107,7 +109,11 @@ pub fn judge(head: &[u8], max_headers: usize) -> Result<HeadFacts, Reason> {
         (Some(n), false) => Framing::Length(n),
     };
     let (authority, bare_authority) = origin_form(target, host, method.len() + 1)?;
-    Ok(HeadFacts { framing, authority, bare_authority })
+    Ok(HeadFacts {
+        framing,
+        authority,
+        bare_authority,
+    })
 }
 
 /// The lines of a head without their CRLF. Every line feed was seen to follow a carriage return.
@@ -131,14 +137,18 @@ fn is_token(b: u8) -> bool {
 
 fn request_line_parts(line: &[u8]) -> Result<(&[u8], &[u8], bool), Reason> {
     let mut parts = line.split(|b| *b == b' ');
-    let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    let (Some(method), Some(target), Some(version), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
     else {
         return Err(Reason::HeadMalformed);
     };
     if method.is_empty() || method.len() > 32 || !method.iter().all(|b| is_token(*b)) {
         return Err(Reason::HeadMalformed);
     }
-    if target.is_empty() || !target.iter().all(u8::is_ascii_graphic) || target.iter().any(|b| b"#\\\"<>^`{|}".contains(b)) {
+    if target.is_empty()
+        || !target.iter().all(u8::is_ascii_graphic)
+        || target.iter().any(|b| b"#\\\"<>^`{|}".contains(b))
+    {
         return Err(Reason::PathAmbiguous);
     }
     match version {
@@ -156,7 +166,10 @@ fn header_line(line: &[u8]) -> Result<(&[u8], &[u8]), Reason> {
     if name.is_empty() || !name.iter().all(|b| is_token(*b)) {
         return Err(Reason::HeadMalformed);
     }
-    if value.iter().any(|b| (*b < 0x20 && *b != b'\t') || *b == 0x7f) {
+    if value
+        .iter()
+        .any(|b| (*b < 0x20 && *b != b'\t') || *b == 0x7f)
+    {
         return Err(Reason::HeadMalformed);
     }
     Ok((name, value.trim_ascii()))
@@ -171,28 +184,42 @@ fn content_length(value: &[u8]) -> Result<u64, Reason> {
     if !fine {
         return Err(Reason::FramingAmbiguous);
     }
-    std::str::from_utf8(value).ok().and_then(|t| t.parse().ok()).ok_or(Reason::FramingAmbiguous)
+    std::str::from_utf8(value)
+        .ok()
+        .and_then(|t| t.parse().ok())
+        .ok_or(Reason::FramingAmbiguous)
 }
 
 /// A target in absolute form is taken when its authority is the `Host` (RFC 9112, section 3.2.2); the
 /// range of scheme and authority is returned, counted from the beginning of the head.
-fn origin_form(target: &[u8], host: &str, offset: usize) -> Result<(Option<std::ops::Range<usize>>, bool), Reason> {
+fn origin_form(
+    target: &[u8],
+    host: &str,
+    offset: usize,
+) -> Result<(Option<std::ops::Range<usize>>, bool), Reason> {
     if target[0] == b'/' {
         return Ok((None, false));
     }
-    let Some(scheme) = [b"http://".as_slice(), b"https://"]
-        .into_iter()
-        .find(|s| target.get(..s.len()).is_some_and(|t| t.eq_ignore_ascii_case(s)))
-    else {
+    let Some(scheme) = [b"http://".as_slice(), b"https://"].into_iter().find(|s| {
+        target
+            .get(..s.len())
+            .is_some_and(|t| t.eq_ignore_ascii_case(s))
+    }) else {
         return Err(Reason::PathAmbiguous);
     };
     let rest = &target[scheme.len()..];
-    let end = rest.iter().position(|b| matches!(b, b'/' | b'?')).unwrap_or(rest.len());
+    let end = rest
+        .iter()
+        .position(|b| matches!(b, b'/' | b'?'))
+        .unwrap_or(rest.len());
     if !rest[..end].eq_ignore_ascii_case(host.as_bytes()) {
         return Err(Reason::HostInvalid);
     }
     let end_of_authority = scheme.len() + end;
-    Ok((Some(offset..offset + end_of_authority), rest.get(end) != Some(&b'/')))
+    Ok((
+        Some(offset..offset + end_of_authority),
+        rest.get(end) != Some(&b'/'),
+    ))
 }
 
 #[cfg(test)]
@@ -211,9 +238,18 @@ mod tests {
     fn well_formed_heads_pass() {
         for (head, framing) in [
             ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Framing::None),
-            ("POST /x?y=[z] HTTP/1.1\r\nhost:a:80\r\nContent-Length: 12\r\n\r\n", Framing::Length(12)),
-            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", Framing::None),
-            ("POST / HTTP/1.1\r\nHost: [::1]:9\r\nTransfer-Encoding: Chunked\r\nX: \u{e4}\r\n\r\n", Framing::Chunked),
+            (
+                "POST /x?y=[z] HTTP/1.1\r\nhost:a:80\r\nContent-Length: 12\r\n\r\n",
+                Framing::Length(12),
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+                Framing::None,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: [::1]:9\r\nTransfer-Encoding: Chunked\r\nX: \u{e4}\r\n\r\n",
+                Framing::Chunked,
+            ),
             ("GET / HTTP/1.0\r\nHost: a\r\nX:\r\n\r\n", Framing::None),
         ] {
             assert_eq!(judged(head).map(|f| f.framing), Ok(framing), "{head:?}");
@@ -222,7 +258,10 @@ mod tests {
 
     #[test]
     fn what_has_two_readings_is_refused() {
-        use Reason::{FramingAmbiguous as Frame, HeadMalformed as Head, HostInvalid as Host, PathAmbiguous as Path};
+        use Reason::{
+            FramingAmbiguous as Frame, HeadMalformed as Head, HostInvalid as Host,
+            PathAmbiguous as Path,
+        };
         for (head, reason) in [
             ("GET / HTTP/1.1\nHost: a\n\n", Head),
             ("GET / HTTP/1.1\r\nHost: a\n\r\n", Head),
@@ -250,21 +289,66 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost: a, b\r\n\r\n", Host),
             ("GET / HTTP/1.1\r\nHost: u@a\r\n\r\n", Host),
             ("GET / HTTP/1.1\r\nHost: a:99999\r\n\r\n", Host),
-            ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", Reason::SecurityHeaderDuplicated),
-            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n", Frame),
-            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\n", Frame),
-            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n", Frame),
-            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0x1\r\n\r\n", Frame),
-            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 01\r\n\r\n", Frame),
-            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n", Frame),
-            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\n", Frame),
-            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", Frame),
-            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", Frame),
-            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\n\r\n", Frame),
-            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", Frame),
-            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n", Frame),
-            ("POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", Frame),
-            ("CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", Reason::MethodNotAllowed),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+                Reason::SecurityHeaderDuplicated,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+                Frame,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\n",
+                Frame,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n",
+                Frame,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0x1\r\n\r\n",
+                Frame,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 01\r\n\r\n",
+                Frame,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n",
+                Frame,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\n",
+                Frame,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+                Frame,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+                Frame,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\n\r\n",
+                Frame,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+                Frame,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n",
+                Frame,
+            ),
+            (
+                "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+                Frame,
+            ),
+            (
+                "CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n",
+                Reason::MethodNotAllowed,
+            ),
             ("GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n", Host),
             ("GET http://a@b/ HTTP/1.1\r\nHost: b\r\n\r\n", Host),
             ("GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n", Path),
@@ -276,9 +360,23 @@ mod tests {
     #[test]
     fn absolute_form_of_the_same_host_becomes_origin_form() {
         let facts = judged("GET http://a:80/x?y HTTP/1.1\r\nHost: a:80\r\n\r\n");
-        assert_eq!(facts, Ok(HeadFacts { framing: Framing::None, authority: Some(4..15), bare_authority: false }));
+        assert_eq!(
+            facts,
+            Ok(HeadFacts {
+                framing: Framing::None,
+                authority: Some(4..15),
+                bare_authority: false
+            })
+        );
         let facts = judged("GET http://a HTTP/1.1\r\nHost: A\r\n\r\n");
-        assert_eq!(facts, Ok(HeadFacts { framing: Framing::None, authority: Some(4..12), bare_authority: true }));
+        assert_eq!(
+            facts,
+            Ok(HeadFacts {
+                framing: Framing::None,
+                authority: Some(4..12),
+                bare_authority: true
+            })
+        );
     }
 
     #[test]
@@ -293,7 +391,10 @@ mod tests {
 
     #[test]
     fn too_many_lines_are_too_large() {
-        let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(100));
+        let head = format!(
+            "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n",
+            "X: y\r\n".repeat(100)
+        );
         assert_eq!(judged(&head), Err(Reason::HeadTooLarge));
     }
 }

@@ -26,7 +26,11 @@ pub fn prove(head: &RequestHead<'_>) -> Result<Actor, Reason> {
             .iter()
             .any(|v| !matches!(v.as_bytes(), b"none" | b"same-origin"))
         || (is_write(head.method) && !is_json(head));
-    if from_browser { Err(Reason::NotFromBrowser) } else { Ok(Actor::Anonymous) }
+    if from_browser {
+        Err(Reason::NotFromBrowser)
+    } else {
+        Ok(Actor::Anonymous)
+    }
 }
 
 fn is_write(method: &Method) -> bool {
@@ -35,16 +39,27 @@ fn is_write(method: &Method) -> bool {
 
 fn is_json(head: &RequestHead<'_>) -> bool {
     let mut all = head.headers.get_all(header::CONTENT_TYPE).iter();
-    let (Some(value), None) = (all.next(), all.next()) else { return false };
-    let essence = value.as_bytes().split(|b| *b == b';').next().unwrap_or_default();
-    essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
+    let (Some(value), None) = (all.next(), all.next()) else {
+        return false;
+    };
+    let essence = value
+        .as_bytes()
+        .split(|b| *b == b';')
+        .next()
+        .unwrap_or_default();
+    essence
+        .trim_ascii()
+        .eq_ignore_ascii_case(b"application/json")
 }
 
 /// `localhost` or a loopback address.
 fn is_loopback_name(host: &str) -> bool {
     split_host(host).is_some_and(|(name, _)| {
         let name = name.to_ascii_lowercase();
-        name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|a| a.is_loopback())
+        name == "localhost"
+            || name
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|a| a.is_loopback())
     })
 }
 
@@ -54,10 +69,23 @@ mod tests {
 
     #[test]
     fn a_rebound_name_is_not_loopback() {
-        for good in ["localhost", "LOCALHOST:8080", "127.0.0.1:1", "127.9.9.9", "[::1]:8080"] {
+        for good in [
+            "localhost",
+            "LOCALHOST:8080",
+            "127.0.0.1:1",
+            "127.9.9.9",
+            "[::1]:8080",
+        ] {
             assert!(is_loopback_name(good), "{good}");
         }
-        for bad in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "10.0.0.1", "0.0.0.0", "[::]"] {
+        for bad in [
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "10.0.0.1",
+            "0.0.0.0",
+            "[::]",
+        ] {
             assert!(!is_loopback_name(bad), "{bad}");
         }
     }

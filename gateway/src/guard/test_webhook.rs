@@ -21,14 +21,22 @@ pub fn prove(
         TestWebhookAuth::Disabled => Err(Reason::TestWebhookDisabled),
         TestWebhookAuth::NotConfigured => Err(Reason::TestWebhookNotConfigured),
         TestWebhookAuth::Token(tokens) => {
-            let presented = head.header(TEST_TOKEN).filter(|t| !t.is_empty()).ok_or(Reason::TestTokenRefused)?;
+            let presented = head
+                .header(TEST_TOKEN)
+                .filter(|t| !t.is_empty())
+                .ok_or(Reason::TestTokenRefused)?;
             let presented = SecretDigest::of(presented);
             // Every token is compared, so that the time does not tell which one came close.
             let known = tokens.iter().fold(false, |known, (token, expires)| {
                 let live = expires.is_none_or(|end| now < end);
-                known | ((*token == presented) & live)
+                let same = *token == presented;
+                known || (live && same)
             });
-            if known { Ok(Actor::TestWebhook) } else { Err(Reason::TestTokenRefused) }
+            if known {
+                Ok(Actor::TestWebhook)
+            } else {
+                Err(Reason::TestTokenRefused)
+            }
         }
         TestWebhookAuth::ApiKey => policy
             .keys

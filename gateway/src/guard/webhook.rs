@@ -16,7 +16,11 @@ use crate::{
 pub const MAX_CHUNKED_BYTES: usize = 64 * 1024;
 
 /// What can be told from the head: the signature's form, and that the body may be read at all.
-pub fn check_head(auth: &WebhookAuth, head: &RequestHead<'_>, body_limit: usize) -> Result<Signature, Reason> {
+pub fn check_head(
+    auth: &WebhookAuth,
+    head: &RequestHead<'_>,
+    body_limit: usize,
+) -> Result<Signature, Reason> {
     for name in auth.provider.security_headers() {
         head.at_most_one(name)?;
     }
@@ -55,8 +59,16 @@ pub fn verify(
     now: Timestamp,
 ) -> Result<Verified, Reason> {
     let payload = auth.provider.payload(head, body)?;
-    let fits = auth.secrets.iter().filter(|s| s.expires.is_none_or(|end| now < end)).fold(false, |fits, live| {
-        fits | live.secret.verifies_sha256(payload.bytes(), &signature.0)
-    });
-    if fits { Ok(Verified { payload }) } else { Err(Reason::SignatureWrong) }
+    let fits = auth
+        .secrets
+        .iter()
+        .filter(|s| s.expires.is_none_or(|end| now < end))
+        .fold(false, |fits, live| {
+            fits | live.secret.verifies_sha256(payload.bytes(), &signature.0)
+        });
+    if fits {
+        Ok(Verified { payload })
+    } else {
+        Err(Reason::SignatureWrong)
+    }
 }

@@ -61,9 +61,13 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &Networks) -> 
         return client;
     }
     for value in headers.get_all(FORWARDED_FOR).iter().rev() {
-        let Ok(text) = value.to_str() else { return client };
+        let Ok(text) = value.to_str() else {
+            return client;
+        };
         for hop in text.rsplit(',') {
-            let Ok(address) = hop.trim().parse::<IpAddr>() else { return client };
+            let Ok(address) = hop.trim().parse::<IpAddr>() else {
+                return client;
+            };
             client = plain(address);
             if !trusted.contains(client) {
                 return client;

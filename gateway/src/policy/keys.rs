@@ -50,8 +50,13 @@ impl KeyRing {
         if self.is_empty() {
             return Err(Reason::ApiKeyNotConfigured);
         }
-        let presented = presented.filter(|p| !p.is_empty()).ok_or(Reason::ApiKeyMissing)?;
-        let key = self.by_digest.get(&SecretDigest::of(presented)).ok_or(Reason::ApiKeyUnknown)?;
+        let presented = presented
+            .filter(|p| !p.is_empty())
+            .ok_or(Reason::ApiKeyMissing)?;
+        let key = self
+            .by_digest
+            .get(&SecretDigest::of(presented))
+            .ok_or(Reason::ApiKeyUnknown)?;
         match key.expires {
             Some(end) if now >= end => Err(Reason::ApiKeyExpired),
             Some(_) | None => Ok(key),
@@ -68,15 +73,40 @@ mod tests {
     fn each_way_to_fail_has_its_reason() {
         let now: Timestamp = "2026-06-01T00:00:00Z".parse().unwrap();
         let mut ring = KeyRing::default();
-        assert_eq!(ring.find(Some(b"x"), now).unwrap_err(), Reason::ApiKeyNotConfigured);
-        let key = |id: &str, expires: Option<&str>| ApiKey { id: id.into(), expires: expires.map(|e| e.parse().unwrap()) };
-        ring.add(SecretDigest::of(b"one"), key("one", None)).unwrap();
-        ring.add(SecretDigest::of(b"old"), key("old", Some("2026-06-01T00:00:00Z"))).unwrap();
-        assert_eq!(ring.add(SecretDigest::of(b"one"), key("two", None)).unwrap_err().as_ref(), "one");
+        assert_eq!(
+            ring.find(Some(b"x"), now).unwrap_err(),
+            Reason::ApiKeyNotConfigured
+        );
+        let key = |id: &str, expires: Option<&str>| ApiKey {
+            id: id.into(),
+            expires: expires.map(|e| e.parse().unwrap()),
+        };
+        ring.add(SecretDigest::of(b"one"), key("one", None))
+            .unwrap();
+        ring.add(
+            SecretDigest::of(b"old"),
+            key("old", Some("2026-06-01T00:00:00Z")),
+        )
+        .unwrap();
+        assert_eq!(
+            ring.add(SecretDigest::of(b"one"), key("two", None))
+                .unwrap_err()
+                .as_ref(),
+            "one"
+        );
         assert_eq!(ring.find(None, now).unwrap_err(), Reason::ApiKeyMissing);
-        assert_eq!(ring.find(Some(b""), now).unwrap_err(), Reason::ApiKeyMissing);
-        assert_eq!(ring.find(Some(b"on"), now).unwrap_err(), Reason::ApiKeyUnknown);
-        assert_eq!(ring.find(Some(b"old"), now).unwrap_err(), Reason::ApiKeyExpired);
+        assert_eq!(
+            ring.find(Some(b""), now).unwrap_err(),
+            Reason::ApiKeyMissing
+        );
+        assert_eq!(
+            ring.find(Some(b"on"), now).unwrap_err(),
+            Reason::ApiKeyUnknown
+        );
+        assert_eq!(
+            ring.find(Some(b"old"), now).unwrap_err(),
+            Reason::ApiKeyExpired
+        );
         assert_eq!(ring.find(Some(b"one"), now).unwrap().id.as_ref(), "one");
     }
 }

@@ -5,7 +5,7 @@ mod routes;
 mod secrets;
 
 use std::{
-    collections::HashMap,
+    collections::HashSet,
     net::SocketAddr,
     num::NonZeroU32,
     ops::Range,
@@ -22,12 +22,7 @@ use super::{
     posture::{Environment, Verdict, Weakness},
 };
 use crate::{
-    config::{
-        self, Written,
-        diagnostic::Diagnostics,
-        reader::At,
-        value::RateWritten,
-    },
+    config::{self, Written, diagnostic::Diagnostics, reader::At, value::RateWritten},
     limit::Rate,
 };
 
@@ -50,7 +45,11 @@ pub fn file(path: &Path, env: Env<'_>) -> Result<Loaded, Diagnostics> {
         Ok(text) => load(&text, &name, Origin::File(path.to_owned()), env),
         Err(e) => {
             let mut problems = Diagnostics::new(name, "");
-            problems.error(&(0..0), format!("this file cannot be read: {e}"), Some("give a readable file with --config".into()));
+            problems.error(
+                &(0..0),
+                format!("this file cannot be read: {e}"),
+                Some("give a readable file with --config".into()),
+            );
             Err(problems)
         }
     }
@@ -60,9 +59,17 @@ pub fn file(path: &Path, env: Env<'_>) -> Result<Loaded, Diagnostics> {
 pub fn load(text: &str, name: &str, origin: Origin, env: Env<'_>) -> Result<Loaded, Diagnostics> {
     let mut problems = Diagnostics::new(name, text);
     let written = config::read(text, &mut problems);
-    let policy = Loader { problems: &mut problems, env, environment: Environment::Local }.mean(written, origin);
+    let policy = Loader {
+        problems: &mut problems,
+        env,
+        environment: Environment::Local,
+    }
+    .mean(written, origin);
     match policy {
-        Some(policy) if !problems.has_errors() => Ok(Loaded { policy, diagnostics: problems }),
+        Some(policy) if !problems.has_errors() => Ok(Loaded {
+            policy,
+            diagnostics: problems,
+        }),
         Some(_) | None => Err(problems),
     }
 }
@@ -89,12 +96,22 @@ impl Loader<'_> {
         let bypass = self.bypass(&written, &listen, &keys);
         let rate_limits = self.rate_limits(&written);
         let upstreams = self.upstreams(&written, &secrets);
-        let routes = self.routes(&written, &origin, &secrets, &keys, bypass, &rate_limits, &upstreams);
+        let routes = self.routes(
+            &written,
+            &origin,
+            &secrets,
+            &keys,
+            bypass,
+            &rate_limits,
+            &upstreams,
+        );
         secrets.warn_unused(self.problems);
         Some(Policy {
             origin,
             listen,
-            state_dir: written.state_dir.map_or_else(|| PathBuf::from(DEFAULT_STATE_DIR), |d| d.value),
+            state_dir: written
+                .state_dir
+                .map_or_else(|| PathBuf::from(DEFAULT_STATE_DIR), |d| d.value),
             environment: self.environment,
             bypass,
             health: written.health.is_none_or(|h| h.value),
@@ -108,25 +125,42 @@ impl Loader<'_> {
     }
 
     fn error(&mut self, span: &Range<usize>, message: impl Into<String>, hint: &str) {
-        self.problems.error(span, message, (!hint.is_empty()).then(|| hint.to_owned()));
+        self.problems
+            .error(span, message, (!hint.is_empty()).then(|| hint.to_owned()));
     }
 
     /// Says what the environment makes of a weakness.
-    fn weak(&mut self, weakness: Weakness, span: &Range<usize>, message: impl Into<String>, hint: &str) {
+    fn weak(
+        &mut self,
+        weakness: Weakness,
+        span: &Range<usize>,
+        message: impl Into<String>,
+        hint: &str,
+    ) {
         match weakness.verdict(self.environment) {
             Verdict::Allowed => {}
             Verdict::Warned => self.problems.warning(span, message, Some(hint.to_owned())),
             Verdict::Refused => {
-                let message = format!("{} (refused in {})", message.into(), self.environment.name());
+                let message = format!(
+                    "{} (refused in {})",
+                    message.into(),
+                    self.environment.name()
+                );
                 self.error(span, message, hint);
             }
         }
     }
 
     fn environment_of(&mut self, written: &Written) -> Environment {
-        let Some(name) = &written.posture.environment else { return Environment::Local };
+        let Some(name) = &written.posture.environment else {
+            return Environment::Local;
+        };
         Environment::parse(&name.value).unwrap_or_else(|| {
-            self.error(&name.span, format!("`{}` is not an environment", name.value), "use \"local\", \"ci\" or \"production\"");
+            self.error(
+                &name.span,
+                format!("`{}` is not an environment", name.value),
+                "use \"local\", \"ci\" or \"production\"",
+            );
             // The strictest, so that a typing error never opens anything.
             Environment::Production
         })
@@ -148,21 +182,41 @@ impl Loader<'_> {
         if let Some(at) = &written.listen.admin
             && !admin.ip().is_loopback()
         {
-            self.error(&at.span, format!("the admin listener `{admin}` is not on loopback"), "it shows metrics to whoever connects: use 127.0.0.1");
+            self.error(
+                &at.span,
+                format!("the admin listener `{admin}` is not on loopback"),
+                "it shows metrics to whoever connects: use 127.0.0.1",
+            );
         }
         if http == admin && http.port() != 0 {
-            let span = written.listen.http.as_ref().map_or(0..0, |a| a.span.clone());
-            self.error(&span, "clients and the admin listener share one address", "give the admin listener another port");
+            let span = written
+                .listen
+                .http
+                .as_ref()
+                .map_or(0..0, |a| a.span.clone());
+            self.error(
+                &span,
+                "clients and the admin listener share one address",
+                "give the admin listener another port",
+            );
         }
         let threads = match &written.listen.threads {
             Some(n) if n.value == 0 || n.value > 256 => {
-                self.error(&n.span, "`threads` is between 1 and 256", "leave it out for one per core");
+                self.error(
+                    &n.span,
+                    "`threads` is between 1 and 256",
+                    "leave it out for one per core",
+                );
                 1
             }
             Some(n) => usize::try_from(n.value).unwrap_or(1),
             None => std::thread::available_parallelism().map_or(1, usize::from),
         };
-        Some(Listen { http, admin, threads })
+        Some(Listen {
+            http,
+            admin,
+            threads,
+        })
     }
 
     fn limits(&mut self, written: &Written) -> Limits {
@@ -184,9 +238,18 @@ impl Loader<'_> {
         {
             self.error(&at.span, "`head_bytes` is between 256B and 256KiB", "");
         }
-        let time = |at: &Option<At<Duration>>, default: u64| at.as_ref().map_or(Duration::from_secs(default), |d| d.value);
+        let time = |at: &Option<At<Duration>>, default: u64| {
+            at.as_ref()
+                .map_or(Duration::from_secs(default), |d| d.value)
+        };
         let failures = match &w.failures_per_address {
-            None => rate_of(RateWritten::Of { count: DEFAULT_FAILURES, period: Duration::from_secs(60) }, None),
+            None => rate_of(
+                RateWritten::Of {
+                    count: DEFAULT_FAILURES,
+                    period: Duration::from_secs(60),
+                },
+                None,
+            ),
             Some(at) => rate_of(at.value, None),
         };
         Limits {
@@ -203,24 +266,44 @@ impl Loader<'_> {
 
     fn keys(&mut self, written: &Written, secrets: &secrets::Secrets) -> KeyRing {
         let mut ring = KeyRing::default();
-        let mut seen = HashMap::new();
+        let mut seen = HashSet::new();
         for key in &written.keys {
             let (Some(id), Some(secret)) = (&key.id, &key.secret) else {
-                self.error(&key.at.span, "a key needs `id` and `secret`", "e.g. id = \"ci\", secret = \"ci_key\"");
+                self.error(
+                    &key.at.span,
+                    "a key needs `id` and `secret`",
+                    "e.g. id = \"ci\", secret = \"ci_key\"",
+                );
                 continue;
             };
             self.check_name(id);
-            if seen.insert(id.value.clone(), ()).is_some() {
-                self.error(&id.span, format!("there are two keys `{}`", id.value), "give each its own id");
+            if !seen.insert(id.value.clone()) {
+                self.error(
+                    &id.span,
+                    format!("there are two keys `{}`", id.value),
+                    "give each its own id",
+                );
             }
             match &key.scopes {
-                None => self.error(&key.at.span, format!("key `{}` lacks `scopes`", id.value), "write scopes = [\"*\"] for all"),
+                None => self.error(
+                    &key.at.span,
+                    format!("key `{}` lacks `scopes`", id.value),
+                    "write scopes = [\"*\"] for all",
+                ),
                 Some(scopes) => {
                     for scope in scopes.value.iter().filter(|s| s.value != "*") {
-                        self.error(&scope.span, format!("scope `{}` is not defined", scope.value), "the one scope there is so far is \"*\"");
+                        self.error(
+                            &scope.span,
+                            format!("scope `{}` is not defined", scope.value),
+                            "the one scope there is so far is \"*\"",
+                        );
                     }
                     if scopes.value.is_empty() {
-                        self.error(&scopes.span, "a key without a scope opens nothing", "write [\"*\"], or take the key out");
+                        self.error(
+                            &scopes.span,
+                            "a key without a scope opens nothing",
+                            "write [\"*\"], or take the key out",
+                        );
                     }
                 }
             }
@@ -230,9 +313,16 @@ impl Loader<'_> {
                     (Some(a), None) => Some(a.value),
                     (None, b) => b,
                 };
-                let api_key = ApiKey { id: id.value.as_str().into(), expires };
+                let api_key = ApiKey {
+                    id: id.value.as_str().into(),
+                    expires,
+                };
                 if let Err(other) = ring.add(entry.digest, api_key) {
-                    self.error(&secret.span, format!("this secret is already the key `{other}`"), "two keys with one secret cannot be told apart");
+                    self.error(
+                        &secret.span,
+                        format!("this secret is already the key `{other}`"),
+                        "two keys with one secret cannot be told apart",
+                    );
                 }
             }
         }
@@ -240,7 +330,12 @@ impl Loader<'_> {
     }
 
     fn bypass(&mut self, written: &Written, listen: &Listen, keys: &KeyRing) -> Bypass {
-        let Some(switch) = written.posture.allow_insecure_no_api_key.as_ref().filter(|s| s.value) else {
+        let Some(switch) = written
+            .posture
+            .allow_insecure_no_api_key
+            .as_ref()
+            .filter(|s| s.value)
+        else {
             return Bypass::Off;
         };
         if listen.http.ip().is_loopback() {
@@ -253,18 +348,29 @@ impl Loader<'_> {
         } else {
             self.error(
                 &switch.span,
-                format!("the insecure bypass works on a loopback listener only, this one is `{}`", listen.http),
+                format!(
+                    "the insecure bypass works on a loopback listener only, this one is `{}`",
+                    listen.http
+                ),
                 "configure an API key, or listen on 127.0.0.1",
             );
         }
-        if keys.is_empty() { Bypass::Open } else { Bypass::Idle }
+        if keys.is_empty() {
+            Bypass::Open
+        } else {
+            Bypass::Idle
+        }
     }
 
     fn rate_limits(&mut self, written: &Written) -> Vec<RateLimit> {
         let mut out: Vec<RateLimit> = Vec::new();
         for limit in &written.rate_limits {
             let (Some(id), Some(by), Some(rate)) = (&limit.id, &limit.by, &limit.rate) else {
-                self.error(&limit.at.span, "a rate limit needs `id`, `by` and `rate`", "e.g. id = \"per-key\", by = \"key\", rate = \"600/min\"");
+                self.error(
+                    &limit.at.span,
+                    "a rate limit needs `id`, `by` and `rate`",
+                    "e.g. id = \"per-key\", by = \"key\", rate = \"600/min\"",
+                );
                 continue;
             };
             self.check_name(id);
@@ -274,25 +380,45 @@ impl Loader<'_> {
                 "address" => BudgetOf::Address,
                 "route" => BudgetOf::Route,
                 other => {
-                    self.error(&by.span, format!("a limit is not kept by `{other}`"), "use \"key\", \"source\", \"address\" or \"route\"");
+                    self.error(
+                        &by.span,
+                        format!("a limit is not kept by `{other}`"),
+                        "use \"key\", \"source\", \"address\" or \"route\"",
+                    );
                     continue;
                 }
             };
             let burst = limit.burst.as_ref().and_then(|b| {
                 let burst = u32::try_from(b.value).ok().and_then(NonZeroU32::new);
                 if burst.is_none() {
-                    self.error(&b.span, "`burst` is at least 1", "leave it out to allow the rate's count at once");
+                    self.error(
+                        &b.span,
+                        "`burst` is at least 1",
+                        "leave it out to allow the rate's count at once",
+                    );
                 }
                 burst
             });
             let Some(rate) = rate_of(rate.value, burst) else {
-                self.error(&rate.span, "a named limit has a rate", "to switch it off, take it out of the routes that name it");
+                self.error(
+                    &rate.span,
+                    "a named limit has a rate",
+                    "to switch it off, take it out of the routes that name it",
+                );
                 continue;
             };
             if out.iter().any(|l| l.id == id.value) {
-                self.error(&id.span, format!("there are two rate limits `{}`", id.value), "give each its own id");
+                self.error(
+                    &id.span,
+                    format!("there are two rate limits `{}`", id.value),
+                    "give each its own id",
+                );
             }
-            out.push(RateLimit { id: id.value.clone(), by, rate });
+            out.push(RateLimit {
+                id: id.value.clone(),
+                by,
+                rate,
+            });
         }
         out
     }
@@ -301,34 +427,65 @@ impl Loader<'_> {
         let mut out = Vec::new();
         for upstream in &written.upstreams {
             let Some(address) = &upstream.address else {
-                self.error(&upstream.id.span, format!("upstream `{}` lacks `address`", upstream.id.value), "e.g. address = \"unix:/run/orket/backend.sock\"");
+                self.error(
+                    &upstream.id.span,
+                    format!("upstream `{}` lacks `address`", upstream.id.value),
+                    "e.g. address = \"unix:/run/orket/backend.sock\"",
+                );
                 continue;
             };
-            let Some(parsed) = self.upstream_address(address) else { continue };
+            let Some(parsed) = self.upstream_address(address) else {
+                continue;
+            };
             let mut set_headers = Vec::new();
             for (name, secret) in &upstream.set_headers {
                 let Ok(header) = HeaderName::from_bytes(name.value.as_bytes()) else {
-                    self.error(&name.span, format!("`{}` is not a header name", name.value), "");
+                    self.error(
+                        &name.span,
+                        format!("`{}` is not a header name", name.value),
+                        "",
+                    );
                     continue;
                 };
-                if header.as_str().starts_with("x-orket-") || matches!(header.as_str(), "host" | "content-length" | "transfer-encoding" | "connection") {
-                    self.error(&name.span, format!("`{}` is the gateway's own", name.value), "take it out");
+                if header.as_str().starts_with("x-orket-")
+                    || matches!(
+                        header.as_str(),
+                        "host" | "content-length" | "transfer-encoding" | "connection"
+                    )
+                {
+                    self.error(
+                        &name.span,
+                        format!("`{}` is the gateway's own", name.value),
+                        "take it out",
+                    );
                     continue;
                 }
-                let Some(value) = secrets.first_text(secret, self.problems) else { continue };
+                let Some(value) = secrets.first_text(secret, self.problems) else {
+                    continue;
+                };
                 match HeaderValue::from_bytes(value.expose()) {
                     Ok(mut value) => {
                         value.set_sensitive(true);
                         set_headers.push((header, value));
                     }
-                    Err(_) => self.error(&secret.span, format!("secret `{}` cannot stand in a header", secret.value), "it holds control characters"),
+                    Err(_) => self.error(
+                        &secret.span,
+                        format!("secret `{}` cannot stand in a header", secret.value),
+                        "it holds control characters",
+                    ),
                 }
             }
             out.push(Upstream {
                 id: upstream.id.value.clone(),
                 address: parsed,
-                connect_timeout: upstream.connect_timeout.as_ref().map_or(Duration::from_secs(1), |d| d.value),
-                response_timeout: upstream.response_timeout.as_ref().map_or(Duration::from_secs(30), |d| d.value),
+                connect_timeout: upstream
+                    .connect_timeout
+                    .as_ref()
+                    .map_or(Duration::from_secs(1), |d| d.value),
+                response_timeout: upstream
+                    .response_timeout
+                    .as_ref()
+                    .map_or(Duration::from_secs(30), |d| d.value),
                 set_headers,
             });
         }
@@ -339,16 +496,25 @@ impl Loader<'_> {
         if let Some(path) = address.value.strip_prefix("unix:") {
             // 107 bytes: sun_path less its terminating NUL (unix(7)).
             if path.is_empty() || path.len() > 107 {
-                self.error(&address.span, "the path of a unix socket has 1 to 107 bytes", "use a shorter path");
+                self.error(
+                    &address.span,
+                    "the path of a unix socket has 1 to 107 bytes",
+                    "use a shorter path",
+                );
                 return None;
             }
             return Some(UpstreamAddress::Unix(path.to_owned()));
         }
-        let found = std::net::ToSocketAddrs::to_socket_addrs(address.value.as_str()).ok().and_then(|mut all| all.next());
+        let found = std::net::ToSocketAddrs::to_socket_addrs(address.value.as_str())
+            .ok()
+            .and_then(|mut all| all.next());
         if found.is_none() {
             self.error(
                 &address.span,
-                format!("`{}` is neither `host:port` nor `unix:/path`, or the name is not known", address.value),
+                format!(
+                    "`{}` is neither `host:port` nor `unix:/path`, or the name is not known",
+                    address.value
+                ),
                 "e.g. \"127.0.0.1:8082\" or \"unix:/run/orket/backend.sock\"",
             );
         }
@@ -382,7 +548,11 @@ const DEFAULT_FAILURES: NonZeroU32 = NonZeroU32::new(120).unwrap();
 fn rate_of(written: RateWritten, burst: Option<NonZeroU32>) -> Option<Rate> {
     match written {
         RateWritten::None => None,
-        RateWritten::Of { count, period } => Some(Rate { count, period, burst: burst.unwrap_or(count) }),
+        RateWritten::Of { count, period } => Some(Rate {
+            count,
+            period,
+            burst: burst.unwrap_or(count),
+        }),
     }
 }
 

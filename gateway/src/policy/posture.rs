@@ -96,7 +96,15 @@ pub fn announce(policy: &Policy) {
         .routes
         .iter()
         .filter_map(|r| match &r.auth {
-            Auth::Webhook(w) => Some(format!("{}={}", r.id, if w.secrets.is_empty() { "refused" } else { w.provider.name() })),
+            Auth::Webhook(w) => Some(format!(
+                "{}={}",
+                r.id,
+                if w.secrets.is_empty() {
+                    "refused"
+                } else {
+                    w.provider.name()
+                }
+            )),
             Auth::ApiKey | Auth::TestWebhook(_) | Auth::None => None,
         })
         .collect();
@@ -105,7 +113,9 @@ pub fn announce(policy: &Policy) {
         .iter()
         .find_map(|r| match &r.auth {
             Auth::TestWebhook(TestWebhookAuth::Disabled) => Some("disabled"),
-            Auth::TestWebhook(TestWebhookAuth::NotConfigured) => Some("enabled, refused: neither token nor key"),
+            Auth::TestWebhook(TestWebhookAuth::NotConfigured) => {
+                Some("enabled, refused: neither token nor key")
+            }
             Auth::TestWebhook(TestWebhookAuth::Token(_)) => Some("enabled by token"),
             Auth::TestWebhook(TestWebhookAuth::ApiKey) => Some("enabled by API key"),
             Auth::ApiKey | Auth::Webhook(_) | Auth::None => None,
@@ -142,7 +152,15 @@ pub fn announce(policy: &Policy) {
             "the test webhook is enabled: it takes deliveries without a sender's signature; switch it off when you are done"
         );
     }
-    for route in policy.routes.iter().filter(|r| matches!(r.auth, Auth::None)) {
-        tracing::warn!(event = "posture_warning", route = route.id.as_ref(), "this route asks for no proof");
+    for route in policy
+        .routes
+        .iter()
+        .filter(|r| matches!(r.auth, Auth::None))
+    {
+        tracing::warn!(
+            event = "posture_warning",
+            route = route.id.as_ref(),
+            "this route asks for no proof"
+        );
     }
 }

@@ -33,10 +33,15 @@ pub(super) async fn ok(session: &mut Session, json: &'static str, request_id: &s
 }
 
 /// What every answer carries: the request's id, and how the budgets stand.
-pub(super) fn stamp(response: &mut ResponseHeader, request_id: &str, standings: &[Standing]) -> Result<()> {
+pub(super) fn stamp(
+    response: &mut ResponseHeader,
+    request_id: &str,
+    standings: &[Standing],
+) -> Result<()> {
     response.insert_header(REQUEST_ID, request_id)?;
     if !standings.is_empty() {
-        let list = |f: fn(&Standing) -> String| standings.iter().map(f).collect::<Vec<_>>().join(", ");
+        let list =
+            |f: fn(&Standing) -> String| standings.iter().map(f).collect::<Vec<_>>().join(", ");
         response.insert_header("ratelimit-policy", list(Standing::policy_header))?;
         response.insert_header("ratelimit", list(Standing::header))?;
     }
@@ -48,6 +53,12 @@ async fn send(session: &mut Session, mut response: ResponseHeader, body: Bytes) 
     response.insert_header(header::CACHE_CONTROL, "no-store")?;
     response.insert_header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")?;
     let bodiless = session.req_header().method == Method::HEAD;
-    session.write_response_header(Box::new(response), bodiless).await?;
-    if bodiless { Ok(()) } else { session.write_response_body(Some(body), true).await }
+    session
+        .write_response_header(Box::new(response), bodiless)
+        .await?;
+    if bodiless {
+        Ok(())
+    } else {
+        session.write_response_body(Some(body), true).await
+    }
 }

@@ -29,12 +29,20 @@ pub(super) async fn welcome(session: &mut Session) {
 }
 
 /// Reads the body, at most `limit` bytes.
-pub(super) async fn read(session: &mut Session, connection: &Connection, limit: usize) -> Result<Bytes, Reason> {
+pub(super) async fn read(
+    session: &mut Session,
+    connection: &Connection,
+    limit: usize,
+) -> Result<Bytes, Reason> {
     match connection.framing() {
         Framing::None => Ok(Bytes::new()),
         Framing::Length(length) if length > limit as u64 => Err(Reason::BodyTooLarge),
         Framing::Length(length) => {
-            let mut body = BytesMut::with_capacity(usize::try_from(length).unwrap_or(FIRST_BYTES).min(FIRST_BYTES));
+            let mut body = BytesMut::with_capacity(
+                usize::try_from(length)
+                    .unwrap_or(FIRST_BYTES)
+                    .min(FIRST_BYTES),
+            );
             let mut buffering = false;
             while (body.len() as u64) < length {
                 if !buffering && length - body.len() as u64 <= RETRY_BUFFER_BYTES {
@@ -69,6 +77,8 @@ async fn chunk(session: &mut Session, connection: &Connection) -> Result<Option<
     match session.read_request_body().await {
         Ok(bytes) => Ok(bytes),
         // The gate says why; otherwise the client went away and nobody reads the answer.
-        Err(_) => Err(connection.body_refused().unwrap_or(Reason::FramingAmbiguous)),
+        Err(_) => Err(connection
+            .body_refused()
+            .unwrap_or(Reason::FramingAmbiguous)),
     }
 }

@@ -23,8 +23,17 @@ pub(super) struct Admin {
 
 #[async_trait]
 impl Service for Admin {
-    async fn start_service(&mut self, _fds: Option<ListenFds>, _shutdown: ShutdownWatch, _per_fd: usize) {
-        let Some(listener) = self.listener.take().and_then(|l| tokio::net::TcpListener::from_std(l).ok()) else {
+    async fn start_service(
+        &mut self,
+        _fds: Option<ListenFds>,
+        _shutdown: ShutdownWatch,
+        _per_fd: usize,
+    ) {
+        let Some(listener) = self
+            .listener
+            .take()
+            .and_then(|l| tokio::net::TcpListener::from_std(l).ok())
+        else {
             tracing::error!(event = "fault", "the admin listener could not be used");
             return;
         };
@@ -40,7 +49,10 @@ impl Service for Admin {
                     async move { Ok::<_, Infallible>(response) }
                 });
                 // Whatever goes wrong is the scraper's to see: its connection ends.
-                let _ = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(socket), service).await;
+                let _ = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .serve_connection(TokioIo::new(socket), service)
+                    .await;
             });
         }
     }
@@ -56,20 +68,45 @@ impl Service for Admin {
 
 fn answer(edge: &Edge, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let (status, kind, body) = match (request.method(), request.uri().path()) {
-        (&Method::GET | &Method::HEAD, "/metrics") => {
-            (StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", metrics::page(edge))
-        }
-        (&Method::GET | &Method::HEAD, "/ready") => (StatusCode::OK, "application/json", "{\"status\":\"ready\"}".to_owned()),
-        (_, "/metrics" | "/ready") => refusal(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This listener only answers GET"),
-        (_, _) => refusal(StatusCode::NOT_FOUND, "not_found", "Here are /metrics and /ready"),
+        (&Method::GET | &Method::HEAD, "/metrics") => (
+            StatusCode::OK,
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            metrics::page(edge),
+        ),
+        (&Method::GET | &Method::HEAD, "/ready") => (
+            StatusCode::OK,
+            "application/json",
+            "{\"status\":\"ready\"}".to_owned(),
+        ),
+        (_, "/metrics" | "/ready") => refusal(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            "This listener only answers GET",
+        ),
+        (_, _) => refusal(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            "Here are /metrics and /ready",
+        ),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
     response
 }
 
 fn refusal(status: StatusCode, reason: &str, detail: &str) -> (StatusCode, &'static str, String) {
-    let problem = Problem::new(status.as_u16(), status_phrase(status.as_u16()), reason, detail);
-    (status, problem::CONTENT_TYPE, serde_json::to_string(&problem).unwrap_or_default())
+    let problem = Problem::new(
+        status.as_u16(),
+        status_phrase(status.as_u16()),
+        reason,
+        detail,
+    );
+    (
+        status,
+        problem::CONTENT_TYPE,
+        serde_json::to_string(&problem).unwrap_or_default(),
+    )
 }

@@ -25,7 +25,11 @@ impl Stopping {
     pub(super) fn new() -> Self {
         let (told, _) = watch::channel(false);
         let (working, done) = mpsc::channel(1);
-        Self(Arc::new(Inner { told, working: parking_lot::Mutex::new(Some(working)), done: tokio::sync::Mutex::new(done) }))
+        Self(Arc::new(Inner {
+            told,
+            working: parking_lot::Mutex::new(Some(working)),
+            done: tokio::sync::Mutex::new(done),
+        }))
     }
 
     /// Turns `true` when it is time to stop.
@@ -60,8 +64,14 @@ pub(super) struct Signals {
 #[async_trait]
 impl ShutdownSignalWatch for Signals {
     async fn recv(&self) -> ShutdownSignal {
-        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-            tracing::error!(event = "fault", "signals cannot be received; stop with SIGKILL");
+        let (Ok(mut terminate), Ok(mut interrupt)) = (
+            signal(SignalKind::terminate()),
+            signal(SignalKind::interrupt()),
+        ) else {
+            tracing::error!(
+                event = "fault",
+                "signals cannot be received; stop with SIGKILL"
+            );
             return std::future::pending().await;
         };
         let mut next = async || {

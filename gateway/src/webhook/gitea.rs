@@ -22,19 +22,34 @@ pub struct GiteaFamily {
 /// Gitea.
 pub static GITEA: GiteaFamily = GiteaFamily {
     name: "gitea",
-    headers: ["x-gitea-signature", "x-gitea-event-type", "x-gitea-event", "x-gitea-delivery"],
+    headers: [
+        "x-gitea-signature",
+        "x-gitea-event-type",
+        "x-gitea-event",
+        "x-gitea-delivery",
+    ],
 };
 
 /// Forgejo, by its own headers.
 pub static FORGEJO: GiteaFamily = GiteaFamily {
     name: "forgejo",
-    headers: ["x-forgejo-signature", "x-forgejo-event-type", "x-forgejo-event", "x-forgejo-delivery"],
+    headers: [
+        "x-forgejo-signature",
+        "x-forgejo-event-type",
+        "x-forgejo-event",
+        "x-forgejo-delivery",
+    ],
 };
 
 /// Gogs.
 pub static GOGS: GiteaFamily = GiteaFamily {
     name: "gogs",
-    headers: ["x-gogs-signature", "x-gogs-event-type", "x-gogs-event", "x-gogs-delivery"],
+    headers: [
+        "x-gogs-signature",
+        "x-gogs-event-type",
+        "x-gogs-event",
+        "x-gogs-delivery",
+    ],
 };
 
 impl Provider for GiteaFamily {
@@ -53,16 +68,23 @@ impl Provider for GiteaFamily {
     fn signature(&self, head: &RequestHead<'_>) -> Result<Signature, Reason> {
         match head.header(self.headers[0]) {
             None | Some(b"") => Err(Reason::SignatureMissing),
-            Some(text) => lower_hex(text).map(Signature).ok_or(Reason::SignatureMalformed),
+            Some(text) => lower_hex(text)
+                .map(Signature)
+                .ok_or(Reason::SignatureMalformed),
         }
     }
 
     fn payload(&self, head: &RequestHead<'_>, body: Bytes) -> Result<Payload, Reason> {
-        if is_form(head) { form_payload(&body).map(Payload::Json) } else { Ok(Payload::AsReceived(body)) }
+        if is_form(head) {
+            form_payload(&body).map(Payload::Json)
+        } else {
+            Ok(Payload::AsReceived(body))
+        }
     }
 
     fn event<'a>(&self, head: &RequestHead<'a>) -> Option<&'a str> {
-        head.label(self.headers[1]).or_else(|| head.label(self.headers[2]))
+        head.label(self.headers[1])
+            .or_else(|| head.label(self.headers[2]))
     }
 
     fn delivery<'a>(&self, head: &RequestHead<'a>) -> Option<&'a str> {
@@ -83,7 +105,9 @@ fn lower_hex(text: &[u8]) -> Option<[u8; 32]> {
 fn is_form(head: &RequestHead<'_>) -> bool {
     head.header(CONTENT_TYPE.as_str()).is_some_and(|value| {
         let essence = value.split(|b| *b == b';').next().unwrap_or_default();
-        essence.trim_ascii().eq_ignore_ascii_case(b"application/x-www-form-urlencoded")
+        essence
+            .trim_ascii()
+            .eq_ignore_ascii_case(b"application/x-www-form-urlencoded")
     })
 }
 
@@ -104,15 +128,27 @@ mod tests {
     fn only_bare_lower_case_hex_of_the_right_length_is_a_signature() {
         let good = "ab".repeat(32);
         assert!(lower_hex(good.as_bytes()).is_some());
-        for bad in [good.to_uppercase(), format!("sha256={good}"), good[..62].to_owned(), format!("{good}ab"), "zz".repeat(32)] {
+        for bad in [
+            good.to_uppercase(),
+            format!("sha256={good}"),
+            good[..62].to_owned(),
+            format!("{good}ab"),
+            "zz".repeat(32),
+        ] {
             assert!(lower_hex(bad.as_bytes()).is_none(), "{bad}");
         }
     }
 
     #[test]
     fn a_form_has_one_payload() {
-        assert_eq!(form_payload(b"payload=%7B%22a%22%3A1%7D"), Ok(Bytes::from_static(b"{\"a\":1}")));
-        assert_eq!(form_payload(b"payload=a&payload=b"), Err(Reason::FormMalformed));
+        assert_eq!(
+            form_payload(b"payload=%7B%22a%22%3A1%7D"),
+            Ok(Bytes::from_static(b"{\"a\":1}"))
+        );
+        assert_eq!(
+            form_payload(b"payload=a&payload=b"),
+            Err(Reason::FormMalformed)
+        );
         assert_eq!(form_payload(b"other=a"), Err(Reason::FormMalformed));
     }
 }

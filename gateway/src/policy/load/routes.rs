@@ -9,9 +9,7 @@ use crate::{
     config::{self, Written, reader::At},
     policy::{
         Auth, BudgetOf, Bypass, PathPattern, RateLimit, Route, TestWebhookAuth, Upgrade, Upstream,
-        WebhookAuth,
-        address::AddressRules,
-        keys::KeyRing,
+        WebhookAuth, address::AddressRules, keys::KeyRing,
     },
     route::RouteTable,
     webhook,
@@ -19,8 +17,15 @@ use crate::{
 
 /// The methods a route may take. CONNECT and TRACE are not among them: the first is a tunnel past every
 /// check, the second answers with the request's own headers.
-const METHODS: [Method; 7] =
-    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+const METHODS: [Method; 7] = [
+    Method::GET,
+    Method::HEAD,
+    Method::POST,
+    Method::PUT,
+    Method::PATCH,
+    Method::DELETE,
+    Method::OPTIONS,
+];
 
 /// Default body limit of a route: what Gitea's largest ordinary deliveries stay far below.
 const DEFAULT_BODY_LIMIT: usize = 1024 * 1024;
@@ -29,7 +34,10 @@ const DEFAULT_BODY_LIMIT: usize = 1024 * 1024;
 const MAX_WEBHOOK_BODY: usize = 64 * 1024 * 1024;
 
 impl Loader<'_> {
-    #[expect(clippy::too_many_arguments, reason = "a route is where everything comes together")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a route is where everything comes together"
+    )]
     pub(super) fn routes(
         &mut self,
         written: &Written,
@@ -42,32 +50,50 @@ impl Loader<'_> {
     ) -> RouteTable {
         let mut routes: Vec<Route> = Vec::new();
         for w in &written.routes {
-            let Some(route) = self.route(w, origin, secrets, keys, rate_limits, upstreams) else { continue };
+            let Some(route) = self.route(w, origin, secrets, keys, rate_limits, upstreams) else {
+                continue;
+            };
             if matches!(route.auth, Auth::ApiKey) && keys.is_empty() && bypass == Bypass::Off {
                 self.weak(
                     Weakness::MissingSecret,
                     &w.at.span,
-                    format!("route `{}` wants an API key and there is none: it refuses everything", route.id),
+                    format!(
+                        "route `{}` wants an API key and there is none: it refuses everything",
+                        route.id
+                    ),
                     "set ORKET_API_KEY, or add [[keys]]",
                 );
             }
             if let Some(other) = routes.iter().find(|r| r.id == route.id) {
-                self.error(&w.at.span, format!("there are two routes `{}`", other.id), "give each its own id");
+                self.error(
+                    &w.at.span,
+                    format!("there are two routes `{}`", other.id),
+                    "give each its own id",
+                );
             }
-            let clash = routes
-                .iter()
-                .find(|r| r.path == route.path && r.methods.iter().any(|m| route.methods.contains(m)));
+            let clash = routes.iter().find(|r| {
+                r.path == route.path && r.methods.iter().any(|m| route.methods.contains(m))
+            });
             if let Some(other) = clash {
                 self.error(
-                    &w.path.as_ref().map_or(w.at.span.clone(), |p| p.span.clone()),
-                    format!("routes `{}` and `{}` take the same requests", other.id, route.id),
+                    &w.path
+                        .as_ref()
+                        .map_or(w.at.span.clone(), |p| p.span.clone()),
+                    format!(
+                        "routes `{}` and `{}` take the same requests",
+                        other.id, route.id
+                    ),
                     "give them different paths or methods",
                 );
             }
             routes.push(route);
         }
         if written.routes.is_empty() && !self.problems.has_errors() {
-            self.error(&(0..0), "there is no route", "add a [[routes]]: what no route names is refused");
+            self.error(
+                &(0..0),
+                "there is no route",
+                "add a [[routes]]: what no route names is refused",
+            );
         }
         RouteTable::new(routes)
     }
@@ -93,19 +119,34 @@ impl Loader<'_> {
         let upstream = self.named_upstream(w, upstreams, &id.value);
         let budgets = self.budgets(w, rate_limits, auth.as_ref());
         if let Some(spool) = w.spool.as_ref().filter(|s| s.value) {
-            self.error(&spool.span, "this version has no spool", "take `spool` out: while the backend is down, deliveries are answered 502");
+            self.error(
+                &spool.span,
+                "this version has no spool",
+                "take `spool` out: while the backend is down, deliveries are answered 502",
+            );
         }
-        let body_limit = w.body_limit.as_ref().map_or(DEFAULT_BODY_LIMIT, |s| s.value.0);
+        let body_limit = w
+            .body_limit
+            .as_ref()
+            .map_or(DEFAULT_BODY_LIMIT, |s| s.value.0);
         if let (Some(Auth::Webhook(_)), Some(at)) = (&auth, &w.body_limit)
             && body_limit > MAX_WEBHOOK_BODY
         {
-            self.error(&at.span, "a webhook's body limit is at most 64MiB", "it is held in memory until it is proven");
+            self.error(
+                &at.span,
+                "a webhook's body limit is at most 64MiB",
+                "it is held in memory until it is proven",
+            );
         }
         let upgrade = match w.upgrade.as_ref() {
             None => Upgrade::None,
             Some(at) if at.value == "websocket" => Upgrade::WebSocket,
             Some(at) => {
-                self.error(&at.span, format!("`{}` is not an upgrade", at.value), "the one there is: \"websocket\"");
+                self.error(
+                    &at.span,
+                    format!("`{}` is not an upgrade", at.value),
+                    "the one there is: \"websocket\"",
+                );
                 Upgrade::None
             }
         };
@@ -115,7 +156,11 @@ impl Loader<'_> {
             Some(at) => {
                 let to = self.path(Some(at), &at.span, &id.value)?;
                 if std::mem::discriminant(&to) != std::mem::discriminant(&path) {
-                    self.error(&at.span, "`rewrite` and `path` both end in `/*`, or neither does", "");
+                    self.error(
+                        &at.span,
+                        "`rewrite` and `path` both end in `/*`, or neither does",
+                        "",
+                    );
                 }
                 Some(to)
             }
@@ -140,9 +185,18 @@ impl Loader<'_> {
         })
     }
 
-    fn path(&mut self, written: Option<&At<String>>, span: &Range<usize>, id: &str) -> Option<PathPattern> {
+    fn path(
+        &mut self,
+        written: Option<&At<String>>,
+        span: &Range<usize>,
+        id: &str,
+    ) -> Option<PathPattern> {
         let Some(at) = written else {
-            self.error(span, format!("route `{id}` lacks `path`"), "e.g. path = \"/v1/*\"");
+            self.error(
+                span,
+                format!("route `{id}` lacks `path`"),
+                "e.g. path = \"/v1/*\"",
+            );
             return None;
         };
         let text = at.value.as_str();
@@ -153,7 +207,9 @@ impl Loader<'_> {
         let fine = text.starts_with('/')
             && !plain.contains("//")
             && !plain.split('/').any(|s| s == "." || s == "..")
-            && plain.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~!$&'()+,=:@".contains(&b));
+            && plain
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"/-._~!$&'()+,=:@".contains(&b));
         if !fine {
             self.error(
                 &at.span,
@@ -167,7 +223,11 @@ impl Loader<'_> {
 
     fn methods(&mut self, w: &config::Route, id: &str) -> Option<Vec<Method>> {
         let Some(at) = w.methods.as_ref().filter(|m| !m.value.is_empty()) else {
-            self.error(&w.at.span, format!("route `{id}` lacks `methods`"), "e.g. methods = [\"GET\", \"POST\"]");
+            self.error(
+                &w.at.span,
+                format!("route `{id}` lacks `methods`"),
+                "e.g. methods = [\"GET\", \"POST\"]",
+            );
             return None;
         };
         let mut out = Vec::new();
@@ -185,7 +245,14 @@ impl Loader<'_> {
         Some(out)
     }
 
-    fn auth(&mut self, w: &config::Route, origin: &Origin, secrets: &Secrets, keys: &KeyRing, id: &str) -> Option<Auth> {
+    fn auth(
+        &mut self,
+        w: &config::Route,
+        origin: &Origin,
+        secrets: &Secrets,
+        keys: &KeyRing,
+        id: &str,
+    ) -> Option<Auth> {
         let Some(auth) = &w.auth else {
             self.error(
                 &w.at.span,
@@ -195,51 +262,96 @@ impl Loader<'_> {
             return None;
         };
         let Some(kind) = &auth.kind else {
-            self.error(&auth.at.span, "`auth` lacks `kind`", "\"api_key\", \"webhook\", \"test_webhook\" or \"none\"");
+            self.error(
+                &auth.at.span,
+                "`auth` lacks `kind`",
+                "\"api_key\", \"webhook\", \"test_webhook\" or \"none\"",
+            );
             return None;
         };
         let mut foreign = Vec::new();
         if kind.value != "webhook" {
-            foreign.extend([("provider", auth.provider.as_ref().map(|a| &a.span)), ("secret", auth.secret.as_ref().map(|a| &a.span))]);
+            foreign.extend([
+                ("provider", auth.provider.as_ref().map(|a| &a.span)),
+                ("secret", auth.secret.as_ref().map(|a| &a.span)),
+            ]);
         }
         if kind.value != "test_webhook" {
-            foreign.extend([("token", auth.token.as_ref().map(|a| &a.span)), ("enabled", auth.enabled.as_ref().map(|a| &a.span))]);
+            foreign.extend([
+                ("token", auth.token.as_ref().map(|a| &a.span)),
+                ("enabled", auth.enabled.as_ref().map(|a| &a.span)),
+            ]);
         }
         for (name, span) in foreign {
             if let Some(span) = span {
-                self.error(span, format!("`{name}` does not belong to auth kind `{}`", kind.value), "take it out");
+                self.error(
+                    span,
+                    format!("`{name}` does not belong to auth kind `{}`", kind.value),
+                    "take it out",
+                );
             }
         }
         if kind.value != "webhook" {
-            for (name, span) in [("replay", w.replay.as_ref().map(|a| &a.span)), ("source", w.source.as_ref().map(|a| &a.span))] {
+            for (name, span) in [
+                ("replay", w.replay.as_ref().map(|a| &a.span)),
+                ("source", w.source.as_ref().map(|a| &a.span)),
+            ] {
                 if let Some(span) = span {
-                    self.error(span, format!("`{name}` belongs to webhook routes"), "take it out");
+                    self.error(
+                        span,
+                        format!("`{name}` belongs to webhook routes"),
+                        "take it out",
+                    );
                 }
             }
         }
         match kind.value.as_str() {
             "api_key" => Some(Auth::ApiKey),
             "none" => {
-                self.weak(Weakness::OpenRoute, &kind.span, format!("route `{id}` asks for no proof"), "is everything behind it meant to be public?");
+                self.weak(
+                    Weakness::OpenRoute,
+                    &kind.span,
+                    format!("route `{id}` asks for no proof"),
+                    "is everything behind it meant to be public?",
+                );
                 Some(Auth::None)
             }
             "webhook" => self.webhook(w, auth, origin, secrets, id),
             "test_webhook" => Some(Auth::TestWebhook(self.test_webhook(auth, secrets, keys))),
             other => {
-                self.error(&kind.span, format!("`{other}` is not a kind of proof"), "\"api_key\", \"webhook\", \"test_webhook\" or \"none\"");
+                self.error(
+                    &kind.span,
+                    format!("`{other}` is not a kind of proof"),
+                    "\"api_key\", \"webhook\", \"test_webhook\" or \"none\"",
+                );
                 None
             }
         }
     }
 
-    fn webhook(&mut self, w: &config::Route, auth: &config::Auth, origin: &Origin, secrets: &Secrets, id: &str) -> Option<Auth> {
+    fn webhook(
+        &mut self,
+        w: &config::Route,
+        auth: &config::Auth,
+        origin: &Origin,
+        secrets: &Secrets,
+        id: &str,
+    ) -> Option<Auth> {
         let known = || webhook::PROVIDERS.map(webhook::Provider::name).join(", ");
         let Some(name) = &auth.provider else {
-            self.error(&auth.at.span, "a webhook needs `provider`", &format!("one of: {}", known()));
+            self.error(
+                &auth.at.span,
+                "a webhook needs `provider`",
+                &format!("one of: {}", known()),
+            );
             return None;
         };
         let Some(provider) = webhook::provider(&name.value) else {
-            self.error(&name.span, format!("`{}` is not a sender this version knows", name.value), &format!("one of: {}", known()));
+            self.error(
+                &name.span,
+                format!("`{}` is not a sender this version knows", name.value),
+                &format!("one of: {}", known()),
+            );
             return None;
         };
         let live = match &auth.secret {
@@ -254,7 +366,11 @@ impl Loader<'_> {
                 Vec::new()
             }
             None => {
-                self.error(&auth.at.span, "a webhook needs `secret`", "name a list of [secrets]");
+                self.error(
+                    &auth.at.span,
+                    "a webhook needs `secret`",
+                    "name a list of [secrets]",
+                );
                 return None;
             }
         };
@@ -263,7 +379,12 @@ impl Loader<'_> {
         }
         let replay = w.replay.as_ref().is_none_or(|r| r.value);
         if let Some(at) = w.replay.as_ref().filter(|r| !r.value) {
-            self.weak(Weakness::NoReplay, &at.span, format!("route `{id}` forwards every repetition as new"), "take `replay = false` out unless the upstream settles repetitions itself");
+            self.weak(
+                Weakness::NoReplay,
+                &at.span,
+                format!("route `{id}` forwards every repetition as new"),
+                "take `replay = false` out unless the upstream settles repetitions itself",
+            );
         }
         Some(Auth::Webhook(WebhookAuth {
             provider,
@@ -273,13 +394,26 @@ impl Loader<'_> {
         }))
     }
 
-    fn test_webhook(&mut self, auth: &config::Auth, secrets: &Secrets, keys: &KeyRing) -> TestWebhookAuth {
+    fn test_webhook(
+        &mut self,
+        auth: &config::Auth,
+        secrets: &Secrets,
+        keys: &KeyRing,
+    ) -> TestWebhookAuth {
         let tokens: Vec<_> = auth
             .token
             .as_ref()
-            .map(|name| secrets.presented(name, self.problems).into_iter().map(|p| (p.digest, p.expires)).collect())
+            .map(|name| {
+                secrets
+                    .presented(name, self.problems)
+                    .into_iter()
+                    .map(|p| (p.digest, p.expires))
+                    .collect()
+            })
             .unwrap_or_default();
-        let Some(switch) = auth.enabled.as_ref().filter(|e| e.value) else { return TestWebhookAuth::Disabled };
+        let Some(switch) = auth.enabled.as_ref().filter(|e| e.value) else {
+            return TestWebhookAuth::Disabled;
+        };
         self.weak(
             Weakness::TestWebhook,
             &switch.span,
@@ -295,9 +429,18 @@ impl Loader<'_> {
         }
     }
 
-    fn named_upstream(&mut self, w: &config::Route, upstreams: &[Upstream], id: &str) -> Option<usize> {
+    fn named_upstream(
+        &mut self,
+        w: &config::Route,
+        upstreams: &[Upstream],
+        id: &str,
+    ) -> Option<usize> {
         let Some(name) = &w.upstream else {
-            self.error(&w.at.span, format!("route `{id}` lacks `upstream`"), "name one of [upstreams]");
+            self.error(
+                &w.at.span,
+                format!("route `{id}` lacks `upstream`"),
+                "name one of [upstreams]",
+            );
             return None;
         };
         let found = upstreams.iter().position(|u| u.id == name.value);
@@ -306,26 +449,48 @@ impl Loader<'_> {
             self.error(
                 &name.span,
                 format!("there is no upstream `{}`", name.value),
-                &if known.is_empty() { "add [upstreams.…] with an address".to_owned() } else { format!("known: {}", known.join(", ")) },
+                &if known.is_empty() {
+                    "add [upstreams.…] with an address".to_owned()
+                } else {
+                    format!("known: {}", known.join(", "))
+                },
             );
         }
         found
     }
 
-    fn budgets(&mut self, w: &config::Route, rate_limits: &[RateLimit], auth: Option<&Auth>) -> Vec<usize> {
+    fn budgets(
+        &mut self,
+        w: &config::Route,
+        rate_limits: &[RateLimit],
+        auth: Option<&Auth>,
+    ) -> Vec<usize> {
         let mut out = Vec::new();
         for name in &w.rate_limits {
             let Some(index) = rate_limits.iter().position(|l| l.id == name.value) else {
-                self.error(&name.span, format!("there is no rate limit `{}`", name.value), "add it as [[rate_limits]]");
+                self.error(
+                    &name.span,
+                    format!("there is no rate limit `{}`", name.value),
+                    "add it as [[rate_limits]]",
+                );
                 continue;
             };
             let fits = match (rate_limits[index].by, auth) {
-                (BudgetOf::Key, Some(Auth::Webhook(_) | Auth::TestWebhook(_) | Auth::None)) => false,
+                (BudgetOf::Key, Some(Auth::Webhook(_) | Auth::TestWebhook(_) | Auth::None)) => {
+                    false
+                }
                 (BudgetOf::Source, Some(Auth::ApiKey | Auth::None)) => false,
                 (BudgetOf::Key | BudgetOf::Source | BudgetOf::Address | BudgetOf::Route, _) => true,
             };
             if !fits {
-                self.error(&name.span, format!("limit `{}` is kept by something this route does not have", name.value), "use by = \"source\" for webhooks, by = \"key\" for key routes");
+                self.error(
+                    &name.span,
+                    format!(
+                        "limit `{}` is kept by something this route does not have",
+                        name.value
+                    ),
+                    "use by = \"source\" for webhooks, by = \"key\" for key routes",
+                );
             }
             out.push(index);
         }

@@ -51,13 +51,21 @@ impl Secrets {
         problems.error(
             &name.span,
             format!("there is no secret `{}`", name.value),
-            Some(if known.is_empty() { "add it to [secrets]".into() } else { format!("known: {}", known.join(", ")) }),
+            Some(if known.is_empty() {
+                "add it to [secrets]".into()
+            } else {
+                format!("known: {}", known.join(", "))
+            }),
         );
         &[]
     }
 
     /// The list's secrets as callers present them.
-    pub(super) fn presented(&self, name: &At<String>, problems: &mut Diagnostics) -> Vec<Presented> {
+    pub(super) fn presented(
+        &self,
+        name: &At<String>,
+        problems: &mut Diagnostics,
+    ) -> Vec<Presented> {
         self.list(name, problems)
             .iter()
             .map(|e| Presented {
@@ -75,11 +83,20 @@ impl Secrets {
         let mut out = Vec::new();
         for entry in self.list(name, problems) {
             match &entry.read {
-                Read::Text(secret) => out.push(LiveSecret { secret: secret.clone(), expires: entry.expires }),
+                Read::Text(secret) => out.push(LiveSecret {
+                    secret: secret.clone(),
+                    expires: entry.expires,
+                }),
                 Read::Digest(_) => problems.error(
                     &name.span,
-                    format!("secret `{}` is a digest, but here the secret itself is needed", name.value),
-                    Some("a digest serves API keys and test tokens only: name a file or a variable".into()),
+                    format!(
+                        "secret `{}` is a digest, but here the secret itself is needed",
+                        name.value
+                    ),
+                    Some(
+                        "a digest serves API keys and test tokens only: name a file or a variable"
+                            .into(),
+                    ),
                 ),
             }
         }
@@ -87,15 +104,26 @@ impl Secrets {
     }
 
     /// The first live secret itself, to be sent to an upstream.
-    pub(super) fn first_text(&self, name: &At<String>, problems: &mut Diagnostics) -> Option<Secret> {
-        self.live(name, problems).into_iter().next().map(|s| s.secret)
+    pub(super) fn first_text(
+        &self,
+        name: &At<String>,
+        problems: &mut Diagnostics,
+    ) -> Option<Secret> {
+        self.live(name, problems)
+            .into_iter()
+            .next()
+            .map(|s| s.secret)
     }
 
     /// Warns of lists that nothing names.
     pub(super) fn warn_unused(&self, problems: &mut Diagnostics) {
         let used = self.used.borrow();
         for (name, (span, _)) in self.lists.iter().filter(|(name, _)| !used.contains(*name)) {
-            problems.warning(span, format!("nothing uses the secret `{name}`"), Some("take it out, or name it where it belongs".into()));
+            problems.warning(
+                span,
+                format!("nothing uses the secret `{name}`"),
+                Some("take it out, or name it where it belongs".into()),
+            );
         }
     }
 }
@@ -124,7 +152,10 @@ impl Loader<'_> {
         }
         // The built-in policy names only what is set, so everything in it is used.
         debug_assert!(*origin != Origin::BuiltIn || lists.len() <= 3);
-        Secrets { lists, used: RefCell::default() }
+        Secrets {
+            lists,
+            used: RefCell::default(),
+        }
     }
 
     fn secret(&mut self, list: &str, entry: &SecretEntry) -> Outcome {
@@ -132,16 +163,29 @@ impl Loader<'_> {
         if let Some(at) = &entry.expires
             && at.value <= Timestamp::now()
         {
-            self.problems.warning(&at.span, format!("this entry of `{list}` is expired and not read"), Some("take it out".into()));
+            self.problems.warning(
+                &at.span,
+                format!("this entry of `{list}` is expired and not read"),
+                Some("take it out".into()),
+            );
             return Outcome::Expired;
         }
-        let Some(source) = &entry.source else { return Outcome::Refused };
+        let Some(source) = &entry.source else {
+            return Outcome::Refused;
+        };
         let (bytes, span) = match source {
             SecretSource::Digest(at) => {
                 return match digest(&at.value) {
-                    Some(digest) => Outcome::Read(Entry { read: Read::Digest(digest), expires }),
+                    Some(digest) => Outcome::Read(Entry {
+                        read: Read::Digest(digest),
+                        expires,
+                    }),
                     None => {
-                        self.error(&at.span, "a digest is `sha256:` and 64 hex digits", "printf %s \"$KEY\" | sha256sum");
+                        self.error(
+                            &at.span,
+                            "a digest is `sha256:` and 64 hex digits",
+                            "printf %s \"$KEY\" | sha256sum",
+                        );
                         Outcome::Refused
                     }
                 };
@@ -157,20 +201,35 @@ impl Loader<'_> {
                     (bytes, &at.span)
                 }
                 Err(e) => {
-                    self.error(&at.span, format!("the secret's file `{}` cannot be read: {e}", at.value.display()), "create it, readable by the gateway's user alone (chmod 600)");
+                    self.error(
+                        &at.span,
+                        format!(
+                            "the secret's file `{}` cannot be read: {e}",
+                            at.value.display()
+                        ),
+                        "create it, readable by the gateway's user alone (chmod 600)",
+                    );
                     return Outcome::Refused;
                 }
             },
             SecretSource::Env(at) => match (self.env)(&at.value) {
                 Some(value) => (value.into_vec(), &at.span),
                 None => {
-                    self.error(&at.span, format!("the variable `{}` is not set", at.value), "set it in the gateway's environment, or use a file");
+                    self.error(
+                        &at.span,
+                        format!("the variable `{}` is not set", at.value),
+                        "set it in the gateway's environment, or use a file",
+                    );
                     return Outcome::Refused;
                 }
             },
         };
         if bytes.iter().all(u8::is_ascii_whitespace) {
-            self.error(span, format!("the secret `{list}` is empty"), "an empty secret proves nothing: put one in, e.g. `openssl rand -hex 32`");
+            self.error(
+                span,
+                format!("the secret `{list}` is empty"),
+                "an empty secret proves nothing: put one in, e.g. `openssl rand -hex 32`",
+            );
             return Outcome::Refused;
         }
         match secret::weakness(&bytes) {
@@ -188,7 +247,10 @@ impl Loader<'_> {
             ),
             None => {}
         }
-        Outcome::Read(Entry { read: Read::Text(Secret::new(bytes)), expires })
+        Outcome::Read(Entry {
+            read: Read::Text(Secret::new(bytes)),
+            expires,
+        })
     }
 }
 
