@@ -22,6 +22,7 @@ pub mod gitea;
 pub mod policy;
 pub mod program;
 pub mod refusal;
+pub mod repository;
 pub mod stack;
 pub mod upstream;
 pub mod wait;

@@ -13,5 +13,6 @@ mod gateway_insecure;
 mod gateway_limits;
 mod gateway_posture;
 mod gateway_refusals;
+mod guards;
 mod harness;
 mod supervisor;
