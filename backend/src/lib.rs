@@ -8,4 +8,140 @@
 //! `store`; those use the pure cores `card`, `run` and `sandbox_state`. This file alone knows all.
 //! Nothing here knows a caller's credential: the gateway has judged those before.
 
+pub mod api;
+pub mod card;
+pub mod cli;
+pub mod config;
+pub mod executor;
+pub mod listen;
+pub mod run;
+pub mod scheduler;
+pub mod settings;
 pub mod store;
+pub mod supervisor;
+pub mod webhook;
+pub mod work;
+pub mod workspace;
+
+use std::{io, time::Duration};
+
+use listen::{BindError, Listener, Stop, peer};
+use settings::{Address, OnStop, Settings};
+
+/// Why the backend does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store does not open.
+    #[error(transparent)]
+    Store(#[from] store::OpenError),
+    /// What earlier boots left cannot be settled.
+    #[error("the store cannot be read: {0}")]
+    Settle(#[from] store::StoreError),
+    /// The address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] BindError),
+    /// A directory cannot be used.
+    #[error("cannot use the {what} {}: {source}", path.display())]
+    Directory {
+        /// What it is for.
+        what: &'static str,
+        /// Where it is.
+        path: std::path::PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A backend that listens.
+pub struct Backend {
+    listener: Listener,
+    router: axum::Router,
+    scheduler: scheduler::Scheduler,
+    stop: Stop,
+    settings: Settings,
+}
+
+impl Backend {
+    /// Opens the store, settles what earlier boots left, and listens.
+    pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        let failed = |what, path: &std::path::Path| {
+            let path = path.to_owned();
+            move |source| StartError::Directory { what, path, source }
+        };
+        let workspace = workspace::Workspace::open(&settings.workspace)
+            .map_err(failed("workspace", &settings.workspace))?;
+        // The lock first: what follows may only be done by the one owner.
+        let store = store::Database::open(&settings.store)?;
+        let attempts = settings.state_dir().join("attempts");
+        let executor = executor::Executor::new(&attempts, "/proc/self/exe")
+            .map_err(failed("attempts' directory", &attempts))?;
+        let stop = Stop::default();
+        let scheduler = scheduler::Scheduler::new(
+            store.clone(),
+            executor,
+            workspace.clone(),
+            settings.runs.clone(),
+            stop.clone(),
+        );
+        let settled = scheduler.settle().await?;
+        tracing::info!(
+            event = "settled",
+            epoch = store.epoch(),
+            adopted = settled.adopted,
+            requeued = settled.requeued,
+            lost = settled.lost,
+            forgotten = settled.forgotten,
+            "attempts of earlier boots are settled"
+        );
+        let rule = peer::Rule::new(settings.listen.peers.clone());
+        let listener = Listener::bind(&settings.listen.address, rule).await?;
+        tracing::info!(
+            event = "posture",
+            isolation = scheduler.isolation().name(),
+            min_isolation = settings.runs.min_isolation.name(),
+            concurrency = settings.runs.concurrency,
+            "the backend is ready"
+        );
+        let app = api::App::new(api::Parts {
+            settings: settings.clone(),
+            store,
+            scheduler: scheduler.clone(),
+            workspace,
+            stop: stop.clone(),
+        });
+        Ok(Self {
+            listener,
+            router: api::router(app),
+            scheduler,
+            stop,
+            settings,
+        })
+    }
+
+    /// The address it listens on.
+    pub fn address(&self) -> io::Result<Address> {
+        self.listener.address()
+    }
+
+    /// The signal that stops it.
+    pub fn stop(&self) -> Stop {
+        self.stop.clone()
+    }
+
+    /// Works until a stop is asked for. Runs that are active then are left to their supervisors,
+    /// which the next start takes over, or canceled, as configured.
+    pub async fn serve(self) {
+        let claiming = tokio::spawn(self.scheduler.clone().run());
+        self.listener.serve(self.router, self.stop.watch()).await;
+        if let Err(error) = claiming.await {
+            tracing::error!(%error, "the scheduler broke");
+        }
+        match self.settings.runs.on_stop {
+            OnStop::Leave => {}
+            OnStop::Cancel => {
+                let limit = self.settings.runs.grace + Duration::from_secs(10);
+                self.scheduler.cancel_all(limit).await;
+            }
+        }
+    }
+}

@@ -1,10 +1,223 @@
-//! Entry point.
-use std::process::ExitCode;
+//! The command line of `orket-backend`.
+
+use std::{
+    io::{IsTerminal as _, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use orket_backend::{
+    Backend,
+    api::{
+        archive::{ArchiveAnswer, ArchiveRequest},
+        openapi,
+    },
+    cli,
+    settings::{Loaded, Settings},
+    supervisor,
+};
+use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+/// Schedules and runs work, keeps sandboxes. It asks nobody for proof: it stands behind
+/// orket-gateway.
+#[derive(Parser)]
+#[command(name = "orket-backend", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the backend. SIGTERM and SIGINT stop it; no attempt is spent by that.
+    Serve {
+        /// The configuration; every field has a default.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Check a configuration: every mistake with its line and column.
+    Check {
+        /// The configuration.
+        #[arg(value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Archive cards, through the running backend or, when none runs, in the store itself.
+    Archive(Archive),
+    /// Print the description of the API (`OpenAPI` 3.1).
+    ExportOpenapi,
+}
+
+#[derive(clap::Args)]
+struct Archive {
+    /// The configuration.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A card, by id; may be repeated.
+    #[arg(long = "card", value_name = "ID")]
+    cards: Vec<String>,
+    /// All cards of a build.
+    #[arg(long, value_name = "ID")]
+    build: Option<String>,
+    /// All cards whose id, title or build contains this text; may be repeated.
+    #[arg(long = "related", value_name = "TEXT")]
+    related: Vec<String>,
+    /// Why, for the record.
+    #[arg(long)]
+    reason: Option<String>,
+    /// Who, for the record.
+    #[arg(long = "by", value_name = "NAME")]
+    archived_by: Option<String>,
+}
 
 fn main() -> ExitCode {
-    // A supervisor starts in a millisecond: nothing may come before this.
-    if let Some(code) = orket_backend::supervisor::intercept(std::env::args_os()) {
+    // Before anything else: this program is also its own supervisor, which must start at once and
+    // know nothing of what follows.
+    if let Some(code) = supervisor::intercept(std::env::args_os()) {
         return code;
     }
-    ExitCode::FAILURE
+    match run(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("orket-backend: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Serve { config } => serve(config.as_deref()),
+        Command::Check { config } => {
+            let Some(Loaded { warnings, .. }) = load(Some(&config))? else {
+                return Ok(ExitCode::FAILURE);
+            };
+            let count = warnings.len();
+            println!("{}: ok, {count} warning{}", config.display(), plural(count));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Archive(archive) => run_archive(archive),
+        Command::ExportOpenapi => {
+            print!("{}", openapi::text()?);
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+/// Loads the configuration and shows what is wrong with it; `None` when it cannot be used.
+fn load(config: Option<&Path>) -> anyhow::Result<Option<Loaded>> {
+    let (name, text) = match config {
+        None => ("(defaults)".to_owned(), String::new()),
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("cannot read the configuration {}", path.display()))?;
+            (path.display().to_string(), text)
+        }
+    };
+    match Settings::load(&text) {
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                eprint!("{}", warning.render(&name, &text));
+            }
+            Ok(Some(loaded))
+        }
+        Err(errors) => {
+            for error in errors {
+                eprint!("{}", error.render(&name, &text));
+            }
+            Ok(None)
+        }
+    }
+}
+
+fn serve(config: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let Some(Loaded { settings, .. }) = load(config)? else {
+        return Ok(ExitCode::FAILURE);
+    };
+    log_to_stderr();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        // Before anything is started: a signal that comes early must stop us, too.
+        let mut signals = cli::Signals::listen()?;
+        let backend = Backend::start(settings).await?;
+        let stop = backend.stop();
+        let mut out = std::io::stdout();
+        writeln!(out, "orket-backend listening on {}", backend.address()?)?;
+        out.flush()?;
+        tokio::spawn(async move {
+            signals.received().await;
+            tracing::info!(event = "stopping", "the backend stops");
+            stop.stop();
+            signals.received().await;
+            tracing::warn!(event = "stopping", "asked to stop again: leaving at once");
+            // Nothing is lost by it: what is not recorded yet is settled by the next start.
+            std::process::abort();
+        });
+        backend.serve().await;
+        Ok::<_, anyhow::Error>(())
+    })?;
+    // Tasks that follow attempts are dropped with the runtime; their supervisors go on.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_archive(archive: Archive) -> anyhow::Result<ExitCode> {
+    let Some(Loaded { settings, .. }) = load(archive.config.as_deref())? else {
+        return Ok(ExitCode::FAILURE);
+    };
+    let request = ArchiveRequest {
+        card_ids: archive.cards,
+        build_id: archive.build,
+        related_tokens: archive.related,
+        reason: archive.reason,
+        archived_by: archive.archived_by,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let ArchiveAnswer {
+        archived_count,
+        archived_ids,
+        missing_ids,
+        ..
+    } = runtime.block_on(cli::archive(&settings, request))?;
+    println!("{archived_count} card{} archived", plural(archived_count));
+    for id in archived_ids {
+        println!("  {id}");
+    }
+    for id in &missing_ids {
+        eprintln!("no card {id}");
+    }
+    Ok(if missing_ids.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Logs go to standard error: as text for a terminal, else as JSON; `ORKET_LOG_FORMAT=json|text`
+/// decides otherwise, `ORKET_LOG` what is logged.
+fn log_to_stderr() {
+    let format = std::env::var("ORKET_LOG_FORMAT").unwrap_or_default();
+    let json = match format.as_str() {
+        "json" => true,
+        "text" => false,
+        _ => !std::io::stderr().is_terminal(),
+    };
+    let filter = EnvFilter::try_from_env("ORKET_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let registry = tracing_subscriber::registry().with(filter);
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    if json {
+        registry.with(layer.json().flatten_event(true)).init();
+    } else {
+        let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        registry.with(layer.with_ansi(color)).init();
+    }
 }

@@ -13,8 +13,12 @@
 //! reached the disk. Add events inside it with [`feed::append`]: they are published after the
 //! commit, in order, without gaps. Never hold anything across it that blocks: all writes wait.
 
+pub mod attempts;
+pub mod cards;
+pub mod deliveries;
 pub mod feed;
 mod migrate;
+pub mod runs;
 mod sqlite;
 
 pub use sqlite::{Database, OpenError};

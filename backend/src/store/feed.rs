@@ -140,6 +140,11 @@ impl Feed {
 }
 
 impl Database {
+    /// All events of one subject, oldest first.
+    pub async fn events_of(&self, subject: String) -> Result<Vec<Event>, StoreError> {
+        self.read(move |conn| of_subject(conn, &subject)).await
+    }
+
     /// Up to `limit` published events after number `cursor`, oldest first.
     pub async fn events_after(
         &self,

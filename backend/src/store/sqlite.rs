@@ -234,6 +234,16 @@ impl Database {
             .unwrap_or_else(|_| Err(StoreError::Fault("a query panicked".to_owned()).into()))
     }
 
+    /// Whether the store takes writes: it makes one, through to the disk.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        self.write(|tx| {
+            tx.prepare_cached("UPDATE boot SET probe = probe + 1")?
+                .execute([])?;
+            Ok(())
+        })
+        .await
+    }
+
     /// Which boot of a backend this is on this store, counted from 1.
     pub fn epoch(&self) -> i64 {
         self.inner.epoch

@@ -1,0 +1,126 @@
+//! What the backend answers. All routes are on this screen; one resource is one file.
+//!
+//! Requests are read strictly (`extract`), refused in one shape (`problem`), and every answer
+//! carries the id of its request. Nobody is asked for proof here: who gets this far was judged by
+//! the gateway, or may connect to the socket.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    middleware,
+    routing::{get, post},
+};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::{
+    listen::Stop, scheduler::Scheduler, settings::Settings, store::Database, workspace::Workspace,
+};
+
+pub mod archive;
+mod cards;
+mod deliveries;
+mod document;
+mod events;
+mod extract;
+mod health;
+mod logs;
+pub mod openapi;
+mod page;
+mod problem;
+mod runs;
+mod sandboxes;
+mod sessions;
+mod system;
+mod usage;
+mod webhook;
+
+pub use extract::Caller;
+pub use problem::ApiError;
+
+/// The largest body of a request to the API, in bytes.
+const BODY_LIMIT: usize = 2 << 20;
+/// The largest delivery: more than any gateway should let through.
+const DELIVERY_LIMIT: usize = 32 << 20;
+
+/// What every handler can use.
+#[derive(Clone)]
+pub struct App {
+    inner: Arc<Parts>,
+}
+
+/// The parts of an [`App`].
+pub struct Parts {
+    /// What the operator decided.
+    pub settings: Settings,
+    /// The durable truth.
+    pub store: Database,
+    /// Gives runs their slots.
+    pub scheduler: Scheduler,
+    /// Where commands work.
+    pub workspace: Workspace,
+    /// Ends streams when the backend stops.
+    pub stop: Stop,
+}
+
+impl App {
+    /// An app of these parts.
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            inner: Arc::new(parts),
+        }
+    }
+}
+
+impl std::ops::Deref for App {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.inner
+    }
+}
+
+/// The whole API.
+pub fn router(app: App) -> Router {
+    let deliveries = Router::new()
+        .route("/webhook/{source}", post(webhook::receive))
+        .layer(DefaultBodyLimit::max(DELIVERY_LIMIT));
+    Router::new()
+        .route("/health", get(health::health))
+        .route("/openapi.json", get(openapi::serve))
+        .route("/v1/version", get(health::version))
+        .route("/v1/whoami", get(health::whoami))
+        .route("/v1/system/heartbeat", get(system::heartbeat))
+        .route("/v1/system/metrics", get(system::metrics))
+        .route("/v1/system/run-active", post(system::run_active))
+        .route("/v1/runs", get(runs::list).post(runs::submit))
+        .route("/v1/runs/{id}", get(runs::detail))
+        .route("/v1/runs/{id}/cancel", post(runs::cancel))
+        .route("/v1/runs/{id}/logs", get(logs::logs))
+        .route("/v1/runs/{id}/metrics", get(runs::metrics))
+        .route("/v1/runs/{id}/backlog", get(runs::backlog))
+        .route("/v1/sessions/{id}", get(sessions::session))
+        .route("/v1/sessions/{id}/snapshot", get(sessions::snapshot))
+        .route("/v1/cards", get(cards::list).post(cards::create))
+        .route("/v1/cards/archive", post(archive::archive))
+        .route(
+            "/v1/cards/{id}",
+            get(cards::detail)
+                .patch(cards::change)
+                .delete(cards::remove),
+        )
+        .route("/v1/deliveries", get(deliveries::list))
+        .route("/v1/deliveries/{id}", get(deliveries::detail))
+        .route("/v1/deliveries/{id}/replay", post(deliveries::replay))
+        .route("/v1/events", get(events::sse))
+        .route("/ws/events", get(events::websocket))
+        .merge(sandboxes::routes())
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .merge(deliveries)
+        .fallback(problem::not_found)
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(CatchPanicLayer::custom(problem::panicked))
+        .layer(middleware::from_fn(problem::finish))
+        .with_state(app)
+}

@@ -1,0 +1,97 @@
+//! Archiving cards: the same code for the route and for the command line.
+
+use axum::{Json, extract::State};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{ApiError, App, extract::Document};
+use crate::store::{Database, cards::Selection};
+
+/// Which cards to archive. At least one selector; they add up.
+#[derive(Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ArchiveRequest {
+    /// Cards by id.
+    pub card_ids: Vec<String>,
+    /// All cards of a build.
+    pub build_id: Option<String>,
+    /// All cards whose id, title or build contains one of these, whatever the case.
+    pub related_tokens: Vec<String>,
+    /// Why, for the record.
+    pub reason: Option<String>,
+    /// Who, for the record.
+    pub archived_by: Option<String>,
+}
+
+impl ArchiveRequest {
+    /// The selection it means; an error when it selects nothing.
+    pub fn selection(self) -> Result<Selection, ApiError> {
+        let meant = |list: Vec<String>| -> Vec<String> {
+            list.into_iter()
+                .filter(|item| !item.trim().is_empty())
+                .collect()
+        };
+        let selection = Selection {
+            card_ids: meant(self.card_ids),
+            build_id: self.build_id.filter(|build| !build.trim().is_empty()),
+            // Blank ones would be part of every card.
+            related_tokens: meant(self.related_tokens),
+            reason: self.reason,
+            archived_by: self.archived_by,
+        };
+        let Selection {
+            card_ids,
+            build_id,
+            related_tokens,
+            ..
+        } = &selection;
+        if card_ids.is_empty() && build_id.is_none() && related_tokens.is_empty() {
+            return Err(ApiError::invalid(
+                "Provide at least one selector: card_ids, build_id, or related_tokens",
+            ));
+        }
+        Ok(selection)
+    }
+}
+
+/// What was archived.
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ArchiveAnswer {
+    /// Always true.
+    pub ok: bool,
+    /// How many cards are in `archived_ids`.
+    pub archived_count: usize,
+    /// Every selected card; all of them are archived now.
+    pub archived_ids: Vec<String>,
+    /// Ids asked for that no card has.
+    pub missing_ids: Vec<String>,
+}
+
+/// Archives cards. Their history is kept.
+#[utoipa::path(post, path = "/v1/cards/archive", tag = "cards", request_body = ArchiveRequest,
+    responses(
+        (status = 200, body = ArchiveAnswer),
+        (status = 400, description = "No selector.", body = super::openapi::Problem),
+))]
+pub(super) async fn archive(
+    State(app): State<App>,
+    Document { value, .. }: Document<ArchiveRequest>,
+) -> Result<Json<ArchiveAnswer>, ApiError> {
+    Ok(Json(archive_now(&app.store, value).await?))
+}
+
+/// Archives cards in a store that is open.
+pub async fn archive_now(
+    store: &Database,
+    request: ArchiveRequest,
+) -> Result<ArchiveAnswer, ApiError> {
+    let archived = store
+        .archive_cards(Timestamp::now(), request.selection()?)
+        .await?;
+    Ok(ArchiveAnswer {
+        ok: true,
+        archived_count: archived.archived_ids.len(),
+        archived_ids: archived.archived_ids,
+        missing_ids: archived.missing_ids,
+    })
+}

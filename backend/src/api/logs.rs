@@ -1,0 +1,199 @@
+//! The output of runs: in pages, or as it is written.
+
+use std::{collections::VecDeque, convert::Infallible};
+
+use axum::{
+    Json,
+    extract::State,
+    response::{
+        IntoResponse, Response,
+        sse::{self, KeepAlive, Sse},
+    },
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use futures_util::{Stream, stream};
+use http::HeaderMap;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast::error::RecvError;
+
+use super::{
+    ApiError, App, events,
+    extract::{self, Id, Query},
+    page, runs,
+};
+use crate::store::attempts::OutputRow;
+
+/// A piece of output. Its boundaries are those of the reads, not of lines.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct LogItem {
+    /// Its number within the run.
+    seq: i64,
+    /// `stdout`, `stderr` or `system` (remarks of the supervisor).
+    stream: String,
+    /// When it was written (RFC 3339, UTC).
+    #[schema(value_type = String, format = DateTime)]
+    time: Timestamp,
+    /// What was written, where that is UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+    /// What was written, in Base64, where it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_b64: Option<String>,
+}
+
+impl From<OutputRow> for LogItem {
+    fn from(row: OutputRow) -> Self {
+        let (text, data_b64) = match String::from_utf8(row.bytes) {
+            Ok(text) => (Some(text), None),
+            Err(error) => (None, Some(STANDARD.encode(error.as_bytes()))),
+        };
+        Self {
+            seq: row.seq,
+            stream: row.stream,
+            time: row.time,
+            text,
+            data_b64,
+        }
+    }
+}
+
+/// A page of output.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct Logs {
+    /// Pieces of output, oldest first.
+    items: Vec<LogItem>,
+    /// What to give as `after` to go on; there may be nothing yet.
+    next: Option<i64>,
+}
+
+/// Which output to read.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct LogQuery {
+    /// Whether to go on as more is written, as server-sent events.
+    #[serde(default)]
+    follow: bool,
+    /// Only what comes after this number.
+    after: Option<i64>,
+    /// How many items at most, 1 to 500.
+    limit: Option<i64>,
+}
+
+/// The output of a run, oldest first. As server-sent events with `follow=true` or
+/// `Accept: text/event-stream`: `output` for each piece, `end` with the run's state at last.
+#[utoipa::path(get, path = "/v1/runs/{id}/logs", tag = "runs",
+    params(("id" = String, Path), LogQuery, ("Last-Event-ID" = Option<i64>, Header, description = "As `after`, when a stream is resumed.")),
+    responses((status = 200, body = Logs), (status = 400, body = super::openapi::Problem), (status = 404, body = super::openapi::Problem)))]
+pub(super) async fn logs(
+    State(app): State<App>,
+    Id(id): Id,
+    headers: HeaderMap,
+    Query(query): Query<LogQuery>,
+) -> Result<Response, ApiError> {
+    runs::find(&app, id.clone()).await?;
+    let after = events::position(&headers, query.after)?.unwrap_or(0);
+    let limit = page::limit(query.limit)?;
+    if query.follow || extract::wants_stream(&headers) {
+        let follow = Follow::new(app, id, after);
+        return Ok(Sse::new(follow.stream())
+            .keep_alive(KeepAlive::new().interval(events::SIGN_OF_LIFE))
+            .into_response());
+    }
+    let rows = app.store.output(id, after, limit).await?;
+    let next = rows.last().map(|row| row.seq).or(query.after);
+    Ok(Json(Logs {
+        items: rows.into_iter().map(LogItem::from).collect(),
+        next,
+    })
+    .into_response())
+}
+
+/// A reader of one run's output. It holds a position, not a queue.
+struct Follow {
+    app: App,
+    id: String,
+    after: i64,
+    ready: VecDeque<sse::Event>,
+    wake: tokio::sync::broadcast::Receiver<std::sync::Arc<str>>,
+    ended: bool,
+}
+
+impl Follow {
+    fn new(app: App, id: String, after: i64) -> Self {
+        let wake = app.scheduler.watch_output();
+        Self {
+            app,
+            id,
+            after,
+            ready: VecDeque::new(),
+            wake,
+            ended: false,
+        }
+    }
+
+    fn stream(self) -> impl Stream<Item = Result<sse::Event, Infallible>> {
+        stream::unfold(self, |mut follow| async move {
+            let event = follow.next().await?;
+            Some((Ok(event), follow))
+        })
+    }
+
+    async fn next(&mut self) -> Option<sse::Event> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
+            }
+            if self.ended {
+                return None;
+            }
+            // The state first: what is written before a run's end is stored before it, too.
+            let run = self.app.store.run(self.id.clone()).await.ok().flatten()?;
+            let rows = self
+                .app
+                .store
+                .output(self.id.clone(), self.after, 100)
+                .await
+                .ok()?;
+            if let Some(last) = rows.last() {
+                self.after = last.seq;
+                for row in rows {
+                    let seq = row.seq.to_string();
+                    let event = sse::Event::default().event("output").id(seq);
+                    self.ready
+                        .push_back(event.json_data(LogItem::from(row)).ok()?);
+                }
+                continue;
+            }
+            if run.state.is_final() {
+                self.ended = true;
+                let end = serde_json::json!({ "state": run.state, "reason": run.reason });
+                return sse::Event::default().event("end").json_data(end).ok();
+            }
+            self.wait().await?;
+        }
+    }
+
+    /// Waits until there may be more; `None` when the backend stops.
+    async fn wait(&mut self) -> Option<()> {
+        let stop = self.app.stop.clone();
+        // Runs that are canceled while they wait have no output to wake anyone.
+        let mut changes = self.app.store.feed().watch();
+        loop {
+            tokio::select! {
+                () = stop.stopped() => return None,
+                woken = self.wake.recv() => match woken {
+                    Ok(id) if *id == *self.id => return Some(()),
+                    Ok(_) => {}
+                    Err(RecvError::Lagged(_)) => return Some(()),
+                    Err(RecvError::Closed) => return None,
+                },
+                changed = changes.changed() => {
+                    changed.ok()?;
+                    return Some(());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! Errors into answers: one shape (RFC 9457), made in one place.
+//!
+//! An [`ApiError`] has a public text, which a caller reads, and sometimes a private one, which
+//! only the log gets. The request's id is added on the way out, to every answer.
+
+use axum::{
+    Json,
+    extract::{MatchedPath, Request},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use orket_shared::{
+    header::REQUEST_ID,
+    id,
+    problem::{CONTENT_TYPE, Problem},
+};
+
+use crate::{
+    store::{StoreError, cards::CardError, runs::SubmitError},
+    work::Invalid,
+    workspace::Refused,
+};
+
+/// An error as it will be answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiError {
+    status: StatusCode,
+    reason: &'static str,
+    detail: String,
+    retry_after: Option<u32>,
+    private: Option<String>,
+}
+
+impl ApiError {
+    /// An error of this status, with a word for programs and a text for people.
+    pub fn new(status: StatusCode, reason: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            status,
+            reason,
+            detail: detail.into(),
+            retry_after: None,
+            private: None,
+        }
+    }
+
+    /// 400: the request itself is wrong.
+    pub fn invalid(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request", detail)
+    }
+
+    /// 404: there is no such thing; `what` is its kind, e.g. `run`.
+    pub fn unknown(what: &str) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            format!("There is no such {what}."),
+        )
+    }
+
+    /// 409: the thing is not in a state that allows this.
+    pub fn conflict(reason: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, reason, detail)
+    }
+
+    /// 503: someone should come back in `seconds`.
+    pub fn unavailable(reason: &'static str, detail: impl Into<String>, seconds: u32) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, reason, detail).retry_after(seconds)
+    }
+
+    /// 500: a fault of ours. The text goes to the log only.
+    pub fn fault(private: impl Into<String>) -> Self {
+        let detail = "Something went wrong inside. The log tells more under this request's id.";
+        let error = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", detail);
+        Self {
+            private: Some(private.into()),
+            ..error
+        }
+    }
+
+    /// The same error, saying when to come back.
+    #[must_use]
+    pub fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+}
+
+impl std::fmt::Display for ApiError {
+    /// The public text.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        let text = error.to_string();
+        let answer = match error {
+            StoreError::Full => Self::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                "store_full",
+                "The store's disk is full. Nothing was changed. Free space and try again.",
+            )
+            .retry_after(30),
+            StoreError::NotWritable(_) | StoreError::Busy(_) | StoreError::Closed => {
+                let detail = "The store cannot be used now. Nothing was changed. Try again later.";
+                Self::unavailable("store_unavailable", detail, 5)
+            }
+            StoreError::Fault(_) => return Self::fault(text),
+        };
+        Self {
+            private: Some(text),
+            ..answer
+        }
+    }
+}
+
+impl From<SubmitError> for ApiError {
+    fn from(error: SubmitError) -> Self {
+        let detail = error.to_string();
+        match error {
+            SubmitError::Exists(_) => Self::conflict("run_exists", detail),
+            SubmitError::QueueFull { .. } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", detail).retry_after(5)
+            }
+            SubmitError::UnknownCard(_) => Self::unknown("card"),
+            SubmitError::CardNotStartable { .. } => Self::conflict("card_not_startable", detail),
+            SubmitError::CardBusy { .. } => Self::conflict("card_busy", detail),
+            SubmitError::Dependency { .. } => Self::conflict("dependency_not_done", detail),
+            SubmitError::KeyReused => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "idempotency_key_reused",
+                detail,
+            ),
+            SubmitError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<CardError> for ApiError {
+    fn from(error: CardError) -> Self {
+        let detail = error.to_string();
+        match error {
+            CardError::Exists(_) => Self::conflict("card_exists", detail),
+            CardError::Unknown => Self::unknown("card"),
+            CardError::UnknownDependency(_) | CardError::Circle(_) => Self::invalid(detail),
+            CardError::Illegal { .. } => Self::conflict("card_status", detail),
+            CardError::Busy { .. } => Self::conflict("card_busy", detail),
+            CardError::Needed { .. } => Self::conflict("card_needed", detail),
+            CardError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<Invalid> for ApiError {
+    fn from(Invalid(text): Invalid) -> Self {
+        Self::invalid(text)
+    }
+}
+
+impl From<Refused> for ApiError {
+    fn from(refused: Refused) -> Self {
+        Self::invalid(refused.to_string())
+    }
+}
+
+impl IntoResponse for ApiError {
+    /// The error rides on the answer until [`finish`], which knows the request's id.
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// What no route names.
+pub(super) async fn not_found() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "not_found", "Not found")
+}
+
+/// A route that does not know the method; the router adds `Allow`.
+pub(super) async fn method_not_allowed() -> ApiError {
+    ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        "Method not allowed",
+    )
+}
+
+/// A handler that panicked.
+pub(super) fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no text");
+    ApiError::fault(format!("a handler panicked: {text}")).into_response()
+}
+
+/// The id of the request being handled.
+#[derive(Debug, Clone)]
+pub(super) struct RequestId(pub(super) String);
+
+/// Around everything: gives the request its id, writes problems, logs once.
+pub(super) async fn finish(mut request: Request, next: Next) -> Response {
+    let given = request
+        .headers()
+        .get(REQUEST_ID)
+        .and_then(|value| value.to_str().ok());
+    let request_id = given.filter(|given| id::is_name(given)).map(str::to_owned);
+    let request_id = request_id.unwrap_or_else(id::new_ulid);
+    request
+        .extensions_mut()
+        .insert(RequestId(request_id.clone()));
+    let method = request.method().clone();
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map(|path| path.as_str().to_owned());
+    let begun = std::time::Instant::now();
+
+    let mut response = next.run(request).await;
+    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+        if let Some(private) = &error.private {
+            tracing::error!(event = "request_failed", request_id, %method, private, "a fault");
+        }
+        let allow = response.headers_mut().remove(header::ALLOW);
+        response = write(error, &request_id);
+        if let Some(allow) = allow {
+            response.headers_mut().insert(header::ALLOW, allow);
+        }
+    }
+    if let Ok(value) = HeaderValue::from_str(&request_id) {
+        response
+            .headers_mut()
+            .insert(HeaderName::from_static(REQUEST_ID), value);
+    }
+    tracing::debug!(
+        event = "request", request_id, %method, route, status = response.status().as_u16(),
+        micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX), "request"
+    );
+    response
+}
+
+fn write(error: ApiError, request_id: &str) -> Response {
+    let title = error.status.canonical_reason().unwrap_or("Error");
+    let problem = Problem::new(error.status.as_u16(), title, error.reason, error.detail)
+        .with_request_id(request_id);
+    let mut response = (error.status, Json(problem)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+    if let Some(seconds) = error.retry_after {
+        headers.insert(header::RETRY_AFTER, seconds.into());
+    }
+    response
+}

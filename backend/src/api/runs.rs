@@ -1,0 +1,459 @@
+//! Runs: submitting, listing, looking at, canceling.
+
+use std::collections::BTreeMap;
+
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use jiff::Timestamp;
+use orket_shared::id;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    ApiError, App, Caller,
+    cards::CardView,
+    document::{Command, Seconds, WorkFields, chosen_id, command_schema, priority, seconds_schema},
+    extract::{self, Document, Id, Query},
+    page::{self, Page},
+};
+use crate::{
+    run::State as RunState,
+    store::{
+        attempts::AttemptView,
+        cards,
+        feed::Event,
+        runs::{CancelOutcome, Cause, Filter, Idempotency, NewRun, Run, Subject, Submitted},
+    },
+};
+
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// A run.
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+pub(super) struct RunView {
+    /// Its id.
+    id: String,
+    /// Where it is.
+    state: RunState,
+    /// Why it ended as it did: one word, such as `command_not_found`.
+    reason: Option<String>,
+    /// The same for people.
+    detail: Option<String>,
+    /// The card it runs.
+    card_id: Option<String>,
+    /// The build it belongs to.
+    build_id: Option<String>,
+    /// Why it exists.
+    cause: Cause,
+    /// Who asked for it.
+    actor: String,
+    /// 0 to 9, larger first.
+    priority: i64,
+    /// Program and arguments, or script and parameters.
+    command: Vec<String>,
+    /// Whether `command` is a script for `/bin/sh`.
+    shell: bool,
+    /// Where it runs, in the workspace.
+    workdir: Option<String>,
+    /// After which time it is ended, in seconds; the configured default when `null`.
+    #[schema(schema_with = seconds_schema)]
+    timeout: Option<Seconds>,
+    /// How often it may run again.
+    retries: u32,
+    /// How many attempts were made so far.
+    attempts: i64,
+    /// When it was submitted (RFC 3339, UTC).
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    /// When a scheduled run is due.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    due_at: Option<Timestamp>,
+    /// When its first attempt was claimed.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    started_at: Option<Timestamp>,
+    /// When it ended.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    ended_at: Option<Timestamp>,
+}
+
+impl From<Run> for RunView {
+    fn from(run: Run) -> Self {
+        Self {
+            id: run.id,
+            state: run.state,
+            reason: run.reason,
+            detail: run.detail,
+            card_id: run.card_id,
+            build_id: run.build_id,
+            cause: run.cause,
+            actor: run.actor,
+            priority: run.priority,
+            command: run.work.command,
+            shell: run.work.shell,
+            workdir: run.work.workdir,
+            timeout: run.work.timeout_ms.map(|ms| Seconds { ms }),
+            retries: run.work.retries,
+            attempts: run.epoch,
+            created_at: run.created_at,
+            due_at: run.not_before,
+            started_at: run.started_at,
+            ended_at: run.ended_at,
+        }
+    }
+}
+
+/// A run and its attempts.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct RunDetail {
+    #[serde(flatten)]
+    run: RunView,
+    /// How its last attempt ended: `kind` and, depending on it, `code`, `signal` or `detail`.
+    #[schema(value_type = Option<Object>)]
+    exit: Option<serde_json::Value>,
+    /// The isolation level its last attempt reached.
+    isolation: Option<String>,
+    /// Its attempts, oldest first.
+    attempt_list: Vec<AttemptView>,
+}
+
+/// A run to be submitted: a card's, or a command of its own.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Submit {
+    /// The run's id; one is made when absent. An id that exists is refused with 409.
+    id: Option<String>,
+    /// The card to run. Nothing else of the work may be given then.
+    card_id: Option<String>,
+    /// The build it belongs to; runs of one build take turns with those of others.
+    build_id: Option<String>,
+    /// What to execute.
+    #[schema(schema_with = command_schema)]
+    command: Option<Command>,
+    /// Whether `command` is a script for `/bin/sh`.
+    shell: Option<bool>,
+    /// The command's environment.
+    env: Option<BTreeMap<String, String>>,
+    /// Where to run it, inside the workspace.
+    workdir: Option<String>,
+    /// After which time to end it.
+    #[schema(schema_with = seconds_schema)]
+    timeout: Option<Seconds>,
+    /// How often it may run again when it did not succeed.
+    retries: Option<u32>,
+    /// 0 to 9, larger first.
+    priority: Option<i64>,
+}
+
+impl Submit {
+    fn subject(self, app: &App) -> Result<(Option<String>, Subject, Option<String>), ApiError> {
+        let work = WorkFields {
+            command: self.command,
+            shell: self.shell,
+            env: self.env,
+            workdir: self.workdir,
+            timeout: self.timeout,
+            retries: self.retries,
+            stack: None,
+        };
+        let Some(card) = self.card_id else {
+            if work.command.is_none() {
+                return Err(ApiError::invalid("Give either `card_id` or `command`."));
+            }
+            let subject = Subject::Command {
+                work: work.work(&app.workspace)?,
+                priority: priority(self.priority)?,
+            };
+            return Ok((self.id, subject, self.build_id));
+        };
+        let own = work.command.is_some()
+            || work.shell.is_some()
+            || work.env.is_some()
+            || work.workdir.is_some()
+            || work.timeout.is_some()
+            || work.retries.is_some()
+            || self.priority.is_some();
+        if own {
+            return Err(ApiError::invalid(
+                "With `card_id` only `id` and `build_id` may be given: the card says the rest.",
+            ));
+        }
+        if !id::is_name(&card) {
+            return Err(ApiError::unknown("card"));
+        }
+        Ok((
+            self.id,
+            Subject::Card {
+                id: card,
+                exclusive: false,
+            },
+            self.build_id,
+        ))
+    }
+}
+
+/// Checks a build's name.
+pub(super) fn check_build(build: Option<&str>) -> Result<(), ApiError> {
+    build.map_or(Ok(()), |build| chosen_id("build_id", build))
+}
+
+/// Submits a run. It is on disk before this answers.
+#[utoipa::path(post, path = "/v1/runs", tag = "runs", request_body = Submit,
+    params(("Idempotency-Key" = Option<String>, Header, description = "The same key and body again get the first answer.")),
+    responses(
+        (status = 201, description = "Queued.", body = RunView, headers(("Location" = String, description = "Where it is."))),
+        (status = 400, description = "It does not fit.", body = super::openapi::Problem),
+        (status = 404, description = "No such card.", body = super::openapi::Problem),
+        (status = 409, description = "A run of that id exists, or the card cannot be started. Nothing was changed.", body = super::openapi::Problem),
+        (status = 422, description = "The idempotency key was used with another body.", body = super::openapi::Problem),
+        (status = 429, description = "The queue is full.", body = super::openapi::Problem),
+))]
+pub(super) async fn submit(
+    State(app): State<App>,
+    caller: Caller,
+    headers: HeaderMap,
+    Document { value, bytes }: Document<Submit>,
+) -> Result<Response, ApiError> {
+    let key = extract::text(&headers, IDEMPOTENCY_KEY)?;
+    if key.as_ref().is_some_and(|key| key.len() > 255) {
+        return Err(ApiError::invalid(
+            "The Idempotency-Key is longer than 255 bytes.",
+        ));
+    }
+    let (id, subject, build_id) = value.subject(&app)?;
+    check_build(build_id.as_deref())?;
+    let id = match id {
+        Some(id) => {
+            chosen_id("id", &id)?;
+            id
+        }
+        None => id::new_ulid(),
+    };
+    let cause = match &subject {
+        Subject::Command { .. } => Cause::Api,
+        Subject::Card { .. } => Cause::Card,
+    };
+    let actor = caller.actor();
+    let idempotency = key.map(|key| Idempotency {
+        actor: actor.clone(),
+        key,
+        body: bytes.to_vec(),
+    });
+    let new = NewRun {
+        id,
+        build_id,
+        cause,
+        actor,
+        request_id: caller.request_id,
+        subject,
+    };
+    let limit = app.settings.runs.queue_limit;
+    let answer = |run: &Run| serde_json::json!(RunView::from(run.clone()));
+    let submitted = app
+        .store
+        .submit_run(Timestamp::now(), new, limit, idempotency, answer)
+        .await?;
+    let (view, replayed) = match submitted {
+        Submitted::New(run) => (serde_json::json!(RunView::from(*run)), false),
+        Submitted::Before(view) => (view, true),
+    };
+    let location = format!("/v1/runs/{}", view["id"].as_str().unwrap_or_default());
+    let mut response = (StatusCode::CREATED, Json(view)).into_response();
+    let location =
+        HeaderValue::from_str(&location).map_err(|error| ApiError::fault(error.to_string()))?;
+    response.headers_mut().insert(header::LOCATION, location);
+    if replayed {
+        response
+            .headers_mut()
+            .insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+/// Which runs to list.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListQuery {
+    /// Only runs of this state.
+    state: Option<RunState>,
+    /// Only runs of this card.
+    card_id: Option<String>,
+    /// Only runs of this build.
+    build_id: Option<String>,
+    /// `next` of the page before.
+    cursor: Option<String>,
+    /// How many items at most, 1 to 500.
+    limit: Option<i64>,
+}
+
+/// Runs, newest first.
+#[utoipa::path(get, path = "/v1/runs", tag = "runs", params(ListQuery), responses(
+    (status = 200, body = Page<RunView>),
+    (status = 400, description = "The query does not fit.", body = super::openapi::Problem),
+))]
+pub(super) async fn list(
+    State(app): State<App>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Page<RunView>>, ApiError> {
+    let limit = page::limit(query.limit)?;
+    let filter = Filter {
+        state: query.state,
+        card_id: query.card_id,
+        build_id: query.build_id,
+        before: page::cursor(query.cursor.as_deref())?,
+        limit: limit + 1,
+    };
+    let runs = app.store.runs(filter).await?;
+    Ok(Json(Page::of(runs, limit, |run| run.seq, RunView::from)))
+}
+
+/// The run of that id, or 404.
+pub(super) async fn find(app: &App, id: String) -> Result<Run, ApiError> {
+    app.store
+        .run(id)
+        .await?
+        .ok_or_else(|| ApiError::unknown("run"))
+}
+
+/// A run with its attempts.
+#[utoipa::path(get, path = "/v1/runs/{id}", tag = "runs", params(("id" = String, Path)), responses(
+    (status = 200, body = RunDetail),
+    (status = 404, body = super::openapi::Problem),
+))]
+pub(super) async fn detail(
+    State(app): State<App>,
+    Id(id): Id,
+) -> Result<Json<RunDetail>, ApiError> {
+    let run = find(&app, id.clone()).await?;
+    let attempt_list = app.store.attempts(id).await?;
+    let last = attempt_list.last();
+    Ok(Json(RunDetail {
+        exit: last.and_then(|attempt| attempt.exit.clone()),
+        isolation: last.and_then(|attempt| attempt.isolation.clone()),
+        run: run.into(),
+        attempt_list,
+    }))
+}
+
+/// Ends a run: durable, and fine to repeat. The run is `canceled` once nothing of it lives.
+#[utoipa::path(post, path = "/v1/runs/{id}/cancel", tag = "runs", params(("id" = String, Path)),
+    responses(
+        (status = 202, description = "It will end, or has.", body = RunView),
+        (status = 404, body = super::openapi::Problem),
+        (status = 409, description = "It ended otherwise.", body = super::openapi::Problem),
+))]
+pub(super) async fn cancel(
+    State(app): State<App>,
+    Id(id): Id,
+) -> Result<(StatusCode, Json<RunView>), ApiError> {
+    match app.store.cancel_run(Timestamp::now(), id.clone()).await? {
+        CancelOutcome::Unknown => Err(ApiError::unknown("run")),
+        CancelOutcome::Ended(state) => {
+            let detail = format!("Run {id} has ended: it is {}.", state.as_str());
+            Err(ApiError::conflict("run_ended", detail))
+        }
+        CancelOutcome::Canceled(run) => Ok((StatusCode::ACCEPTED, Json((*run).into()))),
+        CancelOutcome::Canceling(run) => {
+            app.scheduler.end_processes(&id);
+            Ok((StatusCode::ACCEPTED, Json((*run).into())))
+        }
+    }
+}
+
+/// What a run took.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct RunMetrics {
+    /// Its id.
+    id: String,
+    /// Where it is.
+    state: RunState,
+    /// Seconds it spent in each state so far.
+    seconds_in_state: BTreeMap<String, f64>,
+    /// How many attempts were made so far.
+    attempts: i64,
+    /// CPU time of all attempts in milliseconds.
+    cpu_ms: i64,
+    /// Largest resident memory of any one process of any attempt, in bytes.
+    memory_peak_bytes: i64,
+}
+
+/// How long a run was in each state, and what its attempts took.
+#[utoipa::path(get, path = "/v1/runs/{id}/metrics", tag = "runs", params(("id" = String, Path)),
+    responses((status = 200, body = RunMetrics), (status = 404, body = super::openapi::Problem)))]
+pub(super) async fn metrics(
+    State(app): State<App>,
+    Id(id): Id,
+) -> Result<Json<RunMetrics>, ApiError> {
+    let run = find(&app, id.clone()).await?;
+    let events = app.store.events_of(id.clone()).await?;
+    let attempts = app.store.attempts(id).await?;
+    Ok(Json(RunMetrics {
+        id: run.id,
+        state: run.state,
+        seconds_in_state: seconds_in_state(&events, Timestamp::now()),
+        attempts: run.epoch,
+        cpu_ms: attempts.iter().filter_map(|attempt| attempt.cpu_ms).sum(),
+        memory_peak_bytes: attempts
+            .iter()
+            .filter_map(|a| a.memory_peak_bytes)
+            .max()
+            .unwrap_or(0),
+    }))
+}
+
+/// Seconds between each change of state and the next; a state that lasts is counted until `now`.
+fn seconds_in_state(events: &[Event], now: Timestamp) -> BTreeMap<String, f64> {
+    let changes: Vec<_> = events
+        .iter()
+        .filter_map(|event| {
+            let state = RunState::parse(event.kind.strip_prefix("run.")?)?;
+            Some((state, event.time))
+        })
+        .collect();
+    let mut seconds = BTreeMap::new();
+    for (index, (state, since)) in changes.iter().enumerate() {
+        if !state.is_final() {
+            let until = changes.get(index + 1).map_or(now, |(_, time)| *time);
+            let spent = until.duration_since(*since).as_secs_f64().max(0.0);
+            *seconds.entry(state.as_str().to_owned()).or_insert(0.0) += spent;
+        }
+    }
+    seconds
+}
+
+/// The cards of a run's build, newest first.
+#[utoipa::path(get, path = "/v1/runs/{id}/backlog", tag = "runs",
+    params(("id" = String, Path), page::PageQuery),
+    responses((status = 200, body = Page<CardView>), (status = 404, body = super::openapi::Problem)))]
+pub(super) async fn backlog(
+    State(app): State<App>,
+    Id(id): Id,
+    Query(query): Query<page::PageQuery>,
+) -> Result<Json<Page<CardView>>, ApiError> {
+    let run = find(&app, id).await?;
+    let limit = page::limit(query.limit)?;
+    let before = page::cursor(query.cursor.as_deref())?;
+    let Some(build_id) = run.build_id else {
+        return Ok(Json(Page {
+            items: Vec::new(),
+            next: None,
+        }));
+    };
+    let filter = cards::Filter {
+        status: None,
+        build_id: Some(build_id),
+        before,
+        limit: limit + 1,
+    };
+    let found = app.store.cards(filter).await?;
+    Ok(Json(Page::of(
+        found,
+        limit,
+        |card| card.seq,
+        CardView::from,
+    )))
+}

@@ -1,0 +1,101 @@
+//! `backend.toml` as written: every field optional, unknown ones refused, places remembered so
+//! that a mistake is reported at its line and column. What it means is [`crate::settings`].
+
+use serde::Deserialize;
+use toml::Spanned;
+
+pub mod diagnostic;
+pub mod unit;
+
+use diagnostic::Diagnostic;
+
+/// The whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where requests come in.
+    pub listen: Listen,
+    /// Where the truth lies.
+    pub store: Store,
+    /// Where commands work.
+    pub workspace: Workspace,
+    /// How runs are run.
+    pub runs: Runs,
+    /// How sandboxes are kept.
+    pub sandboxes: Sandboxes,
+    /// Which pull requests cause work.
+    pub review: Review,
+}
+
+/// `[listen]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// `unix:/path` or `ip:port`.
+    pub address: Option<Spanned<String>>,
+    /// Users (names or uids) admitted on the socket beside our own.
+    pub peers: Option<Vec<Spanned<String>>>,
+    /// Whether an address other than loopback may be listened on.
+    pub allow_remote: bool,
+}
+
+/// `[store]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Store {
+    /// `sqlite:<path>`.
+    pub url: Option<Spanned<String>>,
+}
+
+/// `[workspace]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Workspace {
+    /// The directory that all commands work in.
+    pub dir: Option<Spanned<String>>,
+}
+
+/// `[runs]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Runs {
+    /// Runs at once, at most.
+    pub concurrency: Option<Spanned<i64>>,
+    /// Waiting runs, at most.
+    pub queue_limit: Option<Spanned<i64>>,
+    /// The isolation level that work from webhooks needs.
+    pub min_isolation: Option<Spanned<String>>,
+    /// After which time a run is ended when it says nothing itself, e.g. `"1h"`.
+    pub timeout: Option<Spanned<String>>,
+    /// Time between TERM and KILL, e.g. `"10s"`.
+    pub grace: Option<Spanned<String>>,
+    /// Output kept of one attempt, e.g. `"16MiB"`.
+    pub output_limit: Option<Spanned<String>>,
+    /// What a stop does to active runs: `leave` or `cancel`.
+    pub on_stop: Option<Spanned<String>>,
+}
+
+/// `[sandboxes]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sandboxes {
+    /// `auto`, `docker` or `process`.
+    pub driver: Option<Spanned<String>>,
+}
+
+/// `[review]`: an empty list admits nothing, `"*"` everything.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Review {
+    /// Repositories as `owner/name`.
+    pub repositories: Vec<Spanned<String>>,
+    /// Base branches.
+    pub branches: Vec<Spanned<String>>,
+    /// Login names of who opens or pushes.
+    pub people: Vec<Spanned<String>>,
+}
+
+/// Reads a file's text.
+pub fn parse(text: &str) -> Result<Config, Diagnostic> {
+    toml::from_str(text).map_err(|error| Diagnostic::error(error.span(), error.message()))
+}

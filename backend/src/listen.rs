@@ -1,0 +1,280 @@
+//! Where requests come in: a unix socket that admits only known users, or a TCP address.
+//!
+//! Nobody who connects is asked for proof, so who may connect is all there is. A peer is judged
+//! once, when it is accepted, before a byte of it is read; next: [`peer`].
+
+use std::{
+    io,
+    os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::Router;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
+    sync::{mpsc, watch},
+};
+
+use crate::settings::Address;
+
+mod patience;
+pub mod peer;
+
+use patience::Patience;
+
+/// How long a peer may take to send the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a write may wait for a peer that does not read.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long requests in flight may go on after a stop was asked for.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Why an address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Someone answers there.
+    #[error("another program listens on {0}; stop it first, or choose another [listen] address")]
+    Taken(Address),
+    /// The file in the way is not a socket.
+    #[error("{} exists and is not a socket: remove it, or choose another [listen] address", .0.display())]
+    NotASocket(PathBuf),
+    /// The system refused.
+    #[error("cannot listen on {address}: {source}")]
+    Io {
+        /// The address.
+        address: Address,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// An address being listened on.
+#[derive(Debug)]
+pub enum Listener {
+    /// A unix socket and the rule of who may connect.
+    Unix {
+        /// The socket.
+        socket: UnixListener,
+        /// Its file, removed at the end when it is still this one.
+        file: SocketFile,
+        /// Who may connect.
+        rule: peer::Rule,
+    },
+    /// A TCP port.
+    Tcp(TcpListener),
+}
+
+/// The file of a socket; told apart from a later one at the same path by its inode.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let is_ours = std::fs::symlink_metadata(&self.path).is_ok_and(|m| m.ino() == self.inode);
+        if is_ours && let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "the socket file stays behind");
+        }
+    }
+}
+
+impl Listener {
+    /// Listens on `address`.
+    pub async fn bind(address: &Address, rule: peer::Rule) -> Result<Self, BindError> {
+        let failed = |source| BindError::Io {
+            address: address.clone(),
+            source,
+        };
+        match address {
+            Address::Unix(path) => {
+                make_way(path, address).await?;
+                let (socket, file) = bind_unix(path).map_err(failed)?;
+                Ok(Self::Unix { socket, file, rule })
+            }
+            Address::Tcp(tcp) => match TcpListener::bind(tcp).await {
+                Ok(listener) => Ok(Self::Tcp(listener)),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                    Err(BindError::Taken(address.clone()))
+                }
+                Err(error) => Err(failed(error)),
+            },
+        }
+    }
+
+    /// The address as a client would write it, with the port that was given where 0 was asked for.
+    pub fn address(&self) -> io::Result<Address> {
+        match self {
+            Self::Unix { file, .. } => Ok(Address::Unix(file.path.clone())),
+            Self::Tcp(listener) => listener.local_addr().map(Address::Tcp),
+        }
+    }
+
+    /// Serves until `stop` turns true, then lets requests in flight end.
+    pub async fn serve(self, router: Router, mut stop: watch::Receiver<bool>) {
+        // Every connection holds a sender; the receiver ends with the last of them.
+        let (held, mut ended) = mpsc::channel::<()>(1);
+        let tie = Tie {
+            stop: stop.clone(),
+            _held: held,
+        };
+        loop {
+            tokio::select! {
+                () = async { let _ = stop.wait_for(|stop| *stop).await; } => break,
+                accepted = self.accept(&router, &tie) => if let Err(error) = accepted {
+                    // Out of descriptors or the like: try again, but not in a tight circle.
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                },
+            }
+        }
+        drop(self);
+        drop(tie);
+        if tokio::time::timeout(DRAIN, ended.recv()).await.is_err() {
+            tracing::warn!("some requests had not ended when the backend stopped");
+        }
+    }
+
+    async fn accept(&self, router: &Router, tie: &Tie) -> io::Result<()> {
+        match self {
+            Self::Unix { socket, rule, .. } => {
+                let (stream, _) = socket.accept().await?;
+                match stream
+                    .peer_cred()
+                    .map_err(peer::Refusal::from)
+                    .and_then(|c| rule.judge(&c))
+                {
+                    Ok(()) => converse(stream, router.clone(), tie),
+                    Err(refusal) => {
+                        tracing::warn!(event = "peer_refused", reason = %refusal, "peer refused");
+                    }
+                }
+            }
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                converse(stream, router.clone(), tie);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What ties a connection to the listener's end.
+#[derive(Clone)]
+struct Tie {
+    stop: watch::Receiver<bool>,
+    _held: mpsc::Sender<()>,
+}
+
+/// Serves one connection in a task of its own.
+fn converse<S>(stream: S, router: Router, tie: &Tie)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut tie = tie.clone();
+    tokio::spawn(async move {
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .serve_connection(
+                TokioIo::new(Patience::new(stream, WRITE_TIMEOUT)),
+                TowerToHyperService::new(router),
+            )
+            .with_upgrades();
+        let mut connection = pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = async { let _ = tie.stop.wait_for(|stop| *stop).await; } => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection broke");
+        }
+    });
+}
+
+/// Looks at what lies at the socket's path: a socket nobody answers on is left over and may go.
+async fn make_way(path: &Path, address: &Address) -> Result<(), BindError> {
+    let Ok(metadata) = std::fs::symlink_metadata(path) else {
+        return Ok(());
+    };
+    if !metadata.file_type().is_socket() {
+        return Err(BindError::NotASocket(path.to_owned()));
+    }
+    match tokio::net::UnixStream::connect(path).await {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(_) => Err(BindError::Taken(address.clone())),
+        Err(source) => Err(BindError::Io {
+            address: address.clone(),
+            source,
+        }),
+    }
+}
+
+/// Binds beside the path and moves the socket there once its mode is right: it is never there
+/// with another one, and a left-over one is replaced in a single step.
+fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o750)
+            .create(dir)?;
+    }
+    let mut beside = path.as_os_str().to_owned();
+    beside.push("~");
+    let beside = PathBuf::from(beside);
+    if std::fs::symlink_metadata(&beside).is_ok_and(|m| m.file_type().is_socket()) {
+        std::fs::remove_file(&beside)?;
+    }
+    let socket = UnixListener::bind(&beside)?;
+    std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o660))?;
+    let inode = std::fs::symlink_metadata(&beside)?.ino();
+    std::fs::rename(&beside, path)?;
+    Ok((
+        socket,
+        SocketFile {
+            path: path.to_owned(),
+            inode,
+        },
+    ))
+}
+
+/// The stop signal shared by everything that waits.
+#[derive(Debug, Clone)]
+pub struct Stop(Arc<watch::Sender<bool>>);
+
+impl Default for Stop {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(false)))
+    }
+}
+
+impl Stop {
+    /// Asks everyone to stop.
+    pub fn stop(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// A receiver that turns true.
+    pub fn watch(&self) -> watch::Receiver<bool> {
+        self.0.subscribe()
+    }
+
+    /// Returns once a stop was asked for.
+    pub async fn stopped(&self) {
+        let _ = self.0.subscribe().wait_for(|stop| *stop).await;
+    }
+}

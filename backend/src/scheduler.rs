@@ -1,0 +1,303 @@
+//! Gives waiting runs their slots and follows what becomes of them.
+//!
+//! It holds no state of its own that matters: which runs wait, run or end is in the store, and
+//! everything here can be killed at any point. It must never take a result in without the epoch
+//! of the attempt it belongs to, and never say that a run ended before its executor said so.
+//!
+//! Next: [`follow`] for one attempt's life, [`outcome`] for what an end means.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use tokio::sync::broadcast;
+
+use crate::{
+    executor::{AdoptError, Adoption, Canceler, Executor, Isolation},
+    listen::Stop,
+    run::State,
+    settings,
+    store::{Database, StoreError, attempts::Open, runs::CancelOutcome},
+    workspace::Workspace,
+};
+
+mod follow;
+pub mod outcome;
+
+/// How long to wait before the store is asked again after it failed.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How many wake-ups of output readers are kept; who misses one looks into the store anyway.
+const WAKE_UPS: usize = 1024;
+
+/// The scheduler. Cheap to clone.
+#[derive(Clone)]
+pub struct Scheduler {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Database,
+    executor: Executor,
+    workspace: Workspace,
+    settings: settings::Runs,
+    stop: Stop,
+    /// How to end the attempts that live, by run.
+    living: Mutex<HashMap<String, Canceler>>,
+    /// The ids of runs that have new output, or ended.
+    output: broadcast::Sender<Arc<str>>,
+}
+
+/// What a start settled of the boots before.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Settled {
+    /// Attempts that are followed again, to their end.
+    pub adopted: usize,
+    /// Attempts that had never come to life: their runs wait again.
+    pub requeued: usize,
+    /// Attempts of which nothing is left to know.
+    pub lost: usize,
+    /// Files of attempts whose end was recorded already.
+    pub forgotten: usize,
+}
+
+impl Scheduler {
+    /// A scheduler; [`Scheduler::settle`] and [`Scheduler::run`] set it going.
+    pub fn new(
+        store: Database,
+        executor: Executor,
+        workspace: Workspace,
+        settings: settings::Runs,
+        stop: Stop,
+    ) -> Self {
+        let (output, _) = broadcast::channel(WAKE_UPS);
+        let living = Mutex::default();
+        let inner = Inner {
+            store,
+            executor,
+            workspace,
+            settings,
+            stop,
+            living,
+            output,
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// Settles every attempt whose end is not recorded: nothing of an earlier boot stays unclear.
+    /// Called once, before anything is claimed.
+    pub async fn settle(&self) -> Result<Settled, StoreError> {
+        let mut settled = Settled::default();
+        let open = self.inner.store.open_attempts().await?;
+        let known: HashSet<String> = open.iter().map(|open| attempt_id(&open.run)).collect();
+        for open in open {
+            self.settle_one(open, &mut settled).await?;
+        }
+        match self.inner.executor.list() {
+            Ok(ids) => {
+                for id in ids.into_iter().filter(|id| !known.contains(id)) {
+                    settled.forgotten += 1;
+                    self.clear_away(id).await;
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the attempts' files cannot be listed"),
+        }
+        Ok(settled)
+    }
+
+    async fn settle_one(&self, open: Open, settled: &mut Settled) -> Result<(), StoreError> {
+        let id = attempt_id(&open.run);
+        match self.inner.executor.adopt(&id, open.output_seq).await {
+            Ok(Adoption::Running(attempt)) => {
+                settled.adopted += 1;
+                tokio::spawn(self.clone().follow(open.run, attempt));
+            }
+            Ok(Adoption::Vanished { detail }) if !open.started => {
+                settled.requeued += 1;
+                let (run, epoch) = (open.run.id, open.run.epoch);
+                self.inner
+                    .store
+                    .unclaim_run(Timestamp::now(), run, epoch, detail)
+                    .await?;
+            }
+            Ok(Adoption::Vanished { detail }) => {
+                settled.lost += 1;
+                self.finish(&open.run, outcome::lost(detail)).await;
+            }
+            Err(error @ (AdoptError::Io { .. } | AdoptError::StillRunning(_))) => {
+                settled.lost += 1;
+                tracing::error!(run = open.run.id, %error, "an attempt cannot be taken over");
+                self.finish(&open.run, outcome::lost(error.to_string()))
+                    .await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what is left of an attempt whose end is recorded, ending it first where it should
+    /// still live.
+    async fn clear_away(&self, id: String) {
+        match self.inner.executor.forget(&id).await {
+            Ok(()) => {}
+            Err(AdoptError::StillRunning(_)) => {
+                tracing::warn!(
+                    attempt = id,
+                    "an attempt nobody knows of still runs: ending it"
+                );
+                if let Some(canceler) = self.inner.executor.canceler(&id)
+                    && let Err(error) = canceler.cancel()
+                {
+                    tracing::error!(attempt = id, %error, "it cannot be ended");
+                }
+            }
+            Err(error) => tracing::warn!(attempt = id, %error, "files of an attempt stay behind"),
+        }
+    }
+
+    /// Claims and starts runs until a stop is asked for. Wakes when a run is queued or ends, and
+    /// when a scheduled one is due.
+    pub async fn run(self) {
+        let mut newest = self.inner.store.feed().watch();
+        let mut cursor = *newest.borrow();
+        loop {
+            let concurrency = self.inner.settings.concurrency;
+            let due = match self
+                .inner
+                .store
+                .claim_runs(Timestamp::now(), concurrency)
+                .await
+            {
+                Ok(claims) => {
+                    for claimed in claims.claimed {
+                        tokio::spawn(self.clone().start(claimed.run));
+                    }
+                    claims.next_due
+                }
+                Err(error) => {
+                    tracing::error!(%error, "no run can be claimed; trying again");
+                    Some(Timestamp::now() + PAUSE)
+                }
+            };
+            let sleep = until(due);
+            tokio::pin!(sleep);
+            loop {
+                tokio::select! {
+                    () = self.inner.stop.stopped() => return,
+                    () = &mut sleep => break,
+                    changed = newest.changed() => {
+                        if changed.is_err() {
+                            return;
+                        }
+                        if self.concerns_slots(&mut cursor).await {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether one of the new events may have filled the queue or freed a slot.
+    async fn concerns_slots(&self, cursor: &mut i64) -> bool {
+        let mut concerns = false;
+        loop {
+            let Ok(events) = self.inner.store.events_after(*cursor, 256).await else {
+                return true;
+            };
+            let Some(last) = events.last() else {
+                return concerns;
+            };
+            *cursor = last.seq;
+            concerns |= events.iter().any(|event| {
+                let state = event.kind.strip_prefix("run.").and_then(State::parse);
+                state.is_some_and(|state| !state.is_active())
+            });
+        }
+    }
+
+    /// Ends the processes of a run whose cancel is durable. Without any there is nothing to do:
+    /// whoever starts them looks into the store first.
+    pub fn end_processes(&self, run_id: &str) {
+        let canceler = self.inner.living.lock().get(run_id).cloned();
+        if let Some(canceler) = canceler
+            && let Err(error) = canceler.cancel()
+        {
+            tracing::error!(run = run_id, %error, "a run cannot be ended");
+        }
+    }
+
+    /// Cancels every active run and waits for their ends, for `limit` at most. What then still
+    /// lives is taken over, and ended, by the next start.
+    pub async fn cancel_all(&self, limit: Duration) {
+        let deadline = tokio::time::Instant::now() + limit;
+        let mut ended = self.inner.store.feed().watch();
+        match self.inner.store.open_attempts().await {
+            Ok(open) => {
+                for open in open {
+                    let id = open.run.id;
+                    match self
+                        .inner
+                        .store
+                        .cancel_run(Timestamp::now(), id.clone())
+                        .await
+                    {
+                        Ok(CancelOutcome::Canceling(_)) => self.end_processes(&id),
+                        Ok(
+                            CancelOutcome::Unknown
+                            | CancelOutcome::Ended(_)
+                            | CancelOutcome::Canceled(_),
+                        ) => {}
+                        Err(error) => tracing::error!(run = id, %error, "a run is not canceled"),
+                    }
+                }
+            }
+            Err(error) => tracing::error!(%error, "the active runs cannot be read"),
+        }
+        while self
+            .inner
+            .store
+            .active_runs()
+            .await
+            .is_ok_and(|active| active > 0)
+        {
+            match tokio::time::timeout_at(deadline, ended.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return,
+                Err(_) => {
+                    tracing::warn!("some runs had not ended in time; the next start ends them");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The isolation level that commands reach on this host.
+    pub fn isolation(&self) -> Isolation {
+        self.inner.executor.isolation()
+    }
+
+    /// Ids of runs with new output, as it is stored. Who lags looks into the store.
+    pub fn watch_output(&self) -> broadcast::Receiver<Arc<str>> {
+        self.inner.output.subscribe()
+    }
+}
+
+/// The executor's name for the newest attempt of a run.
+fn attempt_id(run: &crate::store::runs::Run) -> String {
+    format!("{}.{}", run.id, run.epoch)
+}
+
+async fn until(due: Option<Timestamp>) {
+    match due {
+        Some(due) => {
+            let wait = due.duration_since(Timestamp::now());
+            tokio::time::sleep(Duration::try_from(wait).unwrap_or(Duration::ZERO)).await;
+        }
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,194 @@
+//! One attempt, from its claim to its recorded end.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+
+use super::{PAUSE, Scheduler, attempt_id, outcome};
+use crate::{
+    executor::{Adoption, Attempt, Exit, Launch, LaunchError, Update},
+    run::State,
+    store::{
+        StoreError,
+        attempts::{Finished, Verdict},
+        runs::{Cause, Run},
+    },
+};
+
+/// How often a machine that refuses to start a process is asked, and how long in between.
+const LAUNCHES: u32 = 5;
+const LAUNCH_PAUSE: Duration = Duration::from_millis(200);
+
+impl Scheduler {
+    /// Starts the attempt a run was claimed for, and follows it.
+    pub(super) async fn start(self, run: Run) {
+        match self.launch(&run).await {
+            Ok(attempt) => self.follow(run, attempt).await,
+            Err(end) => self.finish(&run, end).await,
+        }
+    }
+
+    async fn launch(&self, run: &Run) -> Result<Attempt, (Exit, Verdict)> {
+        let inner = &self.inner;
+        let reached = inner.executor.isolation();
+        if run.cause == Cause::Review && reached < inner.settings.min_isolation {
+            let detail = format!(
+                "this host reaches the isolation level {}, and work from webhooks needs {}",
+                reached.name(),
+                inner.settings.min_isolation.name()
+            );
+            return Err(outcome::not_started(
+                "isolation_below_minimum",
+                detail,
+                true,
+            ));
+        }
+        let workdir = inner
+            .workspace
+            .resolve(run.work.workdir.as_deref())
+            .map_err(|refused| outcome::not_started("workdir", refused.to_string(), true))?;
+        let timeout = run
+            .work
+            .timeout_ms
+            .map_or(inner.settings.timeout, Duration::from_millis);
+        let launch = Launch {
+            id: attempt_id(run),
+            argv: run.work.argv(),
+            env: run.work.env.clone(),
+            workdir,
+            timeout: Some(timeout),
+            grace: inner.settings.grace,
+            output_cap: inner.settings.output_limit,
+        };
+        let mut tries = 1;
+        loop {
+            match inner.executor.start(launch.clone()).await {
+                Ok(attempt) => return Ok(attempt),
+                Err(LaunchError::Io { source, .. }) if tries < LAUNCHES => {
+                    tracing::warn!(run = run.id, error = %source, "a start failed; trying again");
+                    tokio::time::sleep(LAUNCH_PAUSE * tries).await;
+                    tries += 1;
+                }
+                Err(error @ LaunchError::Io { .. }) => {
+                    return Err(outcome::not_started(
+                        "launch_failed",
+                        error.to_string(),
+                        false,
+                    ));
+                }
+                Err(error @ LaunchError::Invalid(_)) => {
+                    return Err(outcome::not_started(
+                        "launch_failed",
+                        error.to_string(),
+                        true,
+                    ));
+                }
+                Err(error @ LaunchError::Exists(_)) => {
+                    return match inner.executor.adopt(&launch.id, 0).await {
+                        Ok(Adoption::Running(attempt)) => Ok(attempt),
+                        Ok(Adoption::Vanished { detail }) => Err(outcome::lost(detail)),
+                        Err(_) => Err(outcome::lost(error.to_string())),
+                    };
+                }
+            }
+        }
+    }
+
+    /// Takes in what an attempt reports until it has ended.
+    pub(super) async fn follow(self, run: Run, mut attempt: Attempt) {
+        let store = &self.inner.store;
+        let id: Arc<str> = run.id.as_str().into();
+        let identity = attempt.identity.clone();
+        let isolation = attempt.isolation;
+        self.insist(&run.id, || {
+            store.attempt_started(
+                Timestamp::now(),
+                run.id.clone(),
+                run.epoch,
+                identity.clone(),
+                isolation,
+            )
+        })
+        .await;
+        self.inner
+            .living
+            .lock()
+            .insert(run.id.clone(), attempt.canceler.clone());
+        // A cancel that came before we were listed has found nobody to tell.
+        let now = self.insist(&run.id, || store.run(run.id.clone())).await;
+        if now.is_some_and(|now| now.state == State::Canceling) {
+            self.end_processes(&run.id);
+        }
+        let end = loop {
+            match attempt.updates.recv().await {
+                Some(Update::Output(records)) => {
+                    self.insist(&run.id, || {
+                        store.take_output(run.id.clone(), run.epoch, records.clone())
+                    })
+                    .await;
+                    // Nobody listening is fine.
+                    let _ = self.inner.output.send(Arc::clone(&id));
+                }
+                Some(Update::Ended(exit)) => {
+                    let verdict = outcome::judge(&exit);
+                    break (exit, verdict);
+                }
+                None => break outcome::lost("its updates broke off".to_owned()),
+            }
+        };
+        self.finish(&run, end).await;
+        self.inner.living.lock().remove(&run.id);
+        let _ = self.inner.output.send(id);
+        if let Err(error) = self.inner.executor.forget(&attempt.id).await {
+            tracing::warn!(attempt = attempt.id, %error, "files of an attempt stay behind");
+        }
+    }
+
+    /// Records the end of a run's newest attempt.
+    pub(super) async fn finish(&self, run: &Run, (exit, verdict): (Exit, Verdict)) {
+        let finished = self
+            .insist(&run.id, || {
+                self.inner.store.finish_attempt(
+                    Timestamp::now(),
+                    run.id.clone(),
+                    run.epoch,
+                    exit.clone(),
+                    verdict.clone(),
+                )
+            })
+            .await;
+        match finished {
+            Finished::Run(state) => tracing::info!(
+                event = "attempt_ended",
+                run = run.id,
+                epoch = run.epoch,
+                state = state.as_str(),
+                reason = verdict.why.reason.as_deref().unwrap_or("-"),
+                "an attempt ended"
+            ),
+            Finished::Stale => tracing::warn!(
+                event = "attempt_stale",
+                run = run.id,
+                epoch = run.epoch,
+                "the end of an attempt that is not the newest was refused"
+            ),
+        }
+    }
+
+    /// Asks the store again until it answers: what happened must be recorded, however long its
+    /// disk is full. The process at the other end waits meanwhile, or has ended.
+    async fn insist<T, F>(&self, run: &str, ask: impl Fn() -> F) -> T
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        loop {
+            match ask().await {
+                Ok(value) => return value,
+                Err(error) => {
+                    tracing::error!(run, %error, "the store does not take it; trying again");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,466 @@
+//! Cards: making, changing, archiving, reading.
+
+use std::collections::{BTreeSet, HashSet};
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, Row, ToSql};
+use serde_json::json;
+
+use super::{Database, StoreError, feed, optional_time, runs, time};
+use crate::{
+    card::{Status, Step},
+    work::Work,
+};
+
+/// A card as stored.
+#[derive(Debug, Clone)]
+pub struct Card {
+    /// Its place in the order of making.
+    pub seq: i64,
+    /// Its id.
+    pub id: String,
+    /// What people call it.
+    pub title: String,
+    /// The build it belongs to.
+    pub build_id: Option<String>,
+    /// 0 to 9, larger first.
+    pub priority: i64,
+    /// Where it is.
+    pub status: Status,
+    /// Cards to be done before it starts.
+    pub depends_on: Vec<String>,
+    /// What it does.
+    pub work: Work,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+    /// When it was archived.
+    pub archived_at: Option<Timestamp>,
+    /// Who archived it, as they said.
+    pub archived_by: Option<String>,
+    /// Why it was archived, as they said.
+    pub archive_reason: Option<String>,
+}
+
+impl Card {
+    /// The card as a run captures it: without the values of its environment.
+    pub fn to_json(&self) -> serde_json::Value {
+        json!({
+            "id": self.id, "title": self.title, "build_id": self.build_id,
+            "priority": self.priority, "status": self.status, "depends_on": self.depends_on,
+        })
+    }
+}
+
+/// A card to be made.
+#[derive(Debug, Clone)]
+pub struct NewCard {
+    /// Its id.
+    pub id: String,
+    /// What people call it.
+    pub title: String,
+    /// The build it belongs to.
+    pub build_id: Option<String>,
+    /// 0 to 9, larger first.
+    pub priority: i64,
+    /// Cards to be done before it starts.
+    pub depends_on: Vec<String>,
+    /// What it does.
+    pub work: Work,
+}
+
+/// Why a card is not made or changed. Nothing has changed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CardError {
+    /// A card of that id exists.
+    #[error("A card with the id {0} exists already. Nothing was changed.")]
+    Exists(String),
+    /// There is no such card.
+    #[error("There is no such card.")]
+    Unknown,
+    /// It depends on a card that does not exist.
+    #[error("`depends_on` names {0}, and there is no such card. Create it first.")]
+    UnknownDependency(String),
+    /// It would depend on itself.
+    #[error("`depends_on` would make a circle through {0}.")]
+    Circle(String),
+    /// Its status does not allow that.
+    #[error("Card {id} is {status}, which does not allow that.")]
+    Illegal {
+        /// The card.
+        id: String,
+        /// Its status.
+        status: &'static str,
+    },
+    /// A run of it has not ended.
+    #[error("Card {id} has a run that has not ended: {run}. Cancel it or wait for its end.")]
+    Busy {
+        /// The card.
+        id: String,
+        /// That run.
+        run: String,
+    },
+    /// Another card depends on it.
+    #[error("Card {dependent} depends on it. Change that first, or archive this one.")]
+    Needed {
+        /// The other card.
+        dependent: String,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<rusqlite::Error> for CardError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+const COLUMNS: &str = "seq, id, title, build_id, priority, status, depends_on, work, created_at, \
+     updated_at, archived_at, archived_by, archive_reason";
+
+fn read(row: &Row<'_>) -> Result<Card, StoreError> {
+    let status: String = row.get(5)?;
+    Ok(Card {
+        seq: row.get(0)?,
+        id: row.get(1)?,
+        title: row.get(2)?,
+        build_id: row.get(3)?,
+        priority: row.get(4)?,
+        status: Status::parse(&status)
+            .ok_or_else(|| StoreError::Fault(format!("a card has the status {status:?}")))?,
+        depends_on: serde_json::from_str(&row.get::<_, String>(6)?)?,
+        work: serde_json::from_str(&row.get::<_, String>(7)?)?,
+        created_at: time(row.get(8)?)?,
+        updated_at: time(row.get(9)?)?,
+        archived_at: optional_time(row.get(10)?)?,
+        archived_by: row.get(11)?,
+        archive_reason: row.get(12)?,
+    })
+}
+
+/// The card of that id.
+pub fn find(conn: &Connection, id: &str) -> Result<Option<Card>, StoreError> {
+    conn.prepare_cached(&format!("SELECT {COLUMNS} FROM cards WHERE id = ?1"))?
+        .query_row([id], |row| Ok(read(row)))
+        .optional()?
+        .transpose()
+}
+
+/// A card it depends on that is not done, if there is one. What was archived no longer stands in
+/// the way.
+pub fn unfinished_dependency(tx: &Connection, card: &Card) -> Result<Option<String>, StoreError> {
+    for id in &card.depends_on {
+        let waits = match find(tx, id)?.map(|dependency| dependency.status) {
+            Some(Status::Done | Status::Archived) | None => false,
+            Some(
+                Status::Ready
+                | Status::InProgress
+                | Status::CodeReview
+                | Status::Blocked
+                | Status::Canceled,
+            ) => true,
+        };
+        if waits {
+            return Ok(Some(id.clone()));
+        }
+    }
+    Ok(None)
+}
+
+/// Takes one step of a card's life inside a transaction.
+pub fn step(
+    tx: &Connection,
+    now: Timestamp,
+    card: &Card,
+    step: Step,
+) -> Result<Status, StoreError> {
+    let to = card
+        .status
+        .after(step)
+        .map_err(|illegal| StoreError::Fault(illegal.to_string()))?;
+    if to != card.status {
+        tx.prepare_cached("UPDATE cards SET status = ?2, updated_at = ?3 WHERE id = ?1")?
+            .execute((&card.id, to.as_str(), now.as_microsecond()))?;
+        announce(tx, now, &card.id, to)?;
+    }
+    Ok(to)
+}
+
+fn announce(tx: &Connection, now: Timestamp, id: &str, status: Status) -> Result<(), StoreError> {
+    feed::append(
+        tx,
+        now,
+        &format!("card.{}", status.as_str()),
+        id,
+        &json!({ "status": status }),
+    )
+}
+
+/// Whether these dependencies exist and lead nowhere back.
+fn check_dependencies(tx: &Connection, id: &str, depends_on: &[String]) -> Result<(), CardError> {
+    let mut open = depends_on.to_vec();
+    let mut seen = HashSet::new();
+    while let Some(next) = open.pop() {
+        if next == id {
+            return Err(CardError::Circle(id.to_owned()));
+        }
+        if seen.insert(next.clone()) {
+            match find(tx, &next)? {
+                Some(card) => open.extend(card.depends_on),
+                None if depends_on.contains(&next) => {
+                    return Err(CardError::UnknownDependency(next));
+                }
+                None => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Which cards to list.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Only of this status; without it, all but the archived.
+    pub status: Option<Status>,
+    /// Only of this build.
+    pub build_id: Option<String>,
+    /// Only those made before the card of this number.
+    pub before: Option<i64>,
+    /// At most so many.
+    pub limit: i64,
+}
+
+/// Which cards to archive. At least one list or the build must be given; they add up.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// Cards by id.
+    pub card_ids: Vec<String>,
+    /// All cards of a build.
+    pub build_id: Option<String>,
+    /// All cards whose id, title or build contains one of these, whatever the case.
+    pub related_tokens: Vec<String>,
+    /// Why, for the record.
+    pub reason: Option<String>,
+    /// Who, for the record.
+    pub archived_by: Option<String>,
+}
+
+/// What was archived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Archived {
+    /// Every selected card that is archived now, also when it was before; sorted.
+    pub archived_ids: Vec<String>,
+    /// Ids asked for that no card has; sorted.
+    pub missing_ids: Vec<String>,
+}
+
+impl Database {
+    /// Makes a card.
+    pub async fn create_card(&self, now: Timestamp, new: NewCard) -> Result<Card, CardError> {
+        self.write(move |tx| {
+            if find(tx, &new.id)?.is_some() {
+                return Err(CardError::Exists(new.id));
+            }
+            check_dependencies(tx, &new.id, &new.depends_on)?;
+            tx.prepare_cached(
+                "INSERT INTO cards (id, title, build_id, priority, status, depends_on, work, \
+                 created_at, updated_at) VALUES (?1, ?2, ?3, ?4, 'ready', ?5, ?6, ?7, ?7)",
+            )?
+            .execute((
+                &new.id,
+                &new.title,
+                &new.build_id,
+                new.priority,
+                json!(new.depends_on).to_string(),
+                serde_json::to_string(&new.work).map_err(StoreError::from)?,
+                now.as_microsecond(),
+            ))?;
+            announce(tx, now, &new.id, Status::Ready)?;
+            find(tx, &new.id)?.ok_or(CardError::Unknown)
+        })
+        .await
+    }
+
+    /// Changes a card: `change` sees it as it is and says what it shall be.
+    pub async fn change_card<E>(
+        &self,
+        now: Timestamp,
+        id: String,
+        change: impl FnOnce(&Card) -> Result<Change, E> + Send + 'static,
+    ) -> Result<Card, E>
+    where
+        E: From<CardError> + From<StoreError> + Send + 'static,
+    {
+        self.write(move |tx| {
+            let card = find(tx, &id)?.ok_or(CardError::Unknown)?;
+            let change = change(&card)?;
+            Ok(apply(tx, now, &id, &card, &change)?)
+        })
+        .await
+    }
+
+    /// Removes a card that nothing needs. Its runs keep what they captured of it.
+    pub async fn delete_card(&self, now: Timestamp, id: String) -> Result<(), CardError> {
+        self.write(move |tx| {
+            find(tx, &id)?.ok_or(CardError::Unknown)?;
+            if let Some(run) = runs::unfinished_of_card(tx, &id)? {
+                return Err(CardError::Busy { id, run });
+            }
+            let dependent = tx
+                .prepare_cached(
+                    "SELECT cards.id FROM cards, json_each(cards.depends_on) AS d \
+                     WHERE d.value = ?1 AND cards.status <> 'archived' LIMIT 1",
+                )?
+                .query_row([&id], |row| row.get(0))
+                .optional()?;
+            if let Some(dependent) = dependent {
+                return Err(CardError::Needed { dependent });
+            }
+            tx.prepare_cached("DELETE FROM cards WHERE id = ?1")?
+                .execute([&id])?;
+            Ok(feed::append(tx, now, "card.deleted", &id, &json!({}))?)
+        })
+        .await
+    }
+
+    /// Archives every selected card. Cards with a run that has not ended are archived as well:
+    /// the run ends as it would.
+    pub async fn archive_cards(
+        &self,
+        now: Timestamp,
+        selection: Selection,
+    ) -> Result<Archived, StoreError> {
+        self.write(move |tx| {
+            let mut selected = BTreeSet::new();
+            let mut missing = BTreeSet::new();
+            for id in &selection.card_ids {
+                let found = find(tx, id)?.is_some();
+                if found { &mut selected } else { &mut missing }.insert(id.clone());
+            }
+            if let Some(build) = &selection.build_id {
+                selected.extend(ids(tx, "SELECT id FROM cards WHERE build_id = ?1", build)?);
+            }
+            for token in &selection.related_tokens {
+                // instr, not LIKE: a token is text, not a pattern.
+                let sql = "SELECT id FROM cards WHERE instr(lower(id), ?1) \
+                     OR instr(lower(title), ?1) OR instr(lower(coalesce(build_id, '')), ?1)";
+                selected.extend(ids(tx, sql, &token.to_lowercase())?);
+            }
+            for id in &selected {
+                let Some(card) = find(tx, id)? else { continue };
+                if card.status == Status::Archived {
+                    continue;
+                }
+                step(tx, now, &card, Step::Archive)?;
+                tx.prepare_cached(
+                    "UPDATE cards SET archived_at = ?2, archived_by = ?3, archive_reason = ?4 \
+                     WHERE id = ?1",
+                )?
+                .execute((
+                    id,
+                    now.as_microsecond(),
+                    &selection.archived_by,
+                    &selection.reason,
+                ))?;
+            }
+            Ok(Archived {
+                archived_ids: selected.into_iter().collect(),
+                missing_ids: missing.into_iter().collect(),
+            })
+        })
+        .await
+    }
+
+    /// The card of that id.
+    pub async fn card(&self, id: String) -> Result<Option<Card>, StoreError> {
+        self.read(move |conn| find(conn, &id)).await
+    }
+
+    /// Cards, newest first.
+    pub async fn cards(&self, filter: Filter) -> Result<Vec<Card>, StoreError> {
+        self.read(move |conn| {
+            let status = filter.status.map(Status::as_str);
+            let mut sql = format!("SELECT {COLUMNS} FROM cards WHERE 1");
+            let mut values: Vec<&dyn ToSql> = Vec::new();
+            match &status {
+                Some(status) => {
+                    sql.push_str(" AND status = ?");
+                    values.push(status);
+                }
+                None => sql.push_str(" AND status <> 'archived'"),
+            }
+            if let Some(build) = &filter.build_id {
+                sql.push_str(" AND build_id = ?");
+                values.push(build);
+            }
+            if let Some(before) = &filter.before {
+                sql.push_str(" AND seq < ?");
+                values.push(before);
+            }
+            sql.push_str(" ORDER BY seq DESC LIMIT ?");
+            values.push(&filter.limit);
+            conn.prepare_cached(&sql)?
+                .query_map(values.as_slice(), |row| Ok(read(row)))?
+                .map(|row| row?)
+                .collect()
+        })
+        .await
+    }
+}
+
+fn apply(
+    tx: &Connection,
+    now: Timestamp,
+    id: &str,
+    card: &Card,
+    change: &Change,
+) -> Result<Card, CardError> {
+    let illegal = || CardError::Illegal {
+        id: id.to_owned(),
+        status: card.status.as_str(),
+    };
+    if card.status == Status::Archived {
+        return Err(illegal());
+    }
+    check_dependencies(tx, id, &change.to.depends_on)?;
+    tx.prepare_cached(
+        "UPDATE cards SET title = ?2, build_id = ?3, priority = ?4, depends_on = ?5, work = ?6, \
+         updated_at = ?7 WHERE id = ?1",
+    )?
+    .execute((
+        id,
+        &change.to.title,
+        &change.to.build_id,
+        change.to.priority,
+        json!(change.to.depends_on).to_string(),
+        serde_json::to_string(&change.to.work).map_err(StoreError::from)?,
+        now.as_microsecond(),
+    ))?;
+    if let Some(status) = change.status {
+        card.status
+            .after(Step::Set(status))
+            .map_err(|_| illegal())?;
+        step(tx, now, card, Step::Set(status))?;
+    }
+    feed::append(tx, now, "card.updated", id, &json!({}))?;
+    find(tx, id)?.ok_or(CardError::Unknown)
+}
+
+/// What a card shall be.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// Its new content; the id is not looked at.
+    pub to: NewCard,
+    /// Its new status, when that is to change.
+    pub status: Option<Status>,
+}
+
+fn ids(tx: &Connection, sql: &str, value: &str) -> Result<Vec<String>, StoreError> {
+    Ok(tx
+        .prepare_cached(sql)?
+        .query_map([value], |row| row.get(0))?
+        .collect::<Result<_, _>>()?)
+}

@@ -1,0 +1,273 @@
+//! Deliveries: what came in, and what it caused, stored in one transaction under its key.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, Row};
+use serde_json::{Value, json};
+
+use super::{
+    Database, StoreError, feed,
+    runs::{self, Cause, NewRun, Subject, SubmitError},
+    time,
+};
+
+/// A proven delivery to be stored.
+#[derive(Debug, Clone)]
+pub struct NewDelivery {
+    /// Its id with us.
+    pub id: String,
+    /// Where it came from; with `key` it names the delivery.
+    pub source: String,
+    /// The idempotency key the gateway stamped.
+    pub key: String,
+    /// The kind of sender.
+    pub provider: String,
+    /// The event as the sender names it.
+    pub event: String,
+    /// The sender's own id of it: for people only.
+    pub sender_delivery: Option<String>,
+    /// Who it came from, as the gateway said.
+    pub actor: String,
+    /// The request it came with.
+    pub request_id: String,
+    /// The body, byte for byte.
+    pub body: Vec<u8>,
+    /// The delivery this one repeats on request.
+    pub replay_of: Option<String>,
+}
+
+/// What a delivery is to cause.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Intent {
+    /// Nothing, and why.
+    Ignore(String),
+    /// The card goes to review and its command is run.
+    Review {
+        /// The card the pull request names.
+        card_id: String,
+        /// The id of the run to make.
+        run_id: String,
+    },
+}
+
+/// A delivery as stored.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// Its place in the order of arrival.
+    pub seq: i64,
+    /// What was stored of it.
+    pub new: NewDelivery,
+    /// When it came in.
+    pub received_at: Timestamp,
+    /// The status it was answered with.
+    pub http_status: u16,
+    /// The answer.
+    pub answer: Value,
+    /// The card it moved.
+    pub card_id: Option<String>,
+    /// The run it caused.
+    pub run_id: Option<String>,
+}
+
+/// The answer to a delivery.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The HTTP status.
+    pub http_status: u16,
+    /// The body.
+    pub body: Value,
+}
+
+const COLUMNS: &str = "seq, id, source, key, provider, event, sender_delivery, actor, request_id, \
+     received_at, body, http_status, answer, card_id, run_id, replay_of";
+
+fn read(row: &Row<'_>) -> Result<Delivery, StoreError> {
+    Ok(Delivery {
+        seq: row.get(0)?,
+        new: NewDelivery {
+            id: row.get(1)?,
+            source: row.get(2)?,
+            key: row.get(3)?,
+            provider: row.get(4)?,
+            event: row.get(5)?,
+            sender_delivery: row.get(6)?,
+            actor: row.get(7)?,
+            request_id: row.get(8)?,
+            body: row.get(10)?,
+            replay_of: row.get(15)?,
+        },
+        received_at: time(row.get(9)?)?,
+        http_status: row.get(11)?,
+        answer: serde_json::from_str(&row.get::<_, String>(12)?)?,
+        card_id: row.get(13)?,
+        run_id: row.get(14)?,
+    })
+}
+
+fn first_answer(tx: &Connection, source: &str, key: &str) -> Result<Option<Answer>, StoreError> {
+    let found: Option<(u16, String)> = tx
+        .prepare_cached(
+            "SELECT http_status, answer FROM deliveries WHERE source = ?1 AND key = ?2",
+        )?
+        .query_row((source, key), |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((http_status, answer)) = found else {
+        return Ok(None);
+    };
+    Ok(Some(Answer {
+        http_status,
+        body: serde_json::from_str(&answer)?,
+    }))
+}
+
+/// What a delivery did, and how to answer it.
+struct Effect {
+    http_status: u16,
+    status: &'static str,
+    message: String,
+    card_id: Option<String>,
+    run_id: Option<String>,
+}
+
+impl Effect {
+    fn ignored(message: String) -> Self {
+        Self {
+            http_status: 200,
+            status: "ignored",
+            message,
+            card_id: None,
+            run_id: None,
+        }
+    }
+}
+
+fn act(
+    tx: &Connection,
+    now: Timestamp,
+    new: &NewDelivery,
+    intent: &Intent,
+    queue_limit: i64,
+) -> Result<Effect, SubmitError> {
+    let (card_id, run_id) = match intent {
+        Intent::Ignore(why) => return Ok(Effect::ignored(why.clone())),
+        Intent::Review { card_id, run_id } => (card_id, run_id),
+    };
+    let run = NewRun {
+        id: run_id.clone(),
+        build_id: None,
+        cause: Cause::Review,
+        actor: new.actor.clone(),
+        request_id: new.request_id.clone(),
+        subject: Subject::Card {
+            id: card_id.clone(),
+            exclusive: false,
+        },
+    };
+    match runs::submit(tx, now, &run, queue_limit) {
+        Ok(run) => Ok(Effect {
+            http_status: 202,
+            status: "accepted",
+            message: format!(
+                "Card {card_id} is in code_review, run {} is queued.",
+                run.id
+            ),
+            card_id: Some(card_id.clone()),
+            run_id: Some(run.id),
+        }),
+        // Both are found out before anything is written.
+        Err(error @ (SubmitError::UnknownCard(_) | SubmitError::CardNotStartable { .. })) => {
+            Ok(Effect::ignored(error.to_string()))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+impl Database {
+    /// Stores a delivery and what it causes in one transaction, or gives the first answer again.
+    pub async fn deliver(
+        &self,
+        now: Timestamp,
+        new: NewDelivery,
+        intent: Intent,
+        queue_limit: i64,
+    ) -> Result<Answer, SubmitError> {
+        self.write(move |tx| {
+            if let Some(answer) = first_answer(tx, &new.source, &new.key)? {
+                return Ok(answer);
+            }
+            let effect = act(tx, now, &new, &intent, queue_limit)?;
+            let mut body = json!({
+                "status": effect.status, "message": effect.message, "delivery_id": new.id,
+            });
+            if let (Some(card_id), Some(run_id)) = (&effect.card_id, &effect.run_id) {
+                body["card_id"] = json!(card_id);
+                body["run_id"] = json!(run_id);
+            }
+            tx.prepare_cached(
+                "INSERT INTO deliveries (id, source, key, provider, event, sender_delivery, actor, \
+                 request_id, received_at, body, http_status, answer, card_id, run_id, replay_of) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+            )?
+            .execute(rusqlite::params![
+                new.id,
+                new.source,
+                new.key,
+                new.provider,
+                new.event,
+                new.sender_delivery,
+                new.actor,
+                new.request_id,
+                now.as_microsecond(),
+                new.body,
+                effect.http_status,
+                body.to_string(),
+                effect.card_id,
+                effect.run_id,
+                new.replay_of,
+            ])?;
+            let data = json!({
+                "source": new.source, "event": new.event, "status": effect.status,
+                "card_id": effect.card_id, "run_id": effect.run_id,
+            });
+            feed::append(
+                tx,
+                now,
+                &format!("delivery.{}", effect.status),
+                &new.id,
+                &data,
+            )?;
+            Ok(Answer {
+                http_status: effect.http_status,
+                body,
+            })
+        })
+        .await
+    }
+
+    /// The delivery of that id.
+    pub async fn delivery(&self, id: String) -> Result<Option<Delivery>, StoreError> {
+        self.read(move |conn| {
+            conn.prepare_cached(&format!("SELECT {COLUMNS} FROM deliveries WHERE id = ?1"))?
+                .query_row([id], |row| Ok(read(row)))
+                .optional()?
+                .transpose()
+        })
+        .await
+    }
+
+    /// Deliveries, newest first, those before the one of number `before`.
+    pub async fn deliveries(
+        &self,
+        before: Option<i64>,
+        limit: i64,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        self.read(move |conn| {
+            conn.prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM deliveries WHERE seq < ?1 ORDER BY seq DESC LIMIT ?2"
+            ))?
+            .query_map((before.unwrap_or(i64::MAX), limit), |row| Ok(read(row)))?
+            .map(|row| row?)
+            .collect()
+        })
+        .await
+    }
+}

@@ -1,0 +1,623 @@
+//! Runs: submitting, canceling, reading. Their attempts are in [`super::attempts`].
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, Row, ToSql};
+use serde_json::json;
+
+use super::{Database, StoreError, cards, feed, optional_time, time};
+use crate::{
+    card,
+    run::{State, Step},
+    work::Work,
+};
+
+/// Why a run exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// A command was submitted.
+    Api,
+    /// A card was started.
+    Card,
+    /// A pull request names a card.
+    Review,
+}
+
+impl Cause {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Api => "api",
+            Self::Card => "card",
+            Self::Review => "review",
+        }
+    }
+
+    fn parse(name: &str) -> Result<Self, StoreError> {
+        [Self::Api, Self::Card, Self::Review]
+            .into_iter()
+            .find(|cause| cause.as_str() == name)
+            .ok_or_else(|| StoreError::Fault(format!("a run has the unknown cause {name:?}")))
+    }
+}
+
+/// A run as stored, with the newest of its attempts.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// Its place in the order of submission.
+    pub seq: i64,
+    /// Its id.
+    pub id: String,
+    /// Where it is.
+    pub state: State,
+    /// Why it ended as it did, one word.
+    pub reason: Option<String>,
+    /// The same for people.
+    pub detail: Option<String>,
+    /// The card it runs.
+    pub card_id: Option<String>,
+    /// The build it belongs to.
+    pub build_id: Option<String>,
+    /// Why it exists.
+    pub cause: Cause,
+    /// Who asked for it, as the gateway said.
+    pub actor: String,
+    /// The request that asked for it.
+    pub request_id: String,
+    /// 0 to 9, larger first.
+    pub priority: i64,
+    /// What it does.
+    pub work: Work,
+    /// The card as it was when the run was submitted.
+    pub card_snapshot: Option<serde_json::Value>,
+    /// The number of its newest attempt; 0 before the first.
+    pub epoch: i64,
+    /// When it was submitted.
+    pub created_at: Timestamp,
+    /// When a scheduled run is due.
+    pub not_before: Option<Timestamp>,
+    /// When it was last queued.
+    pub queued_at: Option<Timestamp>,
+    /// When its first attempt was claimed.
+    pub started_at: Option<Timestamp>,
+    /// When its end was asked for.
+    pub canceling_at: Option<Timestamp>,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+}
+
+const COLUMNS: &str = "seq, id, state, reason, detail, card_id, build_id, cause, actor, request_id, \
+     priority, spec, card_snapshot, epoch, created_at, not_before, queued_at, started_at, \
+     canceling_at, ended_at";
+
+fn read(row: &Row<'_>) -> Result<Run, StoreError> {
+    let state: String = row.get(2)?;
+    Ok(Run {
+        seq: row.get(0)?,
+        id: row.get(1)?,
+        state: State::parse(&state)
+            .ok_or_else(|| StoreError::Fault(format!("a run has the unknown state {state:?}")))?,
+        reason: row.get(3)?,
+        detail: row.get(4)?,
+        card_id: row.get(5)?,
+        build_id: row.get(6)?,
+        cause: Cause::parse(&row.get::<_, String>(7)?)?,
+        actor: row.get(8)?,
+        request_id: row.get(9)?,
+        priority: row.get(10)?,
+        work: serde_json::from_str(&row.get::<_, String>(11)?)?,
+        card_snapshot: row
+            .get::<_, Option<String>>(12)?
+            .map(|text| serde_json::from_str(&text))
+            .transpose()?,
+        epoch: row.get(13)?,
+        created_at: time(row.get(14)?)?,
+        not_before: optional_time(row.get(15)?)?,
+        queued_at: optional_time(row.get(16)?)?,
+        started_at: optional_time(row.get(17)?)?,
+        canceling_at: optional_time(row.get(18)?)?,
+        ended_at: optional_time(row.get(19)?)?,
+    })
+}
+
+/// The run of that id.
+pub fn find(conn: &Connection, id: &str) -> Result<Option<Run>, StoreError> {
+    conn.prepare_cached(&format!("SELECT {COLUMNS} FROM runs WHERE id = ?1"))?
+        .query_row([id], |row| Ok(read(row)))
+        .optional()?
+        .transpose()
+}
+
+/// A run to be queued.
+#[derive(Debug, Clone)]
+pub struct NewRun {
+    /// Its id.
+    pub id: String,
+    /// The build it belongs to, if not its card's.
+    pub build_id: Option<String>,
+    /// Why it exists.
+    pub cause: Cause,
+    /// Who asked for it.
+    pub actor: String,
+    /// The request that asked for it.
+    pub request_id: String,
+    /// What it is to do.
+    pub subject: Subject,
+}
+
+/// What a new run is to do.
+#[derive(Debug, Clone)]
+pub enum Subject {
+    /// A command of its own.
+    Command {
+        /// The command.
+        work: Work,
+        /// 0 to 9, larger first.
+        priority: i64,
+    },
+    /// A card's command.
+    Card {
+        /// The card.
+        id: String,
+        /// Whether a run of it that has not ended stands in the way.
+        exclusive: bool,
+    },
+}
+
+/// Why a run is not queued. Nothing has changed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SubmitError {
+    /// A run of that id exists.
+    #[error("A run with the id {0} exists already. Nothing was changed.")]
+    Exists(String),
+    /// The queue is at its limit.
+    #[error("The queue is full: {limit} runs wait. Try again later.")]
+    QueueFull {
+        /// The configured limit.
+        limit: i64,
+    },
+    /// No such card.
+    #[error("There is no card {0}.")]
+    UnknownCard(String),
+    /// The card may not be started as it is.
+    #[error("Card {card} is {status} and cannot be started.")]
+    CardNotStartable {
+        /// The card.
+        card: String,
+        /// Its status.
+        status: &'static str,
+    },
+    /// The card has a run that has not ended.
+    #[error("Card {card} has a run that has not ended: {run}.")]
+    CardBusy {
+        /// The card.
+        card: String,
+        /// That run.
+        run: String,
+    },
+    /// A card it depends on is not done.
+    #[error("Card {card} depends on {waits_for}, which is not done.")]
+    Dependency {
+        /// The card.
+        card: String,
+        /// The one to finish first.
+        waits_for: String,
+    },
+    /// The same idempotency key came with another body.
+    #[error("This Idempotency-Key was used with another body. Use a new key for a new request.")]
+    KeyReused,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<rusqlite::Error> for SubmitError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// An idempotency key and the body it came with.
+#[derive(Debug, Clone)]
+pub struct Idempotency {
+    /// Whose key it is.
+    pub actor: String,
+    /// The key.
+    pub key: String,
+    /// The body, byte for byte.
+    pub body: Vec<u8>,
+}
+
+/// What became of a submission.
+#[derive(Debug, Clone)]
+pub enum Submitted {
+    /// It was queued just now.
+    New(Box<Run>),
+    /// The same key and body were here before: the first answer.
+    Before(serde_json::Value),
+}
+
+/// Queues a run inside a transaction.
+pub fn submit(
+    tx: &Connection,
+    now: Timestamp,
+    new: &NewRun,
+    queue_limit: i64,
+) -> Result<Run, SubmitError> {
+    if find(tx, &new.id)?.is_some() {
+        return Err(SubmitError::Exists(new.id.clone()));
+    }
+    let waiting: i64 = tx
+        .prepare_cached("SELECT count(*) FROM runs WHERE state IN ('queued', 'scheduled')")?
+        .query_row([], |row| row.get(0))?;
+    if waiting >= queue_limit {
+        return Err(SubmitError::QueueFull { limit: queue_limit });
+    }
+    let (work, priority, card) = match &new.subject {
+        Subject::Command { work, priority } => (work.clone(), *priority, None),
+        Subject::Card { id, exclusive } => {
+            let card = startable(tx, now, id, new.cause, *exclusive)?;
+            (card.work.clone(), card.priority, Some(card))
+        }
+    };
+    let build_id = new
+        .build_id
+        .clone()
+        .or_else(|| card.as_ref().and_then(|c| c.build_id.clone()));
+    let turn_key = build_id.clone().unwrap_or_default();
+    tx.prepare_cached(
+        "INSERT INTO runs (id, state, card_id, build_id, turn_key, cause, actor, request_id, \
+         priority, spec, card_snapshot, retries, created_at, queued_at) \
+         VALUES (?1, 'queued', ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?12)",
+    )?
+    .execute((
+        &new.id,
+        card.as_ref().map(|card| &card.id),
+        &build_id,
+        &turn_key,
+        new.cause.as_str(),
+        &new.actor,
+        &new.request_id,
+        priority,
+        serde_json::to_string(&work).map_err(StoreError::from)?,
+        card.as_ref().map(|card| card.to_json().to_string()),
+        work.retries,
+        now.as_microsecond(),
+    ))?;
+    announce(
+        tx,
+        now,
+        &new.id,
+        State::Queued,
+        card.as_ref().map(|c| c.id.as_str()),
+        None,
+    )?;
+    find(tx, &new.id)?
+        .ok_or_else(|| StoreError::Fault("a run just stored is not there".into()).into())
+}
+
+/// The card to be started, put into the status that a start gives it.
+fn startable(
+    tx: &Connection,
+    now: Timestamp,
+    id: &str,
+    cause: Cause,
+    exclusive: bool,
+) -> Result<cards::Card, SubmitError> {
+    let card = cards::find(tx, id)?.ok_or_else(|| SubmitError::UnknownCard(id.to_owned()))?;
+    if exclusive && let Some(run) = unfinished_of_card(tx, id)? {
+        return Err(SubmitError::CardBusy { card: card.id, run });
+    }
+    let step = match cause {
+        Cause::Review => card::Step::Review,
+        Cause::Api | Cause::Card => card::Step::Start,
+    };
+    if card.status.after(step).is_err() {
+        return Err(SubmitError::CardNotStartable {
+            card: card.id,
+            status: card.status.as_str(),
+        });
+    }
+    if cause != Cause::Review
+        && let Some(waits_for) = cards::unfinished_dependency(tx, &card)?
+    {
+        return Err(SubmitError::Dependency {
+            card: card.id,
+            waits_for,
+        });
+    }
+    cards::step(tx, now, &card, step)?;
+    Ok(card)
+}
+
+/// A run of that card that has not ended, if there is one.
+pub fn unfinished_of_card(tx: &Connection, card: &str) -> Result<Option<String>, StoreError> {
+    Ok(tx
+        .prepare_cached(
+            "SELECT id FROM runs WHERE card_id = ?1 AND state IN \
+             ('scheduled', 'queued', 'running', 'canceling') ORDER BY seq DESC LIMIT 1",
+        )?
+        .query_row([card], |row| row.get(0))
+        .optional()?)
+}
+
+/// Adds the event that tells of a run's new state.
+fn announce(
+    tx: &Connection,
+    now: Timestamp,
+    id: &str,
+    state: State,
+    card_id: Option<&str>,
+    reason: Option<&str>,
+) -> Result<(), StoreError> {
+    let data = json!({ "state": state, "card_id": card_id, "reason": reason });
+    feed::append(tx, now, &format!("run.{}", state.as_str()), id, &data)
+}
+
+/// Why a run changed its state.
+#[derive(Debug, Clone, Default)]
+pub struct Why {
+    /// One word.
+    pub reason: Option<String>,
+    /// For people.
+    pub detail: Option<String>,
+}
+
+/// Takes one step of a run's life inside a transaction: state, times, event, and at its end its
+/// card. An illegal step is a fault: callers look before they step.
+pub fn step(
+    tx: &Connection,
+    now: Timestamp,
+    run: &Run,
+    step: Step,
+    why: &Why,
+) -> Result<State, StoreError> {
+    let to = run
+        .state
+        .after(step)
+        .map_err(|illegal| StoreError::Fault(illegal.to_string()))?;
+    if to == run.state {
+        return Ok(to);
+    }
+    let at = now.as_microsecond();
+    tx.prepare_cached(
+        "UPDATE runs SET state = ?2, reason = ?3, detail = ?4, \
+         queued_at = iif(?2 = 'queued', ?5, queued_at), \
+         not_before = iif(?2 = 'scheduled', not_before, NULL), \
+         started_at = iif(?2 = 'running', coalesce(started_at, ?5), started_at), \
+         canceling_at = iif(?2 = 'canceling', ?5, canceling_at), \
+         ended_at = iif(?6, ?5, NULL) WHERE id = ?1",
+    )?
+    .execute((
+        &run.id,
+        to.as_str(),
+        &why.reason,
+        &why.detail,
+        at,
+        to.is_final(),
+    ))?;
+    announce(
+        tx,
+        now,
+        &run.id,
+        to,
+        run.card_id.as_deref(),
+        why.reason.as_deref(),
+    )?;
+    if to.is_final()
+        && run.cause != Cause::Review
+        && let Some(card_id) = &run.card_id
+        && unfinished_of_card(tx, card_id)?.is_none()
+        && let Some(card) = cards::find(tx, card_id)?
+        && let Some(ending) = to.ending()
+        && card.status.after(card::Step::RunEnded(ending)).is_ok()
+    {
+        cards::step(tx, now, &card, card::Step::RunEnded(ending))?;
+    }
+    Ok(to)
+}
+
+/// What became of the wish to end a run.
+#[derive(Debug, Clone)]
+pub enum CancelOutcome {
+    /// There is no such run.
+    Unknown,
+    /// It ended otherwise before.
+    Ended(State),
+    /// Nothing of it lives: it is canceled.
+    Canceled(Box<Run>),
+    /// Its newest attempt has to be ended.
+    Canceling(Box<Run>),
+}
+
+/// Which runs to list.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Only of this state.
+    pub state: Option<State>,
+    /// Only of this card.
+    pub card_id: Option<String>,
+    /// Only of this build.
+    pub build_id: Option<String>,
+    /// Only those submitted before the run of this number.
+    pub before: Option<i64>,
+    /// At most so many.
+    pub limit: i64,
+}
+
+impl Database {
+    /// Makes a submission durable.
+    pub async fn submit_run(
+        &self,
+        now: Timestamp,
+        new: NewRun,
+        queue_limit: i64,
+        idempotency: Option<Idempotency>,
+        answer: impl FnOnce(&Run) -> serde_json::Value + Send + 'static,
+    ) -> Result<Submitted, SubmitError> {
+        self.write(move |tx| {
+            if let Some(before) = idempotency
+                .as_ref()
+                .map(|i| remembered(tx, i))
+                .transpose()?
+            {
+                if let Some(answer) = before {
+                    return Ok(Submitted::Before(answer));
+                }
+            }
+            let run = submit(tx, now, &new, queue_limit)?;
+            if let Some(idempotency) = &idempotency {
+                remember(tx, now, idempotency, &answer(&run))?;
+            }
+            Ok(Submitted::New(Box::new(run)))
+        })
+        .await
+    }
+
+    /// Makes the wish to end a run durable.
+    pub async fn cancel_run(
+        &self,
+        now: Timestamp,
+        id: String,
+    ) -> Result<CancelOutcome, StoreError> {
+        self.write(move |tx| {
+            let Some(run) = find(tx, &id)? else {
+                return Ok(CancelOutcome::Unknown);
+            };
+            if run.state == State::Canceled {
+                return Ok(CancelOutcome::Canceled(Box::new(run)));
+            }
+            if run.state.after(Step::Cancel).is_err() {
+                return Ok(CancelOutcome::Ended(run.state));
+            }
+            let why = Why {
+                reason: Some("canceled".to_owned()),
+                detail: None,
+            };
+            let state = step(tx, now, &run, Step::Cancel, &why)?;
+            let run = Box::new(find(tx, &id)?.unwrap_or(run));
+            Ok(match state {
+                State::Canceling => CancelOutcome::Canceling(run),
+                State::Canceled
+                | State::Scheduled
+                | State::Queued
+                | State::Running
+                | State::Succeeded
+                | State::Failed
+                | State::TimedOut
+                | State::Lost => CancelOutcome::Canceled(run),
+            })
+        })
+        .await
+    }
+
+    /// The run of that id.
+    pub async fn run(&self, id: String) -> Result<Option<Run>, StoreError> {
+        self.read(move |conn| find(conn, &id)).await
+    }
+
+    /// Runs, newest first.
+    pub async fn runs(&self, filter: Filter) -> Result<Vec<Run>, StoreError> {
+        self.read(move |conn| {
+            let state = filter.state.map(State::as_str);
+            let mut sql = format!("SELECT {COLUMNS} FROM runs WHERE 1");
+            let mut values: Vec<&dyn ToSql> = Vec::new();
+            for (condition, value) in [
+                (" AND state = ?", state.as_ref().map(|v| v as &dyn ToSql)),
+                (
+                    " AND card_id = ?",
+                    filter.card_id.as_ref().map(|v| v as &dyn ToSql),
+                ),
+                (
+                    " AND build_id = ?",
+                    filter.build_id.as_ref().map(|v| v as &dyn ToSql),
+                ),
+                (
+                    " AND seq < ?",
+                    filter.before.as_ref().map(|v| v as &dyn ToSql),
+                ),
+            ] {
+                if let Some(value) = value {
+                    sql.push_str(condition);
+                    values.push(value);
+                }
+            }
+            sql.push_str(" ORDER BY seq DESC LIMIT ?");
+            values.push(&filter.limit);
+            conn.prepare_cached(&sql)?
+                .query_map(values.as_slice(), |row| Ok(read(row)))?
+                .map(|row| row?)
+                .collect()
+        })
+        .await
+    }
+
+    /// How many runs are in each state.
+    pub async fn runs_by_state(&self) -> Result<Vec<(State, i64)>, StoreError> {
+        self.read(|conn| {
+            let mut counts: Vec<_> = State::ALL.into_iter().map(|state| (state, 0)).collect();
+            let mut statement =
+                conn.prepare_cached("SELECT state, count(*) FROM runs GROUP BY state")?;
+            let rows = statement.query_map([], |row| {
+                Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?))
+            })?;
+            for row in rows {
+                let (name, count) = row?;
+                if let Some(entry) = counts.iter_mut().find(|(s, _)| s.as_str() == name) {
+                    entry.1 = count;
+                }
+            }
+            Ok(counts)
+        })
+        .await
+    }
+
+    /// How many runs are active: running or canceling, counted now.
+    pub async fn active_runs(&self) -> Result<i64, StoreError> {
+        self.read(|conn| {
+            Ok(conn
+                .prepare_cached(
+                    "SELECT count(*) FROM runs WHERE state IN ('running', 'canceling')",
+                )?
+                .query_row([], |row| row.get(0))?)
+        })
+        .await
+    }
+}
+
+fn remembered(
+    tx: &Connection,
+    idempotency: &Idempotency,
+) -> Result<Option<serde_json::Value>, SubmitError> {
+    let found: Option<(Vec<u8>, String)> = tx
+        .prepare_cached("SELECT body, answer FROM idempotency WHERE actor = ?1 AND key = ?2")?
+        .query_row((&idempotency.actor, &idempotency.key), |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .optional()?;
+    match found {
+        None => Ok(None),
+        Some((body, _)) if body != idempotency.body => Err(SubmitError::KeyReused),
+        Some((_, answer)) => Ok(Some(
+            serde_json::from_str(&answer).map_err(StoreError::from)?,
+        )),
+    }
+}
+
+fn remember(
+    tx: &Connection,
+    now: Timestamp,
+    idempotency: &Idempotency,
+    answer: &serde_json::Value,
+) -> Result<(), SubmitError> {
+    tx.prepare_cached(
+        "INSERT INTO idempotency (actor, key, body, answer, created_at) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?
+    .execute((
+        &idempotency.actor,
+        &idempotency.key,
+        &idempotency.body,
+        answer.to_string(),
+        now.as_microsecond(),
+    ))?;
+    Ok(())
+}

@@ -1,0 +1,179 @@
+//! What a card or a run does: a command and its bounds. Pure: it is checked here without looking
+//! at the machine; `workspace` checks the working directory against the real one.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Bytes of all arguments together, and of the environment, at most: well below what the kernel
+/// refuses at.
+const MAX_BYTES: usize = 128 * 1024;
+/// The longest timeout: 30 days.
+const MAX_TIMEOUT_MS: u64 = 30 * 24 * 3600 * 1000;
+/// The most retries.
+const MAX_RETRIES: u32 = 100;
+
+/// A command and its bounds, as stored and as captured by a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// Program and arguments; with `shell` the script and its positional parameters.
+    pub command: Vec<String>,
+    /// Whether `command` is a script for `/bin/sh`.
+    #[serde(default)]
+    pub shell: bool,
+    /// The command's environment.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Where it runs, relative to the workspace; the workspace itself when absent.
+    #[serde(default)]
+    pub workdir: Option<String>,
+    /// After how many milliseconds it is ended; the configured default when absent.
+    #[serde(default)]
+    pub timeout_ms: Option<u64>,
+    /// How often it may run again when it did not succeed.
+    #[serde(default)]
+    pub retries: u32,
+    /// The sandbox stack that belongs to it.
+    #[serde(default)]
+    pub stack: Option<String>,
+}
+
+/// What is wrong with a piece of work; the text names the field.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(pub String);
+
+impl Work {
+    /// Program and arguments as they are executed.
+    pub fn argv(&self) -> Vec<String> {
+        if !self.shell {
+            return self.command.clone();
+        }
+        let mut argv = vec!["/bin/sh".to_owned(), "-c".to_owned()];
+        let mut rest = self.command.iter().cloned();
+        argv.extend(rest.next());
+        argv.push("sh".to_owned());
+        argv.extend(rest);
+        argv
+    }
+
+    /// Whether it could be executed as far as can be said without looking.
+    pub fn check(&self) -> Result<(), Invalid> {
+        let invalid = |text: &str| Err(Invalid(text.to_owned()));
+        match self.command.first() {
+            None => return invalid("`command` is empty: name a program"),
+            Some(program) if program.trim().is_empty() => {
+                return invalid("`command` begins with an empty string: name a program");
+            }
+            Some(_) => {}
+        }
+        if self.command.iter().any(|argument| argument.contains('\0')) {
+            return invalid("`command` contains a NUL character, which no argument can hold");
+        }
+        if self.command.iter().map(String::len).sum::<usize>() > MAX_BYTES {
+            return invalid("`command` is longer than 131072 bytes: put the data into a file");
+        }
+        for (name, value) in &self.env {
+            let named = !name.is_empty()
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+                && !name.starts_with(|c: char| c.is_ascii_digit());
+            if !named {
+                return invalid(
+                    "`env` has a name that is not made of letters, digits and `_` (not beginning with a digit)",
+                );
+            }
+            if value.contains('\0') {
+                return invalid("`env` has a value with a NUL character, which it cannot hold");
+            }
+        }
+        if self
+            .env
+            .iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum::<usize>()
+            > MAX_BYTES
+        {
+            return invalid("`env` is longer than 131072 bytes: put the data into a file");
+        }
+        match self.timeout_ms {
+            Some(0) => return invalid("`timeout` must be more than 0 seconds"),
+            Some(ms) if ms > MAX_TIMEOUT_MS => return invalid("`timeout` is more than 30 days"),
+            Some(_) | None => {}
+        }
+        if self.retries > MAX_RETRIES {
+            return invalid("`retries` is more than 100");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn work(command: &[&str]) -> Work {
+        Work {
+            command: command.iter().map(ToString::to_string).collect(),
+            shell: false,
+            env: BTreeMap::new(),
+            workdir: None,
+            timeout_ms: None,
+            retries: 0,
+            stack: None,
+        }
+    }
+
+    #[test]
+    fn a_script_gets_its_parameters_and_argv_is_left_alone() {
+        assert_eq!(work(&["a", "b c"]).argv(), ["a", "b c"]);
+        let script = Work {
+            shell: true,
+            ..work(&["echo $1", "x"])
+        };
+        assert_eq!(script.argv(), ["/bin/sh", "-c", "echo $1", "sh", "x"]);
+    }
+
+    #[test]
+    fn what_cannot_be_executed_is_refused_by_field() {
+        let env = |name: &str, value: &str| Work {
+            env: BTreeMap::from([(name.to_owned(), value.to_owned())]),
+            ..work(&["a"])
+        };
+        let long = "x".repeat(MAX_BYTES + 1);
+        for (bad, field) in [
+            (work(&[]), "command"),
+            (work(&[" "]), "command"),
+            (work(&["a\0"]), "command"),
+            (work(&["a", &long]), "command"),
+            (env("A=B", ""), "env"),
+            (env("1A", ""), "env"),
+            (env("A", "\0"), "env"),
+            (env("A", &long), "env"),
+            (
+                Work {
+                    timeout_ms: Some(0),
+                    ..work(&["a"])
+                },
+                "timeout",
+            ),
+            (
+                Work {
+                    timeout_ms: Some(u64::MAX),
+                    ..work(&["a"])
+                },
+                "timeout",
+            ),
+            (
+                Work {
+                    retries: 101,
+                    ..work(&["a"])
+                },
+                "retries",
+            ),
+        ] {
+            let error = bad.check().expect_err(field).to_string();
+            assert!(error.contains(&format!("`{field}`")), "{error}");
+        }
+        assert_eq!(env("PATH_1", "x").check(), Ok(()));
+    }
+}
