@@ -27,7 +27,6 @@ use tokio::{sync::mpsc, task::spawn_blocking};
 use crate::supervisor::{
     SUPERVISE,
     files::{AttemptDir, Claim, Spec},
-    record::RecordReader,
 };
 
 mod attempt;
@@ -40,7 +39,7 @@ pub use crate::supervisor::{
     exit::{Exit, Outcome},
     identity::Identity,
     isolation::Isolation,
-    record::{OutputRecord, Stream},
+    record::{OutputRecord, RecordReader as OutputReader, Stream},
 };
 
 /// What to run, and within which bounds.
@@ -195,7 +194,7 @@ impl Executor {
                 match dir.stake(&Claim::Abandoned)? {
                     Claim::Supervisor(identity) => Ok(Some((
                         identity,
-                        RecordReader::open(&dir.output(), after_seq)?,
+                        OutputReader::open(&dir.output(), after_seq)?,
                     ))),
                     Claim::Abandoned => Ok(None),
                 }
@@ -216,6 +215,12 @@ impl Executor {
             ))),
             None => vanished("it was given up before its supervisor began"),
         }
+    }
+
+    /// The output of an attempt from its beginning, for whoever wants to read it beside its updates.
+    pub fn output(&self, id: &str) -> io::Result<OutputReader> {
+        let dir = self.dir(id).ok_or(io::ErrorKind::NotFound)?;
+        OutputReader::open(&dir.output(), 0)
     }
 
     /// A way to end an attempt that is known by its id only.
@@ -276,7 +281,7 @@ impl Executor {
         dir: AttemptDir,
         identity: Identity,
         child: Option<Child>,
-        reader: RecordReader,
+        reader: OutputReader,
     ) -> Attempt {
         let (sender, updates) = mpsc::channel(UPDATES_WAITING);
         let follower = Follower {
@@ -311,7 +316,7 @@ fn spawn(
     program: &Path,
     dir: &AttemptDir,
     spec: &Spec,
-) -> io::Result<(Child, Identity, RecordReader)> {
+) -> io::Result<(Child, Identity, OutputReader)> {
     dir.create(spec)?;
     let start = || {
         let log = fs::OpenOptions::new()
@@ -319,7 +324,7 @@ fn spawn(
             .create_new(true)
             .mode(0o600)
             .open(dir.log())?;
-        let reader = RecordReader::open(&dir.output(), 0)?;
+        let reader = OutputReader::open(&dir.output(), 0)?;
         let child = Command::new(program)
             .arg0("orket-supervisor")
             .arg(SUPERVISE)

@@ -1,24 +1,342 @@
-//! Sandboxes: the active ones, their life, their logs.
+//! Sandboxes: making, looking at, stopping, extending, deleting.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use axum::Router;
-use utoipa::openapi::OpenApi;
+use axum::{
+    Json, Router,
+    extract::State,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use http::{HeaderValue, StatusCode, header};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::{OpenApi, openapi::OpenApi as Description};
 
-use super::{ApiError, App};
+use super::{
+    ApiError, App, Caller,
+    document::{Seconds, seconds_schema},
+    extract::{Document, Id},
+    openapi::Problem,
+};
+use crate::{
+    sandbox::{
+        CreateError,
+        ports::{NoPort, Role},
+        spec::{Health, Service, Spec},
+    },
+    sandbox_state::{Reason, State as Life},
+    store::sandboxes::{Sandbox, SandboxError, ServiceState},
+};
+
+mod logs;
 
 /// The routes of sandboxes, for the router's one screen.
 pub(super) fn routes() -> Router<App> {
     Router::new()
+        .route("/v1/sandboxes", get(list).post(create))
+        .route("/v1/sandboxes/{id}", get(detail).delete(remove))
+        .route("/v1/sandboxes/{id}/stop", post(stop))
+        .route("/v1/sandboxes/{id}/extend", post(extend))
+        .route("/v1/sandboxes/{id}/logs", get(logs::logs))
 }
 
 /// Sandboxes by state, counted from the store.
-#[expect(clippy::unused_async, reason = "reads the store once sandboxes are kept there")]
-pub(super) async fn by_state(_: &App) -> Result<BTreeMap<String, i64>, ApiError> {
-    Ok(BTreeMap::new())
+pub(super) async fn by_state(app: &App) -> Result<BTreeMap<String, i64>, ApiError> {
+    let counts = app.store.sandboxes_by_state().await?;
+    Ok(counts
+        .into_iter()
+        .map(|(state, count)| (state.as_str().to_owned(), count))
+        .collect())
 }
 
 /// The description of the sandboxes' routes.
-pub(super) fn openapi() -> OpenApi {
-    OpenApi::default()
+pub(super) fn openapi() -> Description {
+    Routes::openapi()
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    paths(list, create, detail, remove, stop, extend, logs::logs),
+    components(schemas(Role, Health, Life, Reason, ServiceState))
+)]
+struct Routes;
+
+/// A service to be part of a sandbox.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+struct ServiceFields {
+    /// Unique within the sandbox: lower-case letters, digits, `-` and `_`.
+    name: String,
+    /// Program and arguments. It learns its port from `PORT`, those of the others from `ORKET_PORT_<NAME>`.
+    command: Vec<String>,
+    /// What it is to its users; gives it a port of that role's range.
+    role: Option<Role>,
+    /// Exactly this port, which must lie in a configured range and be free.
+    port: Option<u16>,
+    /// Its environment.
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+    /// Where it runs, relative to the workspace; a folder of the sandbox's own when absent.
+    workdir: Option<String>,
+    /// How it is seen whether it is well: `{"path": "/health"}` or `{"tcp": true}`. When absent: its port, if it has one.
+    health: Option<Health>,
+}
+
+impl From<ServiceFields> for Service {
+    fn from(fields: ServiceFields) -> Self {
+        let has_port = fields.role.is_some() || fields.port.is_some();
+        Self {
+            name: fields.name,
+            command: fields.command,
+            role: fields.role,
+            port: fields.port,
+            env: fields.env,
+            workdir: fields.workdir,
+            health: fields
+                .health
+                .unwrap_or_else(|| Self::default_health(has_port)),
+        }
+    }
+}
+
+/// A sandbox to be made.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+struct CreateRequest {
+    /// What people call it.
+    name: Option<String>,
+    /// Its services, in the order of their start.
+    services: Vec<ServiceFields>,
+    /// Names of credentials to generate; each lands in a file that `<NAME>_FILE` names. `["password"]` when absent.
+    credentials: Option<Vec<String>>,
+    /// How long it lives unless it is extended; the configured default when absent.
+    #[schema(schema_with = seconds_schema)]
+    ttl: Option<Seconds>,
+}
+
+/// How long a sandbox shall live.
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+struct ExtendRequest {
+    /// From now on; the configured default when absent.
+    #[schema(schema_with = seconds_schema)]
+    ttl: Option<Seconds>,
+}
+
+/// A service of a sandbox.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+struct ServiceView {
+    /// Its name.
+    name: String,
+    /// How it was last seen.
+    state: ServiceState,
+    /// Program and arguments.
+    command: Vec<String>,
+    /// What it is to its users.
+    role: Option<Role>,
+    /// Its port on 127.0.0.1.
+    port: Option<u16>,
+    /// Names of the variables it was given; their values are not answered.
+    env: Vec<String>,
+    /// Where it runs, in the workspace.
+    workdir: Option<String>,
+    /// How it is seen whether it is well.
+    health: Health,
+}
+
+/// A sandbox.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+struct SandboxView {
+    /// Its id.
+    id: String,
+    /// What people call it.
+    name: Option<String>,
+    /// Where it is in its life.
+    state: Life,
+    /// Why it ends or ended, in one word.
+    reason: Option<Reason>,
+    /// The same for people.
+    detail: Option<String>,
+    /// The driver that serves it.
+    driver: String,
+    /// The isolation level of its services.
+    isolation: String,
+    /// Its services.
+    services: Vec<ServiceView>,
+    /// Names of its generated credentials.
+    credentials: Vec<String>,
+    /// When it was asked for (RFC 3339, UTC).
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    /// When it last changed.
+    #[schema(value_type = String, format = DateTime)]
+    updated_at: Timestamp,
+    /// When it is removed unless it is extended.
+    #[schema(value_type = String, format = DateTime)]
+    expires_at: Timestamp,
+    /// When its processes were seen gone.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    ended_at: Option<Timestamp>,
+}
+
+impl From<Sandbox> for SandboxView {
+    fn from(sandbox: Sandbox) -> Self {
+        let Sandbox {
+            services, health, ..
+        } = sandbox;
+        let view = |service: Service| ServiceView {
+            state: health
+                .get(&service.name)
+                .copied()
+                .unwrap_or(ServiceState::Starting),
+            name: service.name,
+            command: service.command,
+            role: service.role,
+            port: service.port,
+            env: service.env.into_keys().collect(),
+            workdir: service.workdir,
+            health: service.health,
+        };
+        Self {
+            id: sandbox.id,
+            name: sandbox.name,
+            state: sandbox.state,
+            reason: sandbox.reason,
+            detail: sandbox.detail,
+            driver: sandbox.driver,
+            isolation: sandbox.isolation,
+            services: services.into_iter().map(view).collect(),
+            credentials: sandbox.secrets,
+            created_at: sandbox.created_at,
+            updated_at: sandbox.updated_at,
+            expires_at: sandbox.expires_at,
+            ended_at: sandbox.ended_at,
+        }
+    }
+}
+
+/// The active sandboxes: every state but deleted.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+struct SandboxList {
+    /// Newest first.
+    items: Vec<SandboxView>,
+}
+
+/// The active sandboxes: every state but deleted, newest first.
+#[utoipa::path(get, path = "/v1/sandboxes", tag = "sandboxes",
+    responses((status = 200, body = SandboxList)))]
+async fn list(State(app): State<App>) -> Result<Json<SandboxList>, ApiError> {
+    let sandboxes = app.sandboxes.list_active().await?;
+    Ok(Json(SandboxList {
+        items: sandboxes.into_iter().map(SandboxView::from).collect(),
+    }))
+}
+
+/// Makes a sandbox. It is recorded, with its ports, when this answers; its services start then.
+#[utoipa::path(post, path = "/v1/sandboxes", tag = "sandboxes", request_body = CreateRequest,
+    responses((status = 201, body = SandboxView), (status = 400, body = Problem), (status = 409, body = Problem),
+        (status = 429, body = Problem), (status = 503, body = Problem)))]
+async fn create(
+    State(app): State<App>,
+    caller: Caller,
+    Document { value: request, .. }: Document<CreateRequest>,
+) -> Result<Response, ApiError> {
+    let spec = Spec {
+        name: request.name,
+        services: request.services.into_iter().map(Service::from).collect(),
+        secrets: Spec::secrets_or_default(request.credentials),
+        ttl: duration(request.ttl).unwrap_or(app.sandboxes.default_ttl()),
+    };
+    let sandbox = app
+        .sandboxes
+        .create(spec, caller.actor(), caller.request_id)
+        .await?;
+    let location = HeaderValue::from_str(&format!("/v1/sandboxes/{}", sandbox.id))
+        .map_err(|error| ApiError::fault(error.to_string()))?;
+    let body = Json(SandboxView::from(sandbox));
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], body).into_response())
+}
+
+/// One sandbox, also after its deletion.
+#[utoipa::path(get, path = "/v1/sandboxes/{id}", tag = "sandboxes", params(("id" = String, Path)),
+    responses((status = 200, body = SandboxView), (status = 404, body = Problem)))]
+async fn detail(State(app): State<App>, Id(id): Id) -> Result<Json<SandboxView>, ApiError> {
+    Ok(Json(app.sandboxes.find(&id).await?.into()))
+}
+
+/// Ends a sandbox; its files and logs stay. Repeating it is fine.
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/stop", tag = "sandboxes", params(("id" = String, Path)),
+    responses((status = 202, body = SandboxView), (status = 404, body = Problem), (status = 409, body = Problem)))]
+async fn stop(State(app): State<App>, Id(id): Id) -> Result<Response, ApiError> {
+    let sandbox = app.sandboxes.stop(&id).await?;
+    Ok((StatusCode::ACCEPTED, Json(SandboxView::from(sandbox))).into_response())
+}
+
+/// Ends a sandbox if it lives and removes all of it. Its state is `deleted` once nothing was seen to be left.
+#[utoipa::path(delete, path = "/v1/sandboxes/{id}", tag = "sandboxes", params(("id" = String, Path)),
+    responses((status = 202, body = SandboxView), (status = 404, body = Problem)))]
+async fn remove(State(app): State<App>, Id(id): Id) -> Result<Response, ApiError> {
+    let sandbox = app.sandboxes.delete(&id).await?;
+    Ok((StatusCode::ACCEPTED, Json(SandboxView::from(sandbox))).into_response())
+}
+
+/// Lets a sandbox live longer, or shorter.
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/extend", tag = "sandboxes", params(("id" = String, Path)),
+    request_body = ExtendRequest,
+    responses((status = 200, body = SandboxView), (status = 400, body = Problem), (status = 404, body = Problem),
+        (status = 409, body = Problem)))]
+async fn extend(
+    State(app): State<App>,
+    Id(id): Id,
+    Document { value: request, .. }: Document<ExtendRequest>,
+) -> Result<Json<SandboxView>, ApiError> {
+    Ok(Json(
+        app.sandboxes
+            .extend(&id, duration(request.ttl))
+            .await?
+            .into(),
+    ))
+}
+
+fn duration(seconds: Option<Seconds>) -> Option<Duration> {
+    seconds.map(|seconds| Duration::from_millis(seconds.ms))
+}
+
+impl From<SandboxError> for ApiError {
+    fn from(error: SandboxError) -> Self {
+        let detail = error.to_string();
+        match error {
+            SandboxError::Unknown => Self::unknown("sandbox"),
+            SandboxError::Illegal { .. } => Self::conflict("sandbox_state", detail),
+            SandboxError::TooMany(_) => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_sandboxes", detail)
+                    .retry_after(30)
+            }
+            SandboxError::PortTaken(_) => Self::unavailable("port_taken", detail, 1),
+            SandboxError::Superseded(_) => Self::unavailable("superseded", detail, 5),
+            SandboxError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<CreateError> for ApiError {
+    fn from(error: CreateError) -> Self {
+        let detail = error.to_string();
+        match error {
+            CreateError::Invalid(error) => error.into(),
+            CreateError::Workdir(error) => error.into(),
+            CreateError::TooLong(_) | CreateError::Port(NoPort::OutOfRange(_)) => {
+                Self::invalid(detail)
+            }
+            CreateError::Port(NoPort::Taken(_)) => Self::conflict("port_taken", detail),
+            CreateError::Port(NoPort::Exhausted(_)) => {
+                Self::unavailable("no_free_port", detail, 30)
+            }
+            CreateError::Isolation { .. } => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "isolation_too_low", detail)
+            }
+            CreateError::Store(error) => error.into(),
+        }
+    }
 }

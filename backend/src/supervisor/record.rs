@@ -115,7 +115,7 @@ impl OutputRecord {
 
 /// Reads records in sequence from a file that may still grow.
 #[derive(Debug)]
-pub(crate) struct RecordReader {
+pub struct RecordReader {
     file: File,
     pending: Vec<u8>,
     next_seq: u64,
@@ -133,8 +133,8 @@ impl RecordReader {
         })
     }
 
-    /// The records that are complete by now, about `PAYLOAD_MAX` × 4 bytes at most; empty when there is nothing new.
-    pub(crate) fn read_batch(&mut self) -> io::Result<Vec<OutputRecord>> {
+    /// The records that are complete by now, about 256 KiB at most; empty when there is nothing new.
+    pub fn read_batch(&mut self) -> io::Result<Vec<OutputRecord>> {
         const BATCH: u64 = 4 * (PAYLOAD_MAX + HEAD) as u64;
         loop {
             if self.pending.len() >= HEAD + PAYLOAD_MAX {

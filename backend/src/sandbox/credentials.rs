@@ -1,0 +1,37 @@
+//! Random credentials of a sandbox: made here, kept in files of mode 0600, handed on by path. Their values appear
+//! in no answer, log or store.
+
+use std::{
+    fs, io,
+    io::Write,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+
+/// Random bytes in a credential.
+const BYTES: usize = 24;
+
+/// Where the credentials of a sandbox lie.
+pub(super) fn dir(sandbox_dir: &Path) -> PathBuf {
+    sandbox_dir.join("credentials")
+}
+
+/// Makes one file for each name.
+pub(super) fn make(sandbox_dir: &Path, names: &[String]) -> io::Result<()> {
+    let dir = dir(sandbox_dir);
+    fs::DirBuilder::new().mode(0o700).create(&dir)?;
+    for name in names {
+        let random: [u8; BYTES] = rand::random();
+        let text = URL_SAFE_NO_PAD.encode(random);
+        let path = dir.join(name);
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)?;
+        file.write_all(text.as_bytes())?;
+    }
+    Ok(())
+}
