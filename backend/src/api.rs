@@ -15,7 +15,8 @@ use axum::{
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
-    listen::Stop, scheduler::Scheduler, settings::Settings, store::Database, workspace::Workspace,
+    listen::Stop, sandbox::Sandboxes, scheduler::Scheduler, settings::Settings, store::Database,
+    workspace::Workspace,
 };
 
 pub mod archive;
@@ -32,6 +33,7 @@ mod problem;
 mod runs;
 mod sandboxes;
 mod sessions;
+mod submit;
 mod system;
 mod usage;
 mod webhook;
@@ -58,6 +60,8 @@ pub struct Parts {
     pub store: Database,
     /// Gives runs their slots.
     pub scheduler: Scheduler,
+    /// Keeps sandboxes.
+    pub sandboxes: Sandboxes,
     /// Where commands work.
     pub workspace: Workspace,
     /// Ends streams when the backend stops.
@@ -94,7 +98,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/system/heartbeat", get(system::heartbeat))
         .route("/v1/system/metrics", get(system::metrics))
         .route("/v1/system/run-active", post(system::run_active))
-        .route("/v1/runs", get(runs::list).post(runs::submit))
+        .route("/v1/runs", get(runs::list).post(submit::submit))
         .route("/v1/runs/{id}", get(runs::detail))
         .route("/v1/runs/{id}/cancel", post(runs::cancel))
         .route("/v1/runs/{id}/logs", get(logs::logs))

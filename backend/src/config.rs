@@ -81,6 +81,38 @@ pub struct Runs {
 pub struct Sandboxes {
     /// `auto`, `docker` or `process`.
     pub driver: Option<Spanned<String>>,
+    /// The ports of each role.
+    pub ports: SandboxPorts,
+    /// How long a released port rests, e.g. `"30s"`.
+    pub cool_down: Option<Spanned<String>>,
+    /// How long a sandbox lives that says nothing itself, e.g. `"8h"`.
+    pub ttl: Option<Spanned<String>>,
+    /// The longest life that may be asked for, e.g. `"7d"`.
+    pub max_ttl: Option<Spanned<String>>,
+    /// Sandboxes at once, at most.
+    pub limit: Option<Spanned<i64>>,
+    /// How long a new sandbox may take to become well, e.g. `"1m"`.
+    pub start_timeout: Option<Spanned<String>>,
+    /// Time between TERM and KILL, e.g. `"10s"`.
+    pub grace: Option<Spanned<String>>,
+    /// Output kept of one service, e.g. `"64MiB"`.
+    pub output_limit: Option<Spanned<String>>,
+}
+
+/// `[sandboxes.ports]`: one range for each role, written `"first-last"`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SandboxPorts {
+    /// APIs.
+    pub api: Option<Spanned<String>>,
+    /// What people see in a browser.
+    pub frontend: Option<Spanned<String>>,
+    /// Databases with tables.
+    pub database: Option<Spanned<String>>,
+    /// Databases with documents.
+    pub document_database: Option<Spanned<String>>,
+    /// Tools for administration.
+    pub admin: Option<Spanned<String>>,
 }
 
 /// `[review]`: an empty list admits nothing, `"*"` everything.

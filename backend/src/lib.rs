@@ -15,6 +15,8 @@ pub mod config;
 pub mod executor;
 pub mod listen;
 pub mod run;
+pub mod sandbox;
+pub mod sandbox_state;
 pub mod scheduler;
 pub mod settings;
 pub mod store;
@@ -40,6 +42,9 @@ pub enum StartError {
     /// The address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] BindError),
+    /// Sandboxes cannot be served.
+    #[error(transparent)]
+    Sandboxes(#[from] sandbox::OpenError),
     /// A directory cannot be used.
     #[error("cannot use the {what} {}: {source}", path.display())]
     Directory {
@@ -57,6 +62,7 @@ pub struct Backend {
     listener: Listener,
     router: axum::Router,
     scheduler: scheduler::Scheduler,
+    sandboxes: sandbox::Sandboxes,
     stop: Stop,
     settings: Settings,
 }
@@ -83,6 +89,14 @@ impl Backend {
             settings.runs.clone(),
             stop.clone(),
         );
+        let sandboxes = sandbox::Sandboxes::open(
+            store.clone(),
+            workspace.clone(),
+            settings.sandboxes.clone(),
+            settings.runs.min_isolation,
+            &settings.state_dir(),
+            std::path::Path::new("/proc/self/exe"),
+        )?;
         let settled = scheduler.settle().await?;
         tracing::info!(
             event = "settled",
@@ -92,6 +106,15 @@ impl Backend {
             lost = settled.lost,
             forgotten = settled.forgotten,
             "attempts of earlier boots are settled"
+        );
+        let settled = sandboxes.settle().await?;
+        tracing::info!(
+            event = "sandboxes_settled",
+            adopted = settled.adopted,
+            interrupted = settled.interrupted,
+            ending = settled.ending,
+            unclear = settled.unclear,
+            "sandboxes of earlier boots are settled"
         );
         let rule = peer::Rule::new(settings.listen.peers.clone());
         let listener = Listener::bind(&settings.listen.address, rule).await?;
@@ -106,6 +129,7 @@ impl Backend {
             settings: settings.clone(),
             store,
             scheduler: scheduler.clone(),
+            sandboxes: sandboxes.clone(),
             workspace,
             stop: stop.clone(),
         });
@@ -113,6 +137,7 @@ impl Backend {
             listener,
             router: api::router(app),
             scheduler,
+            sandboxes,
             stop,
             settings,
         })
@@ -132,7 +157,10 @@ impl Backend {
     /// which the next start takes over, or canceled, as configured.
     pub async fn serve(self) {
         let claiming = tokio::spawn(self.scheduler.clone().run());
+        let sandboxes = self.sandboxes.clone();
+        let reaping = tokio::spawn(async move { sandboxes.reap().await });
         self.listener.serve(self.router, self.stop.watch()).await;
+        reaping.abort();
         if let Err(error) = claiming.await {
             tracing::error!(%error, "the scheduler broke");
         }

@@ -117,10 +117,9 @@ impl State {
                 Ending::Canceled => Self::Canceled,
                 Ending::Lost => Self::Lost,
             }),
-            (Self::Scheduled | Self::Queued, Step::End(_) | Step::RetryLater | Step::Unclaim)
-            | (Self::Scheduled, Step::Claim)
-            | (Self::Queued | Self::Running | Self::Canceling, Step::Due)
-            | (Self::Running | Self::Canceling, Step::Claim)
+            (Self::Scheduled, Step::Claim | Step::End(_) | Step::RetryLater | Step::Unclaim)
+            | (Self::Queued, Step::Due | Step::End(_) | Step::RetryLater | Step::Unclaim)
+            | (Self::Running | Self::Canceling, Step::Due | Step::Claim)
             | (Self::Succeeded | Self::Failed | Self::TimedOut | Self::Canceled | Self::Lost, _) => {
                 illegal
             }
@@ -214,6 +213,8 @@ pub fn backoff_ms(spent: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may fail")]
+    use std::fmt::Write as _;
+
     use super::*;
 
     const STEPS: [Step; 10] = [
@@ -235,7 +236,7 @@ mod tests {
         for from in State::ALL {
             for step in STEPS {
                 let to = from.after(step).map_or("-", State::as_str);
-                table += &format!("{} {step:?} {to}\n", from.as_str());
+                writeln!(table, "{} {step:?} {to}", from.as_str()).unwrap();
             }
         }
         insta::assert_snapshot!(table);

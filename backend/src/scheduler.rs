@@ -173,8 +173,8 @@ impl Scheduler {
                 .await
             {
                 Ok(claims) => {
-                    for claimed in claims.claimed {
-                        tokio::spawn(self.clone().start(claimed.run));
+                    for run in claims.claimed {
+                        tokio::spawn(self.clone().start(run));
                     }
                     claims.next_due
                 }

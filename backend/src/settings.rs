@@ -14,8 +14,10 @@ use crate::{
     executor::Isolation,
 };
 
+mod sandboxes;
 pub mod users;
 
+pub use sandboxes::{SandboxDriver, Sandboxes};
 use users::Uid;
 
 /// Everything an operator decides.
@@ -106,24 +108,6 @@ pub enum OnStop {
     Cancel,
 }
 
-/// How sandboxes are kept.
-#[derive(Debug, Clone)]
-pub struct Sandboxes {
-    /// Which driver serves them.
-    pub driver: SandboxDriver,
-}
-
-/// Which driver serves sandboxes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SandboxDriver {
-    /// Docker when an engine answers, else processes.
-    Auto,
-    /// A Docker engine.
-    Docker,
-    /// Commands under supervisors.
-    Process,
-}
-
 /// Which pull requests cause work. An empty list admits nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Review {
@@ -170,36 +154,25 @@ struct Reading {
 
 impl Reading {
     fn settings(mut self, config: Config) -> Result<Loaded, Vec<Diagnostic>> {
-        let settings =
-            Settings {
-                listen: self.listen(config.listen),
-                store: self.store(config.store.url),
-                workspace: PathBuf::from(self.value(
-                    config.workspace.dir,
-                    "/var/lib/orket/workspace".to_owned(),
-                    |dir| {
-                        if dir.trim().is_empty() {
-                            Err("`dir` is empty".to_owned())
-                        } else {
-                            Ok(dir)
-                        }
-                    },
-                )),
-                runs: self.runs(config.runs),
-                sandboxes: Sandboxes {
-                    driver: self.value(config.sandboxes.driver, SandboxDriver::Auto, |name| {
-                        match name.as_str() {
-                            "auto" => Ok(SandboxDriver::Auto),
-                            "docker" => Ok(SandboxDriver::Docker),
-                            "process" => Ok(SandboxDriver::Process),
-                            _ => Err(format!(
-                                "no driver is called `{name}`: auto, docker or process"
-                            )),
-                        }
-                    }),
+        let listen = self.listen(config.listen);
+        let settings = Settings {
+            store: self.store(config.store.url),
+            workspace: PathBuf::from(self.value(
+                config.workspace.dir,
+                "/var/lib/orket/workspace".to_owned(),
+                |dir| {
+                    if dir.trim().is_empty() {
+                        Err("`dir` is empty".to_owned())
+                    } else {
+                        Ok(dir)
+                    }
                 },
-                review: self.review(config.review),
-            };
+            )),
+            runs: self.runs(config.runs),
+            sandboxes: self.sandboxes(config.sandboxes, &listen.address),
+            review: self.review(config.review),
+            listen,
+        };
         if self.errors.is_empty() {
             Ok(Loaded {
                 settings,

@@ -13,13 +13,18 @@
 //! reached the disk. Add events inside it with [`feed::append`]: they are published after the
 //! commit, in order, without gaps. Never hold anything across it that blocks: all writes wait.
 
+pub mod archive;
 pub mod attempts;
 pub mod cards;
+pub mod claims;
 pub mod deliveries;
 pub mod feed;
 mod migrate;
+pub mod output;
 pub mod runs;
+pub mod sandboxes;
 mod sqlite;
+pub mod submissions;
 
 pub use sqlite::{Database, OpenError};
 

@@ -109,6 +109,7 @@ impl Work {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::expect_used, reason = "a test may fail")]
     use super::*;
 
     fn work(command: &[&str]) -> Work {

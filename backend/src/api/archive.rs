@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{ApiError, App, extract::Document};
-use crate::store::{Database, cards::Selection};
+use crate::store::{Database, archive::Selection};
 
 /// Which cards to archive. At least one selector; they add up.
 #[derive(Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     ApiError, App,
     document::{
-        self, Command, Seconds, WorkFields, chosen_id, command_schema, nullable, priority,
+        self, Command, Field, Seconds, WorkFields, chosen_id, command_schema, priority,
         seconds_schema,
     },
     extract::{Document, Id, Query},
@@ -171,7 +171,7 @@ pub(super) async fn create(
 
 fn check(card: &NewCard) -> Result<(), ApiError> {
     document::text("title", &card.title, TITLE_MOST)?;
-    super::runs::check_build(card.build_id.as_deref())?;
+    super::submit::check_build(card.build_id.as_deref())?;
     if card.depends_on.len() > 100 {
         return Err(ApiError::invalid("`depends_on` names more than 100 cards"));
     }
@@ -240,9 +240,9 @@ pub(super) struct Patch {
     /// What people call it.
     title: Option<String>,
     /// The build it belongs to; `null`: to none.
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default)]
     #[schema(value_type = Option<String>)]
-    build_id: Option<Option<String>>,
+    build_id: Field<String>,
     /// 0 to 9, larger first.
     priority: Option<i64>,
     /// Where it is. Only a run puts it in progress, and archiving has a way of its own.
@@ -257,19 +257,19 @@ pub(super) struct Patch {
     /// The command's environment, as a whole.
     env: Option<BTreeMap<String, String>>,
     /// Where to run it; `null`: in the workspace itself.
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default)]
     #[schema(value_type = Option<String>)]
-    workdir: Option<Option<String>>,
+    workdir: Field<String>,
     /// After which time to end it; `null`: the configured default.
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default)]
     #[schema(schema_with = seconds_schema)]
-    timeout: Option<Option<Seconds>>,
+    timeout: Field<Seconds>,
     /// How often it may run again when it did not succeed.
     retries: Option<u32>,
     /// The sandbox stack that belongs to it; `null`: none.
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default)]
     #[schema(value_type = Option<String>)]
-    stack: Option<Option<String>>,
+    stack: Field<String>,
 }
 
 impl Patch {
@@ -282,14 +282,15 @@ impl Patch {
             None => work.command,
         };
         work.env = self.env.unwrap_or(work.env);
-        work.workdir = self.workdir.unwrap_or(work.workdir);
-        work.timeout_ms = self.timeout.map_or(work.timeout_ms, |t| t.map(|t| t.ms));
+        work.workdir = self.workdir.change(work.workdir);
+        let timeout = work.timeout_ms.map(|ms| Seconds { ms });
+        work.timeout_ms = self.timeout.change(timeout).map(|timeout| timeout.ms);
         work.retries = self.retries.unwrap_or(work.retries);
-        work.stack = self.stack.unwrap_or(work.stack);
+        work.stack = self.stack.change(work.stack);
         NewCard {
             id: card.id.clone(),
             title: self.title.unwrap_or_else(|| card.title.clone()),
-            build_id: self.build_id.unwrap_or_else(|| card.build_id.clone()),
+            build_id: self.build_id.change(card.build_id.clone()),
             priority: self.priority.unwrap_or(card.priority),
             depends_on: self.depends_on.unwrap_or_else(|| card.depends_on.clone()),
             work,

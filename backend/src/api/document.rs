@@ -179,13 +179,34 @@ pub(super) fn check(work: &Work, workspace: &Workspace) -> Result<(), ApiError> 
     Ok(())
 }
 
-/// A field that may be absent (`None`), null (`Some(None)`) or a value.
-pub(super) fn nullable<'de, T, D>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
-where
-    T: Deserialize<'de>,
-    D: Deserializer<'de>,
-{
-    Option::deserialize(deserializer).map(Some)
+/// A field of a change.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) enum Field<T> {
+    /// Not there: what was, stays.
+    #[default]
+    Absent,
+    /// `null`: to nothing.
+    Null,
+    /// To this.
+    Value(T),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Field<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let given = Option::deserialize(deserializer)?;
+        Ok(given.map_or(Self::Null, Self::Value))
+    }
+}
+
+impl<T> Field<T> {
+    /// What was, changed.
+    pub(super) fn change(self, was: Option<T>) -> Option<T> {
+        match self {
+            Self::Absent => was,
+            Self::Null => None,
+            Self::Value(value) => Some(value),
+        }
+    }
 }
 
 /// A priority between 0 and 9.

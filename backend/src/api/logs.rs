@@ -22,7 +22,7 @@ use super::{
     extract::{self, Id, Query},
     page, runs,
 };
-use crate::store::attempts::OutputRow;
+use crate::store::output::OutputRow;
 
 /// A piece of output. Its boundaries are those of the reads, not of lines.
 #[derive(Debug, Serialize, utoipa::ToSchema)]

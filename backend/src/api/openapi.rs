@@ -35,7 +35,7 @@ pub(super) struct Problem {
         super::system::heartbeat,
         super::system::metrics,
         super::system::run_active,
-        super::runs::submit,
+        super::submit::submit,
         super::runs::list,
         super::runs::detail,
         super::runs::cancel,

@@ -17,7 +17,7 @@ use orket_shared::{
 };
 
 use crate::{
-    store::{StoreError, cards::CardError, runs::SubmitError},
+    store::{StoreError, cards::CardError, submissions::SubmitError},
     work::Invalid,
     workspace::Refused,
 };
@@ -189,6 +189,10 @@ pub(super) async fn method_not_allowed() -> ApiError {
 }
 
 /// A handler that panicked.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the shape the layer asks for"
+)]
 pub(super) fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
     let text = panic
         .downcast_ref::<String>()

@@ -8,8 +8,9 @@ use super::{ApiError, App, document::Seconds, extract::Id, runs};
 /// A run as a session.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Session {
-    /// The session's id: that of the run.
-    session_id: String,
+    /// Its id: that of the run.
+    #[serde(rename = "session_id")]
+    id: String,
     /// The run's state.
     status: crate::run::State,
     #[serde(flatten)]
@@ -22,7 +23,7 @@ pub(super) struct Session {
 pub(super) async fn session(State(app): State<App>, Id(id): Id) -> Result<Json<Session>, ApiError> {
     let run = find(&app, id).await?;
     Ok(Json(Session {
-        session_id: run.id.clone(),
+        id: run.id.clone(),
         status: run.state,
         run: run.into(),
     }))

@@ -14,7 +14,10 @@ use super::{
 };
 use crate::{
     run,
-    store::runs::{Cause, NewRun, Subject, Submitted},
+    store::{
+        runs::Cause,
+        submissions::{NewRun, Subject, Submitted},
+    },
 };
 
 /// A sign of life.
@@ -131,7 +134,7 @@ pub(super) async fn run_active(
         return Err(ApiError::unknown("card"));
     }
     let build_id = given(build_id);
-    super::runs::check_build(build_id.as_deref())?;
+    super::submit::check_build(build_id.as_deref())?;
     let new = NewRun {
         id: id::new_ulid(),
         build_id,

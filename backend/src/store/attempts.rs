@@ -1,4 +1,4 @@
-//! Attempts of runs: claiming, output, ending. Every change names the attempt's epoch, and an
+//! Attempts of runs: starting, ending, taking back. Every change names the attempt's epoch, and an
 //! epoch that is not the run's newest is refused: nothing of an older attempt is taken in.
 
 use jiff::{SignedDuration, Timestamp};
@@ -11,25 +11,9 @@ use super::{
     time,
 };
 use crate::{
-    executor::{Exit, Identity, Isolation, Outcome, OutputRecord},
+    executor::{Exit, Identity, Isolation, Outcome},
     run::{Ending, State, Step, backoff_ms, settle},
 };
-
-/// A run that was given a slot.
-#[derive(Debug, Clone)]
-pub struct Claimed {
-    /// The run; its `epoch` is that of the attempt to be made.
-    pub run: Run,
-}
-
-/// What a claim found.
-#[derive(Debug, Clone, Default)]
-pub struct Claims {
-    /// Runs to be started now.
-    pub claimed: Vec<Claimed>,
-    /// When the next scheduled run is due.
-    pub next_due: Option<Timestamp>,
-}
 
 /// An attempt whose end is not recorded.
 #[derive(Debug, Clone)]
@@ -89,46 +73,7 @@ pub struct AttemptView {
     pub memory_peak_bytes: Option<i64>,
 }
 
-/// One piece of a run's output.
-#[derive(Debug, Clone)]
-pub struct OutputRow {
-    /// Its number within the run.
-    pub seq: i64,
-    /// `stdout`, `stderr` or `system`.
-    pub stream: String,
-    /// When it was written.
-    pub time: Timestamp,
-    /// What was written.
-    pub bytes: Vec<u8>,
-}
-
 impl Database {
-    /// Gives free slots to waiting runs, by priority, then taking turns between keys, then by age.
-    pub async fn claim_runs(&self, now: Timestamp, concurrency: i64) -> Result<Claims, StoreError> {
-        let boot = self.epoch();
-        self.write(move |tx| {
-            promote_due(tx, now)?;
-            let active: i64 = tx
-                .prepare_cached(
-                    "SELECT count(*) FROM runs WHERE state IN ('running', 'canceling')",
-                )?
-                .query_row([], |row| row.get(0))?;
-            let mut claims = Claims::default();
-            for _ in active..concurrency {
-                let Some(id) = next_in_turn(tx)? else { break };
-                claims.claimed.push(Claimed {
-                    run: claim(tx, now, &id, boot)?,
-                });
-            }
-            let due: Option<i64> = tx
-                .prepare_cached("SELECT min(not_before) FROM runs WHERE state = 'scheduled'")?
-                .query_row([], |row| row.get(0))?;
-            claims.next_due = optional_time(due)?;
-            Ok(claims)
-        })
-        .await
-    }
-
     /// Records that the supervisor of an attempt runs. `false`: the attempt is not the newest.
     pub async fn attempt_started(
         &self,
@@ -152,38 +97,6 @@ impl Database {
                     now.as_microsecond(),
                 ))?;
             Ok(changed == 1)
-        })
-        .await
-    }
-
-    /// Takes in output of an attempt. What is there already is left alone. `false`: the attempt
-    /// is not the run's newest, or has ended.
-    pub async fn take_output(
-        &self,
-        run_id: String,
-        epoch: i64,
-        records: Vec<OutputRecord>,
-    ) -> Result<bool, StoreError> {
-        self.write(move |tx| {
-            let Some(base) = open_base(tx, &run_id, epoch)? else {
-                return Ok(false);
-            };
-            let mut insert = tx.prepare_cached(
-                "INSERT INTO output (run_id, seq, epoch, stream, time, bytes) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING",
-            )?;
-            for record in records {
-                let seq = base.saturating_add(i64::try_from(record.seq).unwrap_or(i64::MAX));
-                insert.execute((
-                    &run_id,
-                    seq,
-                    epoch,
-                    record.stream.name(),
-                    record.time.as_microsecond(),
-                    &record.bytes[..],
-                ))?;
-            }
-            Ok(true)
         })
         .await
     }
@@ -315,35 +228,6 @@ impl Database {
         })
         .await
     }
-
-    /// Output of a run after number `after`, at most `limit` pieces.
-    pub async fn output(
-        &self,
-        run_id: String,
-        after: i64,
-        limit: i64,
-    ) -> Result<Vec<OutputRow>, StoreError> {
-        self.read(move |conn| {
-            conn.prepare_cached(
-                "SELECT seq, stream, time, bytes FROM output \
-                 WHERE run_id = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3",
-            )?
-            .query_map((&run_id, after, limit), |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get::<_, i64>(2)?, row.get(3)?))
-            })?
-            .map(|row| {
-                let (seq, stream, at, bytes) = row?;
-                Ok(OutputRow {
-                    seq,
-                    stream,
-                    time: time(at)?,
-                    bytes,
-                })
-            })
-            .collect()
-        })
-        .await
-    }
 }
 
 fn view(row: &rusqlite::Row<'_>) -> Result<AttemptView, StoreError> {
@@ -365,7 +249,11 @@ fn view(row: &rusqlite::Row<'_>) -> Result<AttemptView, StoreError> {
 
 /// What to add to the numbers of this attempt's output; `None` when it is not the newest of its
 /// run or has ended: the fence.
-fn open_base(tx: &Connection, run_id: &str, epoch: i64) -> Result<Option<i64>, StoreError> {
+pub(super) fn open_base(
+    tx: &Connection,
+    run_id: &str,
+    epoch: i64,
+) -> Result<Option<i64>, StoreError> {
     Ok(tx
         .prepare_cached(
             "SELECT a.output_base FROM attempts a JOIN runs r ON r.id = a.run_id \
@@ -390,67 +278,4 @@ fn end(tx: &Connection, run_id: &str, epoch: i64, exit: &Exit) -> Result<(), Sto
         i64::try_from(exit.memory_peak_bytes).ok(),
     ))?;
     Ok(())
-}
-
-fn promote_due(tx: &Connection, now: Timestamp) -> Result<(), StoreError> {
-    let due: Vec<String> = tx
-        .prepare_cached("SELECT id FROM runs WHERE state = 'scheduled' AND not_before <= ?1")?
-        .query_map([now.as_microsecond()], |row| row.get(0))?
-        .collect::<Result<_, _>>()?;
-    for id in due {
-        if let Some(run) = runs::find(tx, &id)? {
-            let why = Why {
-                reason: run.reason.clone(),
-                detail: run.detail.clone(),
-            };
-            runs::step(tx, now, &run, Step::Due, &why)?;
-        }
-    }
-    Ok(())
-}
-
-/// The run whose turn it is: of the highest priority that waits, the oldest run of the key that
-/// was served longest ago. The cost grows with the number of waiting keys, not of waiting runs.
-fn next_in_turn(tx: &Connection) -> Result<Option<String>, StoreError> {
-    Ok(tx
-        .prepare_cached(
-            "WITH RECURSIVE
-               top (priority) AS (SELECT max(priority) FROM runs WHERE state = 'queued'),
-               keys (turn_key) AS (
-                 SELECT min(turn_key) FROM runs, top
-                  WHERE state = 'queued' AND runs.priority = top.priority
-                 UNION ALL
-                 SELECT (SELECT min(r.turn_key) FROM runs r, top WHERE r.state = 'queued'
-                           AND r.priority = top.priority AND r.turn_key > keys.turn_key)
-                   FROM keys WHERE keys.turn_key IS NOT NULL)
-             SELECT (SELECT r.id FROM runs r, top WHERE r.state = 'queued'
-                       AND r.priority = top.priority AND r.turn_key = keys.turn_key
-                     ORDER BY r.seq LIMIT 1)
-               FROM keys LEFT JOIN turns ON turns.turn_key = keys.turn_key
-              WHERE keys.turn_key IS NOT NULL
-              ORDER BY coalesce(turns.served, 0), keys.turn_key LIMIT 1",
-        )?
-        .query_row([], |row| row.get(0))
-        .optional()?)
-}
-
-fn claim(tx: &Connection, now: Timestamp, id: &str, boot: i64) -> Result<Run, StoreError> {
-    let gone = || StoreError::Fault(format!("run {id} vanished while it was claimed"));
-    let run = runs::find(tx, id)?.ok_or_else(gone)?;
-    tx.prepare_cached("UPDATE runs SET epoch = epoch + 1 WHERE id = ?1")?
-        .execute([id])?;
-    tx.prepare_cached(
-        "INSERT INTO attempts (run_id, epoch, boot, state, output_base, claimed_at) \
-         SELECT id, epoch, ?2, 'claimed', \
-         coalesce((SELECT max(seq) FROM output WHERE run_id = ?1), 0), ?3 FROM runs WHERE id = ?1",
-    )?
-    .execute((id, boot, now.as_microsecond()))?;
-    tx.prepare_cached(
-        "INSERT INTO turns (turn_key, served) SELECT turn_key, \
-         (SELECT coalesce(max(served), 0) + 1 FROM turns) FROM runs WHERE id = ?1 \
-         ON CONFLICT (turn_key) DO UPDATE SET served = excluded.served",
-    )?
-    .execute([id])?;
-    runs::step(tx, now, &run, Step::Claim, &Why::default())?;
-    runs::find(tx, id)?.ok_or_else(gone)
 }

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::{
     Database, StoreError, feed,
-    runs::{self, Cause, NewRun, Subject, SubmitError},
+    runs::Cause,
+    submissions::{self, NewRun, Subject, SubmitError},
     time,
 };
 
@@ -162,7 +163,7 @@ fn act(
             exclusive: false,
         },
     };
-    match runs::submit(tx, now, &run, queue_limit) {
+    match submissions::submit(tx, now, &run, queue_limit) {
         Ok(run) => Ok(Effect {
             http_status: 202,
             status: "accepted",

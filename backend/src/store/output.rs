@@ -1,0 +1,82 @@
+//! The output of runs, numbered over all of their attempts.
+
+use jiff::Timestamp;
+
+use super::{Database, StoreError, attempts::open_base, time};
+use crate::executor::OutputRecord;
+
+/// One piece of a run's output.
+#[derive(Debug, Clone)]
+pub struct OutputRow {
+    /// Its number within the run.
+    pub seq: i64,
+    /// `stdout`, `stderr` or `system`.
+    pub stream: String,
+    /// When it was written.
+    pub time: Timestamp,
+    /// What was written.
+    pub bytes: Vec<u8>,
+}
+
+impl Database {
+    /// Takes in output of an attempt. What is there already is left alone. `false`: the attempt
+    /// is not the run's newest, or has ended.
+    pub async fn take_output(
+        &self,
+        run_id: String,
+        epoch: i64,
+        records: Vec<OutputRecord>,
+    ) -> Result<bool, StoreError> {
+        self.write(move |tx| {
+            let Some(base) = open_base(tx, &run_id, epoch)? else {
+                return Ok(false);
+            };
+            let mut insert = tx.prepare_cached(
+                "INSERT INTO output (run_id, seq, epoch, stream, time, bytes) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING",
+            )?;
+            for record in records {
+                let seq = base.saturating_add(i64::try_from(record.seq).unwrap_or(i64::MAX));
+                insert.execute((
+                    &run_id,
+                    seq,
+                    epoch,
+                    record.stream.name(),
+                    record.time.as_microsecond(),
+                    &record.bytes[..],
+                ))?;
+            }
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Output of a run after number `after`, at most `limit` pieces.
+    pub async fn output(
+        &self,
+        run_id: String,
+        after: i64,
+        limit: i64,
+    ) -> Result<Vec<OutputRow>, StoreError> {
+        self.read(move |conn| {
+            conn.prepare_cached(
+                "SELECT seq, stream, time, bytes FROM output \
+                 WHERE run_id = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3",
+            )?
+            .query_map((&run_id, after, limit), |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get::<_, i64>(2)?, row.get(3)?))
+            })?
+            .map(|row| {
+                let (seq, stream, at, bytes) = row?;
+                Ok(OutputRow {
+                    seq,
+                    stream,
+                    time: time(at)?,
+                    bytes,
+                })
+            })
+            .collect()
+        })
+        .await
+    }
+}
