@@ -7,6 +7,7 @@
     reason = "a test may fail"
 )]
 
+mod backend_runs;
 mod canary;
 mod gateway_forwarding;
 mod gateway_insecure;
@@ -15,4 +16,5 @@ mod gateway_posture;
 mod gateway_refusals;
 mod guards;
 mod harness;
+mod sandbox;
 mod supervisor;
