@@ -3,10 +3,13 @@
 //! There is no second way for a setting to take effect: every variable becomes a line of the text that
 //! [`text`] returns, and that text goes through the same loader, the same pipeline and the same tests.
 
-use std::{ffi::OsString, fmt::Write as _, path::Path};
+use std::{ffi::OsString, path::Path};
 
 use crate::policy::load::{self, DEFAULT_ADMIN, DEFAULT_HTTP, DEFAULT_STATE_DIR, Env, Loaded};
-use crate::{config::diagnostic::Diagnostics, policy::Origin};
+use crate::{
+    config::diagnostic::{Diagnostics, SET_BY},
+    policy::Origin,
+};
 
 /// The name diagnostics give the built-in policy.
 pub const NAME: &str = "built-in policy";
@@ -123,31 +126,107 @@ fn switch(env: Env<'_>, name: &str) -> Result<bool, String> {
     match text.trim().to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Ok(true),
         "false" | "0" | "no" | "off" => Ok(false),
-        _ => Err(format!(
-            "{name}={text} is neither on nor off: use true or false"
-        )),
+        _ => Err(format!("{name} is neither on nor off: use true or false")),
     }
 }
 
-fn per_minute(
-    env: Env<'_>,
-    name: &str,
-    default: u32,
-    zero_is_none: bool,
-) -> Result<Option<String>, String> {
-    let n = match value(env, name)? {
-        None => default,
+/// A number a minute.
+fn per_minute(env: Env<'_>, name: &str, default: u32) -> Result<u32, String> {
+    match value(env, name)? {
+        None => Ok(default),
         Some(text) => text
             .trim()
             .parse()
-            .map_err(|_| format!("{name}={text} is not a whole number a minute"))?,
-    };
-    match n {
-        0 if zero_is_none => Ok(None),
-        0 => Err(format!(
-            "{name}=0 would refuse every delivery: give a number, or take the variable away for {default}"
-        )),
-        n => Ok(Some(format!("{n}/min"))),
+            .map_err(|_| format!("{name} is not a whole number a minute, such as {default}")),
+    }
+}
+
+/// The environment, read.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one switch of the environment"
+)]
+struct Settings {
+    environment: String,
+    listen: String,
+    admin: String,
+    backend: String,
+    state: String,
+    threads: Option<u32>,
+    webhook_rate: u32,
+    api_rate: u32,
+    failures: u32,
+    insecure: bool,
+    test_enabled: bool,
+    has_key: bool,
+    has_webhook_secret: bool,
+    has_token: bool,
+}
+
+impl Settings {
+    /// Reads all variables, or names each that cannot be read.
+    fn read(env: Env<'_>) -> Result<Self, Vec<String>> {
+        let mut wrong = Wrong::default();
+        let text = |wrong: &mut Wrong, name, default: &str| {
+            wrong
+                .take(value(env, name))
+                .flatten()
+                .unwrap_or_else(|| default.to_owned())
+        };
+        let settings = Self {
+            environment: text(&mut wrong, "ORKET_ENV", "local"),
+            listen: text(&mut wrong, "ORKET_GATEWAY_LISTEN", DEFAULT_HTTP),
+            admin: text(&mut wrong, "ORKET_GATEWAY_ADMIN", DEFAULT_ADMIN),
+            backend: text(&mut wrong, "ORKET_BACKEND", DEFAULT_BACKEND),
+            state: text(&mut wrong, "ORKET_STATE_DIR", DEFAULT_STATE_DIR),
+            threads: wrong.take(threads(env)).flatten(),
+            webhook_rate: wrong.take(webhook_rate(env)).unwrap_or(1),
+            api_rate: wrong
+                .take(per_minute(env, "ORKET_API_RATE_LIMIT", 6000))
+                .unwrap_or(1),
+            failures: wrong
+                .take(per_minute(env, "ORKET_FAILURE_LIMIT", 120))
+                .unwrap_or(1),
+            insecure: wrong
+                .take(switch(env, "ORKET_ALLOW_INSECURE_NO_API_KEY"))
+                .unwrap_or(false),
+            test_enabled: wrong
+                .take(switch(env, "ORKET_ENABLE_WEBHOOK_TEST_ENDPOINT"))
+                .unwrap_or(false),
+            has_key: is_set(env, "ORKET_API_KEY"),
+            has_webhook_secret: is_set(env, "GITEA_WEBHOOK_SECRET"),
+            has_token: is_set(env, "ORKET_WEBHOOK_TEST_TOKEN"),
+        };
+        if wrong.0.is_empty() {
+            Ok(settings)
+        } else {
+            Err(wrong.0)
+        }
+    }
+}
+
+/// What could not be read, so that all of it is named at once.
+#[derive(Default)]
+struct Wrong(Vec<String>);
+
+impl Wrong {
+    fn take<T>(&mut self, read: Result<T, String>) -> Option<T> {
+        read.map_err(|message| self.0.push(message)).ok()
+    }
+}
+
+fn threads(env: Env<'_>) -> Result<Option<u32>, String> {
+    let parse = |text: String| text.trim().parse();
+    value(env, "ORKET_GATEWAY_THREADS")?
+        .map(parse)
+        .transpose()
+        .map_err(|_| "ORKET_GATEWAY_THREADS is not a whole number".to_owned())
+}
+
+fn webhook_rate(env: Env<'_>) -> Result<u32, String> {
+    match per_minute(env, "ORKET_RATE_LIMIT", 60)? {
+        0 => Err("ORKET_RATE_LIMIT is 0, which would refuse every delivery: give a number, or unset it for 60".to_owned()),
+        n => Ok(n),
     }
 }
 
@@ -155,129 +234,168 @@ fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
+/// The text of the policy, made of lines that say which variable set them.
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    fn plain(&mut self, lines: &str) {
+        self.0.push_str(lines);
+        self.0.push('\n');
+    }
+
+    fn set(&mut self, line: &str, variable: &str) {
+        // A value with a line break becomes a multi-line string, which cannot carry a comment.
+        let comment = if line.contains('\n') {
+            String::new()
+        } else {
+            format!("{SET_BY}{variable}")
+        };
+        self.plain(&format!("{line}{comment}"));
+    }
+}
+
 /// The text of the built-in policy. `Err` names each variable that cannot be read.
 pub fn text(env: Env<'_>) -> Result<String, Vec<String>> {
-    let mut wrong = Vec::new();
-    let mut take = |r: Result<Option<String>, String>| {
-        r.unwrap_or_else(|e| {
-            wrong.push(e);
-            None
-        })
-    };
-    let environment = take(value(env, "ORKET_ENV")).unwrap_or_else(|| "local".into());
-    let listen = take(value(env, "ORKET_GATEWAY_LISTEN")).unwrap_or_else(|| DEFAULT_HTTP.into());
-    let admin = take(value(env, "ORKET_GATEWAY_ADMIN")).unwrap_or_else(|| DEFAULT_ADMIN.into());
-    let backend = take(value(env, "ORKET_BACKEND")).unwrap_or_else(|| DEFAULT_BACKEND.into());
-    let state = take(value(env, "ORKET_STATE_DIR")).unwrap_or_else(|| DEFAULT_STATE_DIR.into());
-    let threads = take(value(env, "ORKET_GATEWAY_THREADS"));
-    let webhook_rate =
-        take(per_minute(env, "ORKET_RATE_LIMIT", 60, false)).unwrap_or_else(|| "60/min".into());
-    let api_rate = take(per_minute(env, "ORKET_API_RATE_LIMIT", 6000, true));
-    let failures =
-        take(per_minute(env, "ORKET_FAILURE_LIMIT", 120, true)).unwrap_or_else(|| "none".into());
-    let mut on = |name| {
-        switch(env, name).unwrap_or_else(|e| {
-            wrong.push(e);
-            false
-        })
-    };
-    let insecure = on("ORKET_ALLOW_INSECURE_NO_API_KEY");
-    let test_enabled = on("ORKET_ENABLE_WEBHOOK_TEST_ENDPOINT");
-    let threads = match threads.as_deref().map(|t| t.trim().parse::<u32>()) {
-        None => None,
-        Some(Ok(n)) => Some(n),
-        Some(Err(_)) => {
-            wrong.push("ORKET_GATEWAY_THREADS is not a whole number".into());
-            None
-        }
-    };
-    if !wrong.is_empty() {
-        return Err(wrong);
+    let s = Settings::read(env)?;
+    let mut out = Text::default();
+    out.plain("version = 1\n\n[listen]");
+    out.set(
+        &format!("http = {}", quoted(&s.listen)),
+        "ORKET_GATEWAY_LISTEN",
+    );
+    out.set(
+        &format!("admin = {}", quoted(&s.admin)),
+        "ORKET_GATEWAY_ADMIN",
+    );
+    if let Some(n) = s.threads {
+        out.set(&format!("threads = {n}"), "ORKET_GATEWAY_THREADS");
     }
-
-    let has_key = is_set(env, "ORKET_API_KEY");
-    let has_webhook_secret = is_set(env, "GITEA_WEBHOOK_SECRET");
-    // A token is only read where it can open something.
-    let has_token = test_enabled && is_set(env, "ORKET_WEBHOOK_TEST_TOKEN");
-
-    let mut out = String::from("version = 1\n\n[listen]\n");
-    let mut line = |text: String| {
-        let _ = writeln!(out, "{text}");
+    out.plain("\n[state]");
+    out.set(&format!("dir = {}", quoted(&s.state)), "ORKET_STATE_DIR");
+    out.plain("\n[posture]");
+    out.set(
+        &format!("environment = {}", quoted(&s.environment)),
+        "ORKET_ENV",
+    );
+    out.set(
+        &format!("allow_insecure_no_api_key = {}", s.insecure),
+        "ORKET_ALLOW_INSECURE_NO_API_KEY",
+    );
+    out.plain("\n[limits]");
+    let failures = if s.failures == 0 {
+        "none".to_owned()
+    } else {
+        format!("{}/min", s.failures)
     };
-    line(format!(
-        "http = {}\nadmin = {}",
-        quoted(&listen),
-        quoted(&admin)
-    ));
-    if let Some(n) = threads {
-        line(format!("threads = {n}"));
-    }
-    line(format!("\n[state]\ndir = {}", quoted(&state)));
-    line(format!(
-        "\n[posture]\nenvironment = {}\nallow_insecure_no_api_key = {insecure}",
-        quoted(&environment)
-    ));
-    line(format!(
-        "\n[limits]\nfailures_per_address = {}",
-        quoted(&failures)
-    ));
-    line(format!(
-        "\n[upstreams.backend]\naddress = {}",
-        quoted(&backend)
-    ));
-    line("\n[secrets]".into());
+    out.set(
+        &format!("failures_per_address = {}", quoted(&failures)),
+        "ORKET_FAILURE_LIMIT",
+    );
+    out.plain("\n[upstreams.backend]");
+    out.set(
+        &format!("address = {}", quoted(&s.backend)),
+        "ORKET_BACKEND",
+    );
+    secrets_and_keys(&mut out, &s);
+    routes(&mut out, &s);
+    Ok(out.0)
+}
+
+fn secrets_and_keys(out: &mut Text, s: &Settings) {
+    out.plain("\n[secrets]");
     for (set, id, name) in [
-        (has_key, "api_key", "ORKET_API_KEY"),
-        (has_webhook_secret, "gitea", "GITEA_WEBHOOK_SECRET"),
-        (has_token, "test_token", "ORKET_WEBHOOK_TEST_TOKEN"),
+        (s.has_key, "api_key", "ORKET_API_KEY"),
+        (s.has_webhook_secret, "gitea", "GITEA_WEBHOOK_SECRET"),
+        // A token is only read where it can open something.
+        (
+            s.test_enabled && s.has_token,
+            "test_token",
+            "ORKET_WEBHOOK_TEST_TOKEN",
+        ),
     ] {
         if set {
-            line(format!("{id} = [{{ env = \"{name}\" }}]"));
+            out.set(&format!("{id} = [{{ env = \"{name}\" }}]"), name);
         }
     }
-    if has_key {
-        line("\n[[keys]]\nid = \"default\"\nsecret = \"api_key\"\nscopes = [\"*\"]".into());
+    if s.has_key {
+        out.plain("\n[[keys]]\nid = \"default\"\nsecret = \"api_key\"\nscopes = [\"*\"]");
     }
-    line(format!(
-        "\n[[rate_limits]]\nid = \"webhooks\"\nby = \"source\"\nrate = {}",
-        quoted(&webhook_rate)
+}
+
+fn routes(out: &mut Text, s: &Settings) {
+    out.plain("\n[[rate_limits]]\nid = \"webhooks\"\nby = \"source\"");
+    out.set(
+        &format!("rate = \"{}/min\"", s.webhook_rate),
+        "ORKET_RATE_LIMIT",
+    );
+    let mut api_limits = "[]";
+    if s.api_rate > 0 {
+        api_limits = "[\"api\"]";
+        out.plain("\n[[rate_limits]]\nid = \"api\"\nby = \"key\"");
+        out.set(
+            &format!("rate = \"{}/min\"", s.api_rate),
+            "ORKET_API_RATE_LIMIT",
+        );
+    }
+    out.plain(&format!(
+        r#"
+[[routes]]
+id = "api"
+path = "/v1/*"
+methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+auth = {{ kind = "api_key" }}
+rate_limits = {api_limits}
+upstream = "backend"
+
+[[routes]]
+id = "events"
+path = "/ws/events"
+methods = ["GET"]
+auth = {{ kind = "api_key" }}
+rate_limits = {api_limits}
+upgrade = "websocket"
+upstream = "backend"
+
+[[routes]]
+id = "gitea"
+path = "/webhook/gitea"
+methods = ["POST"]
+rate_limits = ["webhooks"]
+replay = true
+spool = false
+upstream = "backend""#
     ));
-    let api_limits = if let Some(rate) = api_rate {
-        line(format!(
-            "\n[[rate_limits]]\nid = \"api\"\nby = \"key\"\nrate = {}",
-            quoted(&rate)
-        ));
-        "rate_limits = [\"api\"]\n"
-    } else {
-        ""
-    };
-    line(format!(
-        "\n[[routes]]\nid = \"api\"\npath = \"/v1/*\"\nmethods = [\"GET\", \"HEAD\", \"POST\", \"PUT\", \"PATCH\", \"DELETE\"]\n\
-         auth = {{ kind = \"api_key\" }}\n{api_limits}upstream = \"backend\""
-    ));
-    line(format!(
-        "\n[[routes]]\nid = \"events\"\npath = \"/ws/events\"\nmethods = [\"GET\"]\nauth = {{ kind = \"api_key\" }}\n\
-         {api_limits}upgrade = \"websocket\"\nupstream = \"backend\""
-    ));
-    let secret = if has_webhook_secret {
+    let secret = if s.has_webhook_secret {
         ", secret = \"gitea\""
     } else {
         ""
     };
-    line(format!(
-        "\n[[routes]]\nid = \"gitea\"\npath = \"/webhook/gitea\"\nmethods = [\"POST\"]\n\
-         auth = {{ kind = \"webhook\", provider = \"gitea\"{secret} }}\nrate_limits = [\"webhooks\"]\nreplay = true\nspool = false\nupstream = \"backend\""
-    ));
-    let token = if has_token {
+    out.set(
+        &format!("auth = {{ kind = \"webhook\", provider = \"gitea\"{secret} }}"),
+        "GITEA_WEBHOOK_SECRET",
+    );
+    out.plain(
+        r#"
+[[routes]]
+id = "test-webhook"
+path = "/webhook/test"
+methods = ["POST"]
+rate_limits = ["webhooks"]
+upstream = "backend""#,
+    );
+    let token = if s.test_enabled && s.has_token {
         ", token = \"test_token\""
     } else {
         ""
     };
-    line(format!(
-        "\n[[routes]]\nid = \"test-webhook\"\npath = \"/webhook/test\"\nmethods = [\"POST\"]\n\
-         auth = {{ kind = \"test_webhook\", enabled = {test_enabled}{token} }}\nrate_limits = [\"webhooks\"]\nupstream = \"backend\""
-    ));
-    Ok(out)
+    out.set(
+        &format!(
+            "auth = {{ kind = \"test_webhook\", enabled = {}{token} }}",
+            s.test_enabled
+        ),
+        "ORKET_ENABLE_WEBHOOK_TEST_ENDPOINT",
+    );
 }
 
 /// Loads the built-in policy.

@@ -328,7 +328,7 @@ impl Gate {
             Ok(Some(end)) if end > self.limits.head_bytes => self.refuse(Reason::HeadTooLarge),
             Ok(Some(end)) => self.take_head(end),
             Ok(None) if self.inbound.len() > self.limits.head_bytes => {
-                self.refuse(Reason::HeadTooLarge)
+                self.refuse(Reason::HeadTooLarge);
             }
             Ok(None) => {
                 self.stage = Stage::Head(scanner);

@@ -38,11 +38,6 @@ impl Rate {
         (self.period / self.count.get()).max(Duration::from_nanos(1))
     }
 
-    /// The time after which a fully spent budget is whole again: the window that is announced.
-    pub fn window(&self) -> Duration {
-        self.interval() * self.burst.get()
-    }
-
     fn quota(&self) -> Option<Quota> {
         Quota::with_period(self.interval()).map(|q| q.allow_burst(self.burst))
     }
@@ -54,11 +49,11 @@ impl Rate {
 pub struct Standing {
     /// The limit's id.
     pub policy: String,
-    /// Units of a full budget.
+    /// How many are allowed in one window.
     pub quota: u32,
     /// The window in seconds, rounded up.
     pub window: u64,
-    /// Units left now.
+    /// How many are allowed now, at once.
     pub remaining: u32,
     /// Seconds until the budget is whole again, or until one unit is back after a refusal.
     pub reset: u64,
@@ -276,8 +271,8 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
         let spent = self.rate.burst.get().saturating_sub(remaining);
         Standing {
             policy: self.id.clone(),
-            quota: self.rate.burst.get(),
-            window: seconds_up(self.rate.window()),
+            quota: self.rate.count.get(),
+            window: seconds_up(self.rate.period),
             remaining,
             reset: seconds_up(self.rate.interval() * spent),
         }

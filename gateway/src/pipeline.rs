@@ -11,14 +11,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::Method;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use crate::{
     budget::{BodyPass, Budgets, Owner},
     connection::framing::Framing,
-    denial::{Denial, Reason},
+    denial::{Denial, Reason, SIGNATURE_REFUSED},
     guard::{self, Actor},
     limit::{Exceeded, Standing},
     policy::{Auth, BudgetOf, Policy, Route, Upgrade, WebhookAuth, address::budget_address},
@@ -356,14 +356,14 @@ fn guard_unrouted(
 /// Turns a reason into a refusal. A failed proof counts against the address; over its budget it gets 429,
 /// save for signatures: a forge's hooks share one address, and each is told what is wrong with it.
 fn refuse(snapshot: &Snapshot, head: &RequestHead<'_>, exempt: bool, reason: Reason) -> Denial {
-    if reason.facts().failed_proof
-        && !exempt
-        && let Err(e) = snapshot.budgets.count_failure(head.client)
-        && reason.facts().status != StatusCode::UNAUTHORIZED.as_u16()
-    {
-        return exceeded(Reason::FailureBudgetExceeded, e);
+    let facts = reason.facts();
+    if !facts.failed_proof || exempt {
+        return reason.into();
     }
-    reason.into()
+    match snapshot.budgets.count_failure(head.client) {
+        Err(e) if facts.public != SIGNATURE_REFUSED => exceeded(Reason::FailureBudgetExceeded, e),
+        Err(_) | Ok(()) => reason.into(),
+    }
 }
 
 fn exceeded(reason: Reason, e: Exceeded) -> Denial {

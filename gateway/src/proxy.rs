@@ -128,6 +128,10 @@ impl Gateway {
             reason: denial.reason,
             route,
         };
+        if denial.reason.facts().status == StatusCode::BAD_REQUEST.as_u16() {
+            // Whoever sends what can be read in two ways may have more of it.
+            session.set_keepalive(None);
+        }
         answer::denial(session, denial, &exchange.request_id).await
     }
 }

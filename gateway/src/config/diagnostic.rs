@@ -23,7 +23,12 @@ pub struct Diagnostic {
     pub message: String,
     /// What to do about it.
     pub hint: Option<String>,
+    /// Whether a secret may stand at the place, so that it is not shown.
+    pub concealed: bool,
 }
+
+/// What stands before the name of a variable in the comment of a built-in policy's line.
+pub const SET_BY: &str = "  # set by ";
 
 /// All problems of one text.
 #[derive(Debug, Clone)]
@@ -64,19 +69,46 @@ impl Diagnostics {
         self.push(Severity::Warning, span, message.into(), hint);
     }
 
+    /// Adds an error at a place where a secret may stand by mistake: the place is named, not shown.
+    pub fn concealed_error(
+        &mut self,
+        span: &Range<usize>,
+        message: impl Into<String>,
+        hint: Option<String>,
+    ) {
+        self.error(span, message, hint);
+        if let Some(last) = self.found.last_mut() {
+            last.concealed = true;
+        }
+    }
+
     fn push(
         &mut self,
         severity: Severity,
         span: &Range<usize>,
-        message: String,
+        mut message: String,
         hint: Option<String>,
     ) {
+        if let Some(variable) = self.set_by(span) {
+            message = format!("{message} (set by {variable})");
+        }
         self.found.push(Diagnostic {
             severity,
             span: span.clone(),
             message,
             hint,
+            concealed: false,
         });
+    }
+
+    /// The variable that a line of the built-in policy says it comes from, in its comment.
+    fn set_by(&self, span: &Range<usize>) -> Option<String> {
+        let (line, _) = self.position(span.start);
+        let (_, comment) = self.text.lines().nth(line - 1)?.rsplit_once(SET_BY)?;
+        comment
+            .bytes()
+            .all(|b| b.is_ascii_uppercase() || b == b'_')
+            .then(|| comment.to_owned())
     }
 
     /// Whether anything keeps the policy from loading.
@@ -127,7 +159,16 @@ impl Diagnostics {
                 .get(d.span.clone())
                 .map_or(1, |s| s.lines().next().unwrap_or_default().chars().count());
             writeln!(f, "{:gutter$} |", "")?;
-            writeln!(f, "{line} | {text}")?;
+            let hidden = "*".repeat(wide);
+            let shown = if d.concealed {
+                text.chars()
+                    .take(column - 1)
+                    .chain(hidden.chars())
+                    .collect()
+            } else {
+                text.to_owned()
+            };
+            writeln!(f, "{line} | {shown}")?;
             writeln!(
                 f,
                 "{:gutter$} | {}{}",

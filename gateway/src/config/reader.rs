@@ -381,7 +381,7 @@ impl<'a> Table<'a> {
                 span: key.span(),
             };
             let Some(items) = value.get_ref().as_array() else {
-                self.error(
+                self.problems.borrow_mut().concealed_error(
                     &value.span(),
                     format!("`{name}.{}` is a list of references, this is {}", id.value, value.get_ref().type_str()),
                     Some("secrets never stand in the file itself: write [{ file = \"…\" }] or [{ env = \"…\" }]".into()),

@@ -88,7 +88,7 @@ pub(crate) const DEFAULT_STATE_DIR: &str = ".orket";
 
 impl Loader<'_> {
     fn mean(mut self, written: Written, origin: Origin) -> Option<Policy> {
-        self.environment = self.environment_of(&written);
+        self.environment = self.environment_of(&written, &origin);
         let listen = self.listen(&written)?;
         let limits = self.limits(&written);
         let secrets = self.secrets(&written, &origin);
@@ -151,9 +151,13 @@ impl Loader<'_> {
         }
     }
 
-    fn environment_of(&mut self, written: &Written) -> Environment {
+    /// A file that does not say where it runs is judged as production: the strictest is the default.
+    fn environment_of(&mut self, written: &Written, origin: &Origin) -> Environment {
         let Some(name) = &written.posture.environment else {
-            return Environment::Local;
+            return match origin {
+                Origin::BuiltIn => Environment::Local,
+                Origin::File(_) => Environment::Production,
+            };
         };
         Environment::parse(&name.value).unwrap_or_else(|| {
             self.error(
@@ -161,7 +165,7 @@ impl Loader<'_> {
                 format!("`{}` is not an environment", name.value),
                 "use \"local\", \"ci\" or \"production\"",
             );
-            // The strictest, so that a typing error never opens anything.
+            // So that a typing error never opens anything.
             Environment::Production
         })
     }

@@ -89,8 +89,8 @@ impl Weakness {
     }
 }
 
-/// States the posture once, as the log record `posture`: what is configured, never a value; and one
-/// warning for each insecure switch.
+/// States the posture once, as the log record `posture`: what is configured, never a value. Each weakness
+/// has its own warning, from the loader.
 pub fn announce(policy: &Policy) {
     let webhooks: Vec<String> = policy
         .routes
@@ -137,30 +137,4 @@ pub fn announce(policy: &Policy) {
         failure_limit = policy.limits.failures_per_address.is_some(),
         "security posture"
     );
-    if policy.bypass != Bypass::Off {
-        tracing::warn!(
-            event = "posture_warning",
-            switch = "allow_insecure_no_api_key",
-            in_force = policy.bypass == Bypass::Open,
-            "INSECURE: the key routes are open to every local process when no key is configured; configure a key and switch this off"
-        );
-    }
-    if test_webhook.starts_with("enabled") {
-        tracing::warn!(
-            event = "posture_warning",
-            switch = "test_webhook",
-            "the test webhook is enabled: it takes deliveries without a sender's signature; switch it off when you are done"
-        );
-    }
-    for route in policy
-        .routes
-        .iter()
-        .filter(|r| matches!(r.auth, Auth::None))
-    {
-        tracing::warn!(
-            event = "posture_warning",
-            route = route.id.as_ref(),
-            "this route asks for no proof"
-        );
-    }
 }

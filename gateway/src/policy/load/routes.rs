@@ -222,9 +222,11 @@ impl Loader<'_> {
     }
 
     fn methods(&mut self, w: &config::Route, id: &str) -> Option<Vec<Method>> {
-        let Some(at) = w.methods.as_ref().filter(|m| !m.value.is_empty()) else {
+        let named = w.methods.as_ref().filter(|m| !m.value.is_empty());
+        let Some(at) = named else {
+            let span = w.methods.as_ref().map_or(&w.at.span, |m| &m.span);
             self.error(
-                &w.at.span,
+                span,
                 format!("route `{id}` lacks `methods`"),
                 "e.g. methods = [\"GET\", \"POST\"]",
             );

@@ -181,10 +181,10 @@ impl Loader<'_> {
                         expires,
                     }),
                     None => {
-                        self.error(
+                        self.problems.concealed_error(
                             &at.span,
                             "a digest is `sha256:` and 64 hex digits",
-                            "printf %s \"$KEY\" | sha256sum",
+                            Some("printf %s \"$KEY\" | sha256sum".into()),
                         );
                         Outcome::Refused
                     }
