@@ -4,7 +4,7 @@
 //! answered by something that observes. How it answers is set by the test and never depends on the
 //! request.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -70,7 +70,7 @@ impl Reaction {
 }
 
 /// A request as it arrived.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Recorded {
     /// The method.
     pub method: String,
@@ -84,6 +84,13 @@ pub struct Recorded {
     pub trailers: Vec<String>,
     /// Every byte of the request.
     pub raw: Vec<u8>,
+}
+
+impl fmt::Debug for Recorded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let length = self.raw.len().min(2000);
+        write!(f, "{:?}", String::from_utf8_lossy(&self.raw[..length]))
+    }
 }
 
 impl Recorded {

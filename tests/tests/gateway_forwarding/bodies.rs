@@ -76,7 +76,7 @@ async fn the_target_arrives_byte_for_byte() {
     let gateway = Gateway::with_key_and_secret(upstream.address()).await;
     for target in [
         "/v1/runs?state=running&cursor=a%2Fb%00",
-        "/v1/cards/%41%c3%a4",
+        "/v1/cards/%c3%A4%20b",
         "/v1/cards/a+b?",
     ] {
         Request::get(target)

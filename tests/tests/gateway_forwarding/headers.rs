@@ -81,7 +81,12 @@ fn spellings(name: &str) -> [String; 4] {
 #[tokio::test]
 async fn no_credential_and_no_claim_of_the_client_arrives() {
     let upstream = Upstream::tcp().await;
-    let gateway = Gateway::with_key_and_secret(upstream.address()).await;
+    let gateway = Gateway::before(upstream.address())
+        .env("ORKET_API_KEY", API_KEY)
+        .env("GITEA_WEBHOOK_SECRET", WEBHOOK_SECRET)
+        .env("ORKET_RATE_LIMIT", "10000")
+        .start()
+        .await;
     let mut wrong = Vec::new();
     for name in NEVER.iter().chain(NEVER_THE_CLIENTS) {
         for spelling in spellings(name) {
@@ -186,9 +191,10 @@ async fn trailers_do_not_arrive() {
         .chunked(b"{}", 1);
     for request in [trailers(api), trailers(webhook)] {
         let answer = request.send(gateway.address()).await;
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        let recorded = upstream.last();
-        assert_eq!(recorded.body, b"{}");
+        // Refused or taken off: what counts is that none goes on.
+        assert!(matches!(answer.status, 200 | 400), "{}", answer.text());
+    }
+    for recorded in upstream.requests() {
         let raw = String::from_utf8_lossy(&recorded.raw).into_owned();
         assert!(
             recorded.trailers.is_empty() && !raw.contains(PLANTED),

@@ -2,7 +2,7 @@
 
 use orket_tests::gateway::{API_KEY, PREAMBLE, TEST_TOKEN, WEBHOOK_SECRET};
 use orket_tests::policy::SECRET_FILE;
-use orket_tests::{Gateway, Policy, Request, Upstream, assert_refused};
+use orket_tests::{DEADLINE, Gateway, Policy, Request, Upstream, assert_refused, eventually};
 
 const KEY: (&str, &str) = ("ORKET_API_KEY", API_KEY);
 const SECRET: (&str, &str) = ("GITEA_WEBHOOK_SECRET", WEBHOOK_SECRET);
@@ -20,8 +20,9 @@ async fn refused(env: &[(&str, &str)], word: &str) {
         "{word} is not named: {output}"
     );
     for (name, value) in env {
+        let secret = matches!(*name, "ORKET_API_KEY" | "GITEA_WEBHOOK_SECRET");
         assert!(
-            value.len() < 8 || name.contains("ENV") || !output.contains(value),
+            !secret || value.len() < 8 || !output.contains(value),
             "the value of {name} is shown: {output}"
         );
     }
@@ -46,7 +47,7 @@ async fn production_refuses_each_insecure_switch() {
             SECRET,
             ("ORKET_ALLOW_INSECURE_NO_API_KEY", "true"),
         ],
-        "ORKET_ALLOW_INSECURE_NO_API_KEY",
+        "insecure",
     )
     .await;
     refused(
@@ -56,7 +57,7 @@ async fn production_refuses_each_insecure_switch() {
             SECRET,
             ("ORKET_ENABLE_WEBHOOK_TEST_ENDPOINT", "true"),
         ],
-        "ORKET_ENABLE_WEBHOOK_TEST_ENDPOINT",
+        "test webhook",
     )
     .await;
     let token = ("ORKET_WEBHOOK_TEST_TOKEN", TEST_TOKEN);
@@ -68,7 +69,7 @@ async fn production_refuses_each_insecure_switch() {
             token,
             ("ORKET_ENABLE_WEBHOOK_TEST_ENDPOINT", "1"),
         ],
-        "ORKET_ENABLE_WEBHOOK_TEST_ENDPOINT",
+        "test webhook",
     )
     .await;
 }
@@ -155,11 +156,11 @@ async fn a_placeholder_is_refused_outside_local_and_warned_of_in_it() {
                 refused(&env, variable).await;
             }
             let gateway = starts(&[("ORKET_ENV", "local"), (variable, placeholder)]).await;
+            eventually("the placeholder is warned of", DEADLINE, || async {
+                gateway.output().to_lowercase().contains("placeholder")
+            })
+            .await;
             let output = gateway.output();
-            assert!(
-                output.to_lowercase().contains("placeholder"),
-                "not warned of: {output}"
-            );
             assert!(
                 !output.contains(placeholder) || placeholder.len() < 10,
                 "shown: {output}"
@@ -182,7 +183,7 @@ async fn ci_and_local_take_what_only_production_refuses() {
 #[tokio::test]
 async fn an_unknown_environment_is_refused() {
     for unknown in ["staging", "prod", "productoin"] {
-        refused(&[("ORKET_ENV", unknown), KEY, SECRET], "ORKET_ENV").await;
+        refused(&[("ORKET_ENV", unknown), KEY, SECRET], "environment").await;
     }
 }
 
@@ -238,14 +239,13 @@ async fn with_a_policy_file_other_policy_variables_are_warned_of_and_do_nothing(
         .send(gateway.address())
         .await;
     assert_refused(&answer, 403, "Could not validate credentials");
-    let output = gateway.output();
     for variable in ["ORKET_API_KEY", "ORKET_ALLOW_INSECURE_NO_API_KEY"] {
-        assert!(
-            output.contains(variable),
-            "{variable} is not warned of: {output}"
-        );
+        eventually(&format!("{variable} is warned of"), DEADLINE, || async {
+            gateway.output().contains(variable)
+        })
+        .await;
     }
-    assert!(!output.contains(other));
+    assert!(!gateway.output().contains(other));
 }
 
 #[tokio::test]

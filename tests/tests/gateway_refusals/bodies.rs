@@ -44,7 +44,7 @@ async fn a_webhook_of_one_mebibyte_passes_and_one_byte_more_does_not() {
 async fn a_too_large_body_is_refused_from_its_announced_length_alone() {
     let upstream = Upstream::tcp().await;
     let gateway = Gateway::with_key_and_secret(upstream.address()).await;
-    for length in [MIB + 1, usize::MAX >> 1] {
+    for length in ["1048577", "1099511627776", "18446744073709551618"] {
         let mut connection = Connection::open(gateway.address()).await;
         let head = Delivery::fresh().forged(PATH).head(gateway.address());
         let head = String::from_utf8(head).unwrap();

@@ -41,6 +41,17 @@ async fn an_ambiguous_target_is_refused() {
         "/v1/version\t",
         "/v1/version#fragment",
         "/v1/version?a=b#fragment",
+        // Paths of which there is a plainer form: a reader further inside may compare with that.
+        "/v1/cards/%41",
+        "/%761/version",
+        "/v1/cards/a%2db",
+        "/v1/cards/%25%32%65",
+        "/v1/%252e%252e/version",
+        "/v1;a=b/version",
+        "/v1/cards/a;b",
+        "/v1/cards/a%3bb",
+        "/v1/version%3fa=b",
+        "/v1/version%23a",
         "/v1/%zz",
         "/v1/version%",
         "/v1/version%2",
@@ -100,13 +111,11 @@ async fn a_target_that_is_odd_but_clear_passes_byte_for_byte() {
         "/v1/cards/a%20b",
         "/v1/cards/%C3%A4",
         "/v1/cards/%c3%a4",
-        "/v1/cards/a~b!$&'()*+,;=:@",
-        "/v1/cards/%41",
+        "/v1/cards/a~b!$&'()*+,=:@",
         "/v1/version?",
         "/v1/version?a=%2f..%2F//&b=../..&c",
         "/v1/version?a=/../&b=?",
         "/v1/version?a=%00",
-        "/v1/cards/%25%32%65",
     ] {
         let answer = Request::get(target)
             .key(API_KEY)

@@ -58,11 +58,15 @@ fn broken(page: &Path, text: &str) -> Vec<String> {
             broken.push(format!("{link}: no such file"));
         } else if !target.starts_with(root()) {
             broken.push(format!("{link}: leads out of the repository"));
-        } else if !anchor.is_empty()
-            && target.is_file()
-            && !anchors(&read(&target)).contains(&anchor.to_owned())
-        {
-            broken.push(format!("{link}: no such heading"));
+        } else if !anchor.is_empty() && target.is_file() {
+            let headings = if place.is_empty() {
+                anchors(text)
+            } else {
+                anchors(&read(&target))
+            };
+            if !headings.contains(&anchor.to_owned()) {
+                broken.push(format!("{link}: no such heading"));
+            }
         }
     }
     broken
