@@ -11,7 +11,9 @@ pub fn is_name(name: &str) -> bool {
     !bytes.is_empty()
         && bytes.len() <= MAX_NAME_BYTES
         && bytes[0].is_ascii_alphanumeric()
-        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        && bytes
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
 /// A new ULID as text: 26 characters, sortable by the time it was made.
@@ -28,7 +30,17 @@ mod tests {
         for good in ["a", "ci", "ISSUE-1", "01J0", "a.b_c-d"] {
             assert!(is_name(good), "{good}");
         }
-        for bad in ["", "-a", ".", "..", "a/b", "a b", "ä", "a\n", &"a".repeat(129)] {
+        for bad in [
+            "",
+            "-a",
+            ".",
+            "..",
+            "a/b",
+            "a b",
+            "ä",
+            "a\n",
+            &"a".repeat(129),
+        ] {
             assert!(!is_name(bad), "{bad}");
         }
     }
