@@ -17,4 +17,5 @@ mod gateway_refusals;
 mod guards;
 mod harness;
 mod sandbox;
+mod stack;
 mod supervisor;
