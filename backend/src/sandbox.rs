@@ -22,7 +22,7 @@ use tokio::{sync::Notify, time::sleep};
 
 use crate::{
     executor::{Executor, Isolation},
-    sandbox_state::{Reason, State, Step},
+    sandbox_state::Reason,
     settings,
     store::{
         Database, StoreError,
@@ -38,17 +38,17 @@ mod health;
 mod keeper;
 pub mod ports;
 pub mod process;
+mod settle;
 pub mod spec;
 
 use driver::{LogSource, NoDriver, Parts, SandboxDriver};
 use keeper::{Entry, Keeper};
 use ports::NoPort;
+pub use settle::Settled;
 use spec::{OWN_WORKDIR, Plan, Spec};
 
 /// How often it is looked for sandboxes whose time is up.
 const REAP_PERIOD: Duration = Duration::from_millis(500);
-/// How often ports are chosen anew when others were quicker.
-const TRIES: usize = 8;
 
 /// The sandboxes of this backend. Cheap to clone.
 #[derive(Clone)]
@@ -65,6 +65,8 @@ struct Inner {
     /// Holds one directory per sandbox.
     boxes: PathBuf,
     keepers: Mutex<HashMap<String, Arc<Notify>>>,
+    /// Held from the choice of ports to their record: they are chosen for one sandbox at a time.
+    choosing: tokio::sync::Mutex<()>,
 }
 
 impl std::fmt::Debug for Sandboxes {
@@ -121,19 +123,6 @@ pub enum CreateError {
     Store(#[from] SandboxError),
 }
 
-/// What a start found of the boots before.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Settled {
-    /// Sandboxes that live and are looked after again.
-    pub adopted: usize,
-    /// Sandboxes that had not come to life: they end.
-    pub interrupted: usize,
-    /// Sandboxes that are being ended, or have ended.
-    pub ending: usize,
-    /// Directories without a record: left alone.
-    pub unclear: usize,
-}
-
 impl Sandboxes {
     /// Prepares everything under `state/sandboxes`; [`Self::settle`] and [`Self::reap`] set it going. `program` is
     /// the supervisors' program, see [`Executor::new`].
@@ -176,66 +165,11 @@ impl Sandboxes {
             driver,
             boxes,
             keepers,
+            choosing: tokio::sync::Mutex::default(),
         };
         Ok(Self {
             inner: Arc::new(inner),
         })
-    }
-
-    /// Takes every sandbox of the boots before under this one. Called once, before anything is created.
-    pub async fn settle(&self) -> Result<Settled, StoreError> {
-        let mut settled = Settled::default();
-        let sandboxes = self.inner.store.take_over_sandboxes().await?;
-        for sandbox in &sandboxes {
-            match sandbox.state {
-                State::Running | State::Unhealthy => {
-                    settled.adopted += 1;
-                    self.keep(sandbox, Entry::Adopt);
-                }
-                State::Creating => {
-                    settled.interrupted += 1;
-                    self.interrupt(sandbox).await?;
-                    self.keep(sandbox, Entry::Settle);
-                }
-                State::Stopping | State::Stopped | State::Failed | State::Deleted => {
-                    settled.ending += 1;
-                    self.keep(sandbox, Entry::Settle);
-                }
-            }
-        }
-        settled.unclear = self.report_unclear(&sandboxes);
-        Ok(settled)
-    }
-
-    async fn interrupt(&self, sandbox: &Sandbox) -> Result<(), StoreError> {
-        let why = "The backend was restarted before all of it was started.".to_owned();
-        let why = Some((Reason::Interrupted, why));
-        let (id, health) = (sandbox.id.clone(), sandbox.health.clone());
-        let failed = self
-            .inner
-            .store
-            .observe_sandbox(Timestamp::now(), id, health, Step::Fail, why)
-            .await;
-        match failed {
-            Err(SandboxError::Store(error)) => Err(error),
-            Ok(_) | Err(_) => Ok(()),
-        }
-    }
-
-    /// Only what has a record is ours to remove; anything else is named for a person to look at.
-    fn report_unclear(&self, known: &[Sandbox]) -> usize {
-        let Ok(entries) = std::fs::read_dir(&self.inner.boxes) else {
-            return 0;
-        };
-        let unclear: Vec<_> = entries
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .filter(|name| !known.iter().any(|sandbox| sandbox.id == *name))
-            .collect();
-        for name in &unclear {
-            let path = self.inner.boxes.join(name);
-            tracing::warn!(path = %path.display(), "no active sandbox belongs to this directory; it is left alone");
-        }
-        unclear.len()
     }
 
     /// Removes sandboxes whose time is up, for as long as it is polled.
@@ -279,29 +213,24 @@ impl Sandboxes {
                 reached: isolation.name(),
             });
         }
-        let mut tries = 0;
-        let sandbox = loop {
-            let services = self.with_ports(&spec).await?;
-            let now = Timestamp::now();
-            let new = NewSandbox {
-                id: format!("sbx_{}", id::new_ulid()),
-                name: spec.name.clone(),
-                driver: self.inner.driver.name(),
-                isolation,
-                actor: actor.clone(),
-                request_id: request_id.clone(),
-                services,
-                secrets: spec.secrets.clone(),
-                expires_at: now.saturating_add(spec.ttl).unwrap_or(Timestamp::MAX),
-                limit: settings.limit,
-                cool_down: settings.cool_down,
-            };
-            tries += 1;
-            match self.inner.store.create_sandbox(now, new).await {
-                Err(SandboxError::PortTaken(_)) if tries < TRIES => {}
-                other => break other?,
-            }
+        let choosing = self.inner.choosing.lock().await;
+        let services = self.with_ports(&spec).await?;
+        let now = Timestamp::now();
+        let new = NewSandbox {
+            id: format!("sbx_{}", id::new_ulid()),
+            name: spec.name,
+            driver: self.inner.driver.name(),
+            isolation,
+            actor,
+            request_id,
+            services,
+            secrets: spec.secrets,
+            expires_at: now.saturating_add(spec.ttl).unwrap_or(Timestamp::MAX),
+            limit: settings.limit,
+            cool_down: settings.cool_down,
         };
+        let sandbox = self.inner.store.create_sandbox(now, new).await?;
+        drop(choosing);
         self.keep(&sandbox, Entry::Start);
         Ok(sandbox)
     }

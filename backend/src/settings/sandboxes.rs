@@ -132,7 +132,7 @@ mod tests {
 
     fn errors(text: &str) -> String {
         let errors = Settings::load(text).unwrap_err();
-        errors.iter().map(|error| format!("{error:?}")).collect()
+        format!("{errors:?}")
     }
 
     #[test]

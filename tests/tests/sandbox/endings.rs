@@ -20,7 +20,7 @@ async fn a_service_that_exits_fails_the_sandbox_and_ends_the_others() {
         "{failed}"
     );
     assert!(
-        failed["detail"].as_str().unwrap().contains("exit code 7"),
+        failed["detail"].as_str().unwrap().contains("exit code 101"),
         "{failed}"
     );
     eventually(

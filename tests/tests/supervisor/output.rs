@@ -10,9 +10,15 @@ async fn both_streams_are_told_apart_and_numbered_without_gaps() {
     let script = "i=0; while [ $i -lt 200 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done";
     let report = bench.run(bench.script("a.1", script)).await;
     let expected = |name: &str| {
-        (0..200)
-            .map(|i| format!("{name} {i}\n"))
-            .collect::<String>()
+        let lines: Vec<_> = (0..200)
+            .map(|i| {
+                format!(
+                    "{name} {i}
+"
+                )
+            })
+            .collect();
+        lines.concat()
     };
     assert_eq!(report.bytes(Stream::Stdout), expected("out").into_bytes());
     assert_eq!(report.bytes(Stream::Stderr), expected("err").into_bytes());

@@ -1,0 +1,83 @@
+//! What a start does about the sandboxes of the boots before: each is looked after again or brought to its end.
+
+use jiff::Timestamp;
+
+use super::{Sandboxes, keeper::Entry};
+use crate::{
+    sandbox_state::{Reason, State, Step},
+    store::{
+        StoreError,
+        sandboxes::{Sandbox, SandboxError},
+    },
+};
+
+/// What a start found of the boots before.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Settled {
+    /// Sandboxes that live and are looked after again.
+    pub adopted: usize,
+    /// Sandboxes that had not come to life: they end.
+    pub interrupted: usize,
+    /// Sandboxes that are being ended, or have ended.
+    pub ending: usize,
+    /// Directories without a record: left alone.
+    pub unclear: usize,
+}
+
+impl Sandboxes {
+    /// Takes every sandbox of the boots before under this one. Called once, before anything is created.
+    pub async fn settle(&self) -> Result<Settled, StoreError> {
+        let mut settled = Settled::default();
+        let sandboxes = self.inner.store.take_over_sandboxes().await?;
+        for sandbox in &sandboxes {
+            match sandbox.state {
+                State::Running | State::Unhealthy => {
+                    settled.adopted += 1;
+                    self.keep(sandbox, Entry::Adopt);
+                }
+                State::Creating => {
+                    settled.interrupted += 1;
+                    self.interrupt(sandbox).await?;
+                    self.keep(sandbox, Entry::Settle);
+                }
+                State::Stopping | State::Stopped | State::Failed | State::Deleted => {
+                    settled.ending += 1;
+                    self.keep(sandbox, Entry::Settle);
+                }
+            }
+        }
+        settled.unclear = self.report_unclear(&sandboxes);
+        Ok(settled)
+    }
+
+    async fn interrupt(&self, sandbox: &Sandbox) -> Result<(), StoreError> {
+        let why = "The backend was restarted before all of it was started.".to_owned();
+        let why = Some((Reason::Interrupted, why));
+        let (id, health) = (sandbox.id.clone(), sandbox.health.clone());
+        let failed = self
+            .inner
+            .store
+            .observe_sandbox(Timestamp::now(), id, health, Step::Fail, why)
+            .await;
+        match failed {
+            Err(SandboxError::Store(error)) => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Only what has a record is ours to remove; anything else is named for a person to look at.
+    fn report_unclear(&self, known: &[Sandbox]) -> usize {
+        let Ok(entries) = std::fs::read_dir(&self.inner.boxes) else {
+            return 0;
+        };
+        let unclear: Vec<_> = entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|name| !known.iter().any(|sandbox| sandbox.id == *name))
+            .collect();
+        for name in &unclear {
+            let path = self.inner.boxes.join(name);
+            tracing::warn!(path = %path.display(), "no active sandbox belongs to this directory; it is left alone");
+        }
+        unclear.len()
+    }
+}
