@@ -7,7 +7,11 @@
     reason = "a test may fail"
 )]
 
+mod backend_api;
+mod backend_events;
 mod backend_runs;
+mod backend_start;
+mod backend_webhooks;
 mod canary;
 mod gateway_forwarding;
 mod gateway_insecure;
