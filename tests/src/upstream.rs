@@ -31,6 +31,10 @@ pub enum Reaction {
         /// Further header lines.
         headers: Vec<(String, String)>,
     },
+    /// Answers with the request's target, so that an answer shows which request it belongs to.
+    Mirror,
+    /// Waits until another reaction is set, then does that.
+    Hold,
     /// Never answers; the connection stays open.
     Hang,
     /// Closes without an answer.
@@ -138,6 +142,23 @@ struct Ledger {
     reaction: Mutex<Reaction>,
     connections: AtomicUsize,
     bytes: AtomicUsize,
+}
+
+impl Ledger {
+    /// What to do with a request, once it is not to be held.
+    async fn reaction_to(&self, target: &str) -> Reaction {
+        let current = || self.reaction.lock().unwrap().clone();
+        let reaction = obtain("the held request is let go", DEADLINE, || async {
+            let reaction = current();
+            (!matches!(reaction, Reaction::Hold)).then_some(reaction)
+        })
+        .await;
+        if matches!(reaction, Reaction::Mirror) {
+            Reaction::json(200, &serde_json::json!({ "target": target }).to_string())
+        } else {
+            reaction
+        }
+    }
 }
 
 /// The recording upstream. Dropping it closes its listener and its connections.
@@ -288,9 +309,9 @@ async fn serve_connection(mut stream: Box<dyn Stream>, ledger: Arc<Ledger>) {
     let mut input = Input { buffer: Vec::new() };
     while let Some(request) = input.request(&mut stream, &ledger).await {
         let upgrade = request.header("sec-websocket-key").map(str::to_owned);
+        let target = request.target.clone();
         ledger.requests.lock().unwrap().push(request);
-        let reaction = ledger.reaction.lock().unwrap().clone();
-        match reaction {
+        match ledger.reaction_to(&target).await {
             Reaction::Answer {
                 status,
                 content_type,
@@ -311,6 +332,7 @@ async fn serve_connection(mut stream: Box<dyn Stream>, ledger: Arc<Ledger>) {
                     return;
                 }
             }
+            Reaction::Mirror | Reaction::Hold => return,
             Reaction::Hang => while input.fill(&mut stream, &ledger).await {},
             Reaction::Close => return,
             Reaction::Echo => {

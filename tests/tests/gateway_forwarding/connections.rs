@@ -1,8 +1,13 @@
 //! Connections: kept, pipelined, closed, over TCP and over a unix socket.
 
+use std::sync::Arc;
+
 use orket_tests::gateway::{API_KEY, WEBHOOK_SECRET};
-use orket_tests::{Connection, Delivery, Gateway, Request, Upstream, assert_refused};
+use orket_tests::{
+    Connection, Delivery, Gateway, Policy, Reaction, Request, Upstream, assert_refused,
+};
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 
 const PATH: &str = "/webhook/gitea";
 
@@ -189,18 +194,21 @@ async fn a_unix_socket_serves_as_upstream() {
     assert_eq!((upstream.connections(), upstream.count()), (before, 2));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_clients_at_once_each_get_their_own_answer() {
     let upstream = Upstream::tcp().await;
-    let gateway = std::sync::Arc::new(Gateway::with_key_and_secret(upstream.address()).await);
-    let mut clients = tokio::task::JoinSet::new();
+    upstream.react(Reaction::Mirror);
+    let env = [("ORKET_API_KEY", API_KEY), ("ORKET_FAILURE_LIMIT", "0")];
+    let gateway = Arc::new(Gateway::builtin(upstream.address(), &env).await);
+    let mut clients = JoinSet::new();
     for client in 0..50 {
-        let gateway = std::sync::Arc::clone(&gateway);
+        let gateway = Arc::clone(&gateway);
         clients.spawn(async move {
             let mut connection = Connection::open(gateway.address()).await;
             for n in 0..20 {
                 let proven = (client + n) % 2 == 0;
-                let request = Request::get(&format!("/v1/c{client}/n{n}"));
+                let target = format!("/v1/c{client}/n{n}");
+                let request = Request::get(&target);
                 let request = if proven {
                     request.key(API_KEY)
                 } else {
@@ -208,17 +216,64 @@ async fn many_clients_at_once_each_get_their_own_answer() {
                 };
                 connection.send(&request.bytes(gateway.address())).await;
                 let answer = connection.answer().await;
-                // After enough failures an address gets 429 instead of 403.
-                let expected: &[u16] = if proven { &[200] } else { &[403, 429] };
-                assert!(expected.contains(&answer.status), "{}", answer.status);
+                if proven {
+                    assert_eq!(answer.json()["target"], target, "someone else's answer");
+                } else {
+                    assert_refused(&answer, 403, "Could not validate credentials");
+                }
             }
         });
     }
-    while let Some(client) = clients.join_next().await {
-        client.unwrap();
-    }
+    clients.join_all().await;
     assert_eq!(upstream.count(), 500);
     for request in upstream.requests() {
         assert_eq!(request.header("x-orket-actor"), Some("key:default"));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_too_late_is_given_to_no_one() {
+    let upstream = Upstream::tcp().await;
+    upstream.react(Reaction::Hold);
+    let policy = Policy::new().upstream("response_timeout = \"300ms\"");
+    let gateway = Gateway::with_policy(upstream.address(), &policy).await;
+    for n in 0..3 {
+        let late = Request::get(&format!("/v1/late/{n}")).key(API_KEY);
+        assert_refused(&late.send(gateway.address()).await, 504, "");
+    }
+    upstream.react(Reaction::Mirror);
+    for n in 0..10 {
+        let target = format!("/v1/next/{n}");
+        let answer = Request::get(&target)
+            .key(API_KEY)
+            .send(gateway.address())
+            .await;
+        assert_eq!(answer.json()["target"], target, "an answer that came late");
+    }
+}
+
+#[tokio::test]
+async fn the_answer_to_a_client_that_left_is_given_to_no_one() {
+    let upstream = Upstream::tcp().await;
+    upstream.react(Reaction::Hold);
+    let gateway = Gateway::with_key_and_secret(upstream.address()).await;
+    for n in 0..3 {
+        let mut leaving = Connection::open(gateway.address()).await;
+        let request = Request::get(&format!("/v1/left/{n}")).key(API_KEY);
+        leaving.send(&request.bytes(gateway.address())).await;
+        upstream.arrived(n + 1).await;
+    }
+    upstream.react(Reaction::Mirror);
+    for n in 0..10 {
+        let target = format!("/v1/next/{n}");
+        let answer = Request::get(&target)
+            .key(API_KEY)
+            .send(gateway.address())
+            .await;
+        assert_eq!(
+            answer.json()["target"],
+            target,
+            "an answer of a client that left"
+        );
     }
 }

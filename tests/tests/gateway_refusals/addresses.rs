@@ -102,3 +102,47 @@ async fn behind_a_trusted_proxy_the_client_it_names_is_judged() {
         assert_refused(&answer, 403, "Address not allowed");
     }
 }
+
+#[tokio::test]
+async fn what_a_trusted_proxy_names_that_is_no_address_never_becomes_one() {
+    let upstream = Upstream::tcp().await;
+    let policy = Policy::new()
+        .api(r#"addresses = { deny = ["192.0.2.10"] }"#)
+        .rest("[client_address]\ntrusted_proxies = [\"127.0.0.0/8\"]");
+    let gateway = Gateway::with_policy(upstream.address(), &policy).await;
+    let get = || Request::get("/v1/version").key(API_KEY);
+    for request in [
+        get(),
+        get().line("X-Forwarded-For:"),
+        get().header("X-Forwarded-For", "unknown"),
+        get().header("X-Forwarded-For", "198.51.100.7, _hidden"),
+        get().header("X-Forwarded-For", "198.51.100.7:4711"),
+        get().header("X-Forwarded-For", ",,,"),
+        get().header("X-Forwarded-For", "999.1.1.1"),
+        get().header("X-Forwarded-For", "127.0.0.1, 127.0.0.2"),
+    ] {
+        let before = upstream.count();
+        let answer = request.send(gateway.address()).await;
+        assert!(
+            matches!(answer.status, 200 | 400 | 403),
+            "{}",
+            answer.text()
+        );
+        if upstream.count() > before {
+            let recorded = upstream.last();
+            let client = recorded
+                .header("x-forwarded-for")
+                .expect("a client address");
+            assert!(client.parse::<std::net::IpAddr>().is_ok(), "{client}");
+        }
+    }
+    // Two lines are one list: the last entry is the one the proxy itself wrote.
+    let two = get()
+        .header("X-Forwarded-For", "198.51.100.7")
+        .header("X-Forwarded-For", "192.0.2.10");
+    assert_refused(
+        &two.send(gateway.address()).await,
+        403,
+        "Address not allowed",
+    );
+}
