@@ -37,6 +37,8 @@ pub struct Written {
     pub upstreams: Vec<Upstream>,
     /// `[secrets]`
     pub secrets: Vec<SecretList>,
+    /// `[[scopes]]`
+    pub scopes: Vec<Scope>,
     /// `[[keys]]`
     pub keys: Vec<Key>,
     /// `[[rate_limits]]`
@@ -130,6 +132,17 @@ pub enum SecretSource {
     Env(At<String>),
     /// `sha256:<hex>` of an API key or a token.
     Digest(At<String>),
+}
+
+/// `[[scopes]]`
+#[derive(Debug)]
+pub struct Scope {
+    /// Its id, named by keys.
+    pub id: Option<At<String>>,
+    /// `METHOD /path`, where the path may end in `/*`.
+    pub allow: Option<At<Vec<At<String>>>>,
+    /// Where the table stands.
+    pub at: At<()>,
 }
 
 /// `[[keys]]`
@@ -258,6 +271,11 @@ pub fn read(text: &str, problems: &mut Diagnostics) -> Written {
             health: root.boolean("health"),
             upstreams: root.tables_by_name("upstreams", read_upstream),
             secrets: root.lists_by_name("secrets", read_secret_entry),
+            scopes: root.array_of_tables("scopes", |t| Scope {
+                id: t.string("id"),
+                allow: t.strings_at("allow"),
+                at: t.at(),
+            }),
             keys: root.array_of_tables("keys", |t| Key {
                 id: t.string("id"),
                 secret: t.string("secret"),

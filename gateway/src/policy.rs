@@ -198,6 +198,16 @@ pub enum PathPattern {
     Below(String),
 }
 
+impl PathPattern {
+    /// Whether the pattern has this path.
+    pub fn matches(&self, path: &str) -> bool {
+        match self {
+            Self::Exact(exact) => exact == path,
+            Self::Below(prefix) => path.len() > prefix.len() && path.starts_with(prefix.as_str()),
+        }
+    }
+}
+
 impl std::fmt::Display for PathPattern {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

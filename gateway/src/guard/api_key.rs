@@ -16,5 +16,8 @@ pub fn prove(policy: &Policy, head: &RequestHead<'_>, now: Timestamp) -> Result<
         return insecure::prove(head);
     }
     let key = policy.keys.find(head.header(API_KEY), now)?;
+    if !key.scopes.cover(head.method, head.path) {
+        return Err(Reason::ScopeMissing);
+    }
     Ok(Actor::Key(key.id.clone()))
 }

@@ -38,10 +38,16 @@ pub fn prove(
                 Err(Reason::TestTokenRefused)
             }
         }
-        TestWebhookAuth::ApiKey => policy
-            .keys
-            .find(head.header(API_KEY), now)
-            .map(|_| Actor::TestWebhook)
-            .map_err(|_| Reason::TestKeyRefused),
+        TestWebhookAuth::ApiKey => {
+            let key = policy
+                .keys
+                .find(head.header(API_KEY), now)
+                .map_err(|_| Reason::TestKeyRefused)?;
+            if key.scopes.cover(head.method, head.path) {
+                Ok(Actor::TestWebhook)
+            } else {
+                Err(Reason::ScopeMissing)
+            }
+        }
     }
 }

@@ -6,15 +6,49 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use http::Method;
 use jiff::Timestamp;
 
+use super::PathPattern;
 use crate::{denial::Reason, secret::SecretDigest};
+
+/// What a key may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scopes {
+    /// Everything key routes offer.
+    All,
+    /// Only what one of these allows.
+    Only(Arc<[Grant]>),
+}
+
+/// One method on one pattern of paths.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// The method.
+    pub method: Method,
+    /// The paths.
+    pub path: PathPattern,
+}
+
+impl Scopes {
+    /// Whether a request is covered.
+    pub fn cover(&self, method: &Method, path: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(grants) => grants
+                .iter()
+                .any(|g| g.method == method && g.path.matches(path)),
+        }
+    }
+}
 
 /// One API key.
 #[derive(Debug, Clone)]
 pub struct ApiKey {
     /// Its id.
     pub id: Arc<str>,
+    /// What it may do.
+    pub scopes: Scopes,
     /// After this moment it opens nothing: the earlier of the key's and its secret's end.
     pub expires: Option<Timestamp>,
 }
@@ -79,6 +113,7 @@ mod tests {
         );
         let key = |id: &str, expires: Option<&str>| ApiKey {
             id: id.into(),
+            scopes: Scopes::All,
             expires: expires.map(|e| e.parse().unwrap()),
         };
         ring.add(SecretDigest::of(b"one"), key("one", None))
@@ -108,5 +143,25 @@ mod tests {
             Reason::ApiKeyExpired
         );
         assert_eq!(ring.find(Some(b"one"), now).unwrap().id.as_ref(), "one");
+    }
+
+    #[test]
+    fn a_scope_covers_what_it_names_and_nothing_else() {
+        let grant = |method: Method, path| Grant { method, path };
+        let scopes = Scopes::Only(Arc::from([
+            grant(Method::POST, PathPattern::Exact("/v1/runs".into())),
+            grant(Method::GET, PathPattern::Below("/v1/runs/".into())),
+        ]));
+        assert!(scopes.cover(&Method::POST, "/v1/runs"));
+        assert!(scopes.cover(&Method::GET, "/v1/runs/1/logs"));
+        for (method, path) in [
+            (Method::GET, "/v1/runs"),
+            (Method::POST, "/v1/runs/1"),
+            (Method::GET, "/v1/runs/"),
+            (Method::GET, "/v1/cards"),
+        ] {
+            assert!(!scopes.cover(&method, path), "{method} {path}");
+        }
+        assert!(!Scopes::Only(Arc::default()).cover(&Method::GET, "/v1/runs"));
     }
 }

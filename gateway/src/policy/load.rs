@@ -1,11 +1,11 @@
 //! From the policy as written to the policy as meant. Fails closed: whatever is missing, dangling,
 //! unreadable, blank or contradictory is an error with its place, and all of them are reported at once.
 
+mod keys;
 mod routes;
 mod secrets;
 
 use std::{
-    collections::HashSet,
     net::SocketAddr,
     num::NonZeroU32,
     ops::Range,
@@ -18,7 +18,7 @@ use http::{HeaderName, HeaderValue};
 use super::{
     BudgetOf, Bypass, Limits, Listen, Origin, Policy, RateLimit, Upstream, UpstreamAddress,
     address::{Networks, parse_network},
-    keys::{ApiKey, KeyRing},
+    keys::KeyRing,
     posture::{Environment, Verdict, Weakness},
 };
 use crate::{
@@ -266,71 +266,6 @@ impl Loader<'_> {
             connections_per_address,
             failures_per_address: failures,
         }
-    }
-
-    fn keys(&mut self, written: &Written, secrets: &secrets::Secrets) -> KeyRing {
-        let mut ring = KeyRing::default();
-        let mut seen = HashSet::new();
-        for key in &written.keys {
-            let (Some(id), Some(secret)) = (&key.id, &key.secret) else {
-                self.error(
-                    &key.at.span,
-                    "a key needs `id` and `secret`",
-                    "e.g. id = \"ci\", secret = \"ci_key\"",
-                );
-                continue;
-            };
-            self.check_name(id);
-            if !seen.insert(id.value.clone()) {
-                self.error(
-                    &id.span,
-                    format!("there are two keys `{}`", id.value),
-                    "give each its own id",
-                );
-            }
-            match &key.scopes {
-                None => self.error(
-                    &key.at.span,
-                    format!("key `{}` lacks `scopes`", id.value),
-                    "write scopes = [\"*\"] for all",
-                ),
-                Some(scopes) => {
-                    for scope in scopes.value.iter().filter(|s| s.value != "*") {
-                        self.error(
-                            &scope.span,
-                            format!("scope `{}` is not defined", scope.value),
-                            "the one scope there is so far is \"*\"",
-                        );
-                    }
-                    if scopes.value.is_empty() {
-                        self.error(
-                            &scopes.span,
-                            "a key without a scope opens nothing",
-                            "write [\"*\"], or take the key out",
-                        );
-                    }
-                }
-            }
-            for entry in secrets.presented(secret, self.problems) {
-                let expires = match (&key.expires, entry.expires) {
-                    (Some(a), Some(b)) => Some(a.value.min(b)),
-                    (Some(a), None) => Some(a.value),
-                    (None, b) => b,
-                };
-                let api_key = ApiKey {
-                    id: id.value.as_str().into(),
-                    expires,
-                };
-                if let Err(other) = ring.add(entry.digest, api_key) {
-                    self.error(
-                        &secret.span,
-                        format!("this secret is already the key `{other}`"),
-                        "two keys with one secret cannot be told apart",
-                    );
-                }
-            }
-        }
-        ring
     }
 
     fn bypass(&mut self, written: &Written, listen: &Listen, keys: &KeyRing) -> Bypass {

@@ -17,7 +17,7 @@ use crate::{
 
 /// The methods a route may take. CONNECT and TRACE are not among them: the first is a tunnel past every
 /// check, the second answers with the request's own headers.
-const METHODS: [Method; 7] = [
+pub(super) const METHODS: [Method; 7] = [
     Method::GET,
     Method::HEAD,
     Method::POST,
@@ -185,7 +185,7 @@ impl Loader<'_> {
         })
     }
 
-    fn path(
+    pub(super) fn path(
         &mut self,
         written: Option<&At<String>>,
         span: &Range<usize>,

@@ -1,0 +1,176 @@
+//! API keys and what each may do.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+use http::Method;
+
+use super::{Loader, secrets::Secrets};
+use crate::{
+    config::{self, Written, reader::At},
+    policy::keys::{ApiKey, Grant, KeyRing, Scopes},
+};
+
+/// The scope that covers everything.
+const ALL: &str = "*";
+
+type ScopeTable = BTreeMap<String, Vec<Grant>>;
+
+impl Loader<'_> {
+    pub(super) fn keys(&mut self, written: &Written, secrets: &Secrets) -> KeyRing {
+        let scopes = self.scopes(written);
+        let mut ring = KeyRing::default();
+        let mut seen = HashSet::new();
+        for key in &written.keys {
+            let (Some(id), Some(secret)) = (&key.id, &key.secret) else {
+                self.error(
+                    &key.at.span,
+                    "a key needs `id` and `secret`",
+                    "e.g. id = \"ci\", secret = \"ci_key\"",
+                );
+                continue;
+            };
+            self.check_name(id);
+            if !seen.insert(id.value.clone()) {
+                self.error(
+                    &id.span,
+                    format!("there are two keys `{}`", id.value),
+                    "give each its own id",
+                );
+            }
+            let scopes = self.scopes_of(key, &id.value, &scopes);
+            for entry in secrets.presented(secret, self.problems) {
+                let expires = match (&key.expires, entry.expires) {
+                    (Some(a), Some(b)) => Some(a.value.min(b)),
+                    (Some(a), None) => Some(a.value),
+                    (None, b) => b,
+                };
+                let api_key = ApiKey {
+                    id: id.value.as_str().into(),
+                    scopes: scopes.clone(),
+                    expires,
+                };
+                if let Err(other) = ring.add(entry.digest, api_key) {
+                    self.error(
+                        &secret.span,
+                        format!("this secret is already the key `{other}`"),
+                        "two keys with one secret cannot be told apart",
+                    );
+                }
+            }
+        }
+        ring
+    }
+
+    fn scopes(&mut self, written: &Written) -> ScopeTable {
+        let mut table = ScopeTable::new();
+        for scope in &written.scopes {
+            let (Some(id), Some(allow)) = (&scope.id, &scope.allow) else {
+                self.error(
+                    &scope.at.span,
+                    "a scope needs `id` and `allow`",
+                    "e.g. id = \"runs\", allow = [\"POST /v1/runs\"]",
+                );
+                continue;
+            };
+            // A scope may be called as programs like to call theirs: `runs:write`.
+            if id.value == ALL || !orket_shared::id::is_name(&id.value.replace(':', "-")) {
+                self.error(
+                    &id.span,
+                    format!("`{}` is not a name for a scope", id.value),
+                    "letters, digits, `-`, `_`, `.` and `:`",
+                );
+            }
+            if allow.value.is_empty() {
+                self.error(
+                    &allow.span,
+                    format!("scope `{}` allows nothing", id.value),
+                    "e.g. [\"POST /v1/runs\"]",
+                );
+            }
+            let grants = allow
+                .value
+                .iter()
+                .filter_map(|text| self.grant(text))
+                .collect();
+            if table.insert(id.value.clone(), grants).is_some() {
+                self.error(
+                    &id.span,
+                    format!("there are two scopes `{}`", id.value),
+                    "give each its own id",
+                );
+            }
+        }
+        table
+    }
+
+    fn grant(&mut self, text: &At<String>) -> Option<Grant> {
+        let found = text.value.split_once(' ').and_then(|(method, path)| {
+            let method = super::routes::METHODS
+                .iter()
+                .find(|m| m.as_str() == method)?;
+            Some((method, path))
+        });
+        let Some((method, path)) = found else {
+            self.error(
+                &text.span,
+                format!("`{}` is not `METHOD /path`", text.value),
+                "e.g. \"POST /v1/runs\" or \"GET /v1/*\"",
+            );
+            return None;
+        };
+        let path = self.path(
+            Some(&At {
+                value: path.to_owned(),
+                span: text.span.clone(),
+            }),
+            &text.span,
+            "scope",
+        )?;
+        Some(Grant {
+            method: Method::clone(method),
+            path,
+        })
+    }
+
+    fn scopes_of(&mut self, key: &config::Key, id: &str, table: &ScopeTable) -> Scopes {
+        let nothing = Scopes::Only(Arc::default());
+        let Some(named) = &key.scopes else {
+            self.error(
+                &key.at.span,
+                format!("key `{id}` lacks `scopes`"),
+                "write scopes = [\"*\"] for all",
+            );
+            return nothing;
+        };
+        if named.value.is_empty() {
+            self.error(
+                &named.span,
+                "a key without a scope opens nothing",
+                "write [\"*\"], or take the key out",
+            );
+        }
+        let mut grants = Vec::new();
+        for scope in &named.value {
+            match table.get(&scope.value) {
+                _ if scope.value == ALL => return Scopes::All,
+                Some(of_scope) => grants.extend_from_slice(of_scope),
+                None => {
+                    let known: Vec<&str> = table.keys().map(String::as_str).chain([ALL]).collect();
+                    self.error(
+                        &scope.span,
+                        format!("there is no scope `{}`", scope.value),
+                        &format!("known: {}", known.join(", ")),
+                    );
+                }
+            }
+        }
+        if grants.is_empty() {
+            nothing
+        } else {
+            Scopes::Only(grants.into())
+        }
+    }
+}
