@@ -3,7 +3,7 @@
 mod cancel;
 mod convergence;
 mod crash;
-mod output;
+pub(crate) mod output;
 
 use orket_tests::{Answer, Backend, DEADLINE, wait::obtain};
 use serde_json::{Value, json};

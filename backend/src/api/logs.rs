@@ -1,6 +1,6 @@
 //! The output of runs: in pages, or as it is written.
 
-use std::{collections::VecDeque, convert::Infallible};
+use std::{collections::VecDeque, convert::Infallible, sync::Arc};
 
 use axum::{
     Json,
@@ -15,7 +15,10 @@ use futures_util::{Stream, stream};
 use http::HeaderMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{
+    broadcast::{self, error::RecvError},
+    watch,
+};
 
 use super::{
     ApiError, App, events,
@@ -110,25 +113,34 @@ pub(super) async fn logs(
     .into_response())
 }
 
-/// A reader of one run's output. It holds a position, not a queue.
+/// A reader of one run's output. It holds positions, not a queue.
 struct Follow {
     app: App,
     id: String,
     after: i64,
     ready: VecDeque<sse::Event>,
-    wake: tokio::sync::broadcast::Receiver<std::sync::Arc<str>>,
+    wake: broadcast::Receiver<Arc<str>>,
+    /// Runs that are canceled while they wait have no output to wake anyone.
+    changes: watch::Receiver<i64>,
+    seen: i64,
     ended: bool,
 }
 
 impl Follow {
     fn new(app: App, id: String, after: i64) -> Self {
+        // Before anything is looked at: what happens from now on wakes us.
         let wake = app.scheduler.watch_output();
+        let changes = app.store.feed().watch();
+        let seen = *changes.borrow();
+        let ready = VecDeque::new();
         Self {
             app,
             id,
             after,
-            ready: VecDeque::new(),
+            ready,
             wake,
+            changes,
+            seen,
             ended: false,
         }
     }
@@ -150,12 +162,8 @@ impl Follow {
             }
             // The state first: what is written before a run's end is stored before it, too.
             let run = self.app.store.run(self.id.clone()).await.ok().flatten()?;
-            let rows = self
-                .app
-                .store
-                .output(self.id.clone(), self.after, 100)
-                .await
-                .ok()?;
+            let store = &self.app.store;
+            let rows = store.output(self.id.clone(), self.after, 100).await.ok()?;
             if let Some(last) = rows.last() {
                 self.after = last.seq;
                 for row in rows {
@@ -178,8 +186,6 @@ impl Follow {
     /// Waits until there may be more; `None` when the backend stops.
     async fn wait(&mut self) -> Option<()> {
         let stop = self.app.stop.clone();
-        // Runs that are canceled while they wait have no output to wake anyone.
-        let mut changes = self.app.store.feed().watch();
         loop {
             tokio::select! {
                 () = stop.stopped() => return None,
@@ -189,10 +195,26 @@ impl Follow {
                     Err(RecvError::Lagged(_)) => return Some(()),
                     Err(RecvError::Closed) => return None,
                 },
-                changed = changes.changed() => {
+                changed = self.changes.changed() => {
                     changed.ok()?;
-                    return Some(());
+                    if self.has_changed().await? {
+                        return Some(());
+                    }
                 }
+            }
+        }
+    }
+
+    /// Whether one of the new events is about this run.
+    async fn has_changed(&mut self) -> Option<bool> {
+        loop {
+            let events = self.app.store.events_after(self.seen, 256).await.ok()?;
+            let Some(last) = events.last() else {
+                return Some(false);
+            };
+            self.seen = last.seq;
+            if events.iter().any(|event| event.subject == self.id) {
+                return Some(true);
             }
         }
     }

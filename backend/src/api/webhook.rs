@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::State,
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, StatusCode};
@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use super::{
     ApiError, App, Caller,
-    extract::{self, Body},
+    extract::{self, Body, Id},
 };
 use crate::{
     store::deliveries::{Answer, Intent, NewDelivery},
@@ -76,14 +76,11 @@ pub(super) struct TestDelivery {
 ))]
 pub(super) async fn receive(
     State(app): State<App>,
-    Path(path_source): Path<String>,
+    Id(path_source): Id,
     caller: Caller,
     headers: HeaderMap,
     Body(bytes): Body,
 ) -> Result<Response, ApiError> {
-    if !id::is_name(&path_source) {
-        return Err(ApiError::unknown("webhook source"));
-    }
     let key = extract::text(&headers, WEBHOOK_KEY)?.filter(|key| key.len() <= KEY_MOST);
     let key = key.ok_or_else(|| {
         ApiError::invalid(format!("The header {WEBHOOK_KEY} is missing: deliveries come through the gateway, which stamps it."))

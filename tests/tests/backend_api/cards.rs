@@ -1,0 +1,233 @@
+//! Cards: made, changed, run, archived.
+
+use orket_tests::{Answer, Backend, DEADLINE, Request, eventually};
+use serde_json::{Value, json};
+
+async fn create(backend: &Backend, body: &Value) -> Value {
+    let answer = backend.post("/v1/cards", body).await;
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    let id = answer.json()["id"].as_str().unwrap().to_owned();
+    assert_eq!(
+        answer.header("location"),
+        Some(format!("/v1/cards/{id}").as_str())
+    );
+    answer.json()
+}
+
+async fn card(backend: &Backend, id: &str) -> Value {
+    backend.get(&format!("/v1/cards/{id}")).await.json()
+}
+
+async fn patch(backend: &Backend, id: &str, body: &Value) -> Answer {
+    Request::new("PATCH", &format!("/v1/cards/{id}"))
+        .header("Content-Type", "application/json")
+        .body(body.to_string())
+        .send(backend.address())
+        .await
+}
+
+async fn becomes(backend: &Backend, id: &str, status: &str) {
+    eventually(&format!("card {id} is {status}"), DEADLINE, || async {
+        card(backend, id).await["status"] == status
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_card_follows_its_runs() {
+    let backend = Backend::start("[runs]\ngrace = \"1s\"\n").await;
+    for (id, command) in [("good", json!(["true"])), ("bad", json!(["false"]))] {
+        create(
+            &backend,
+            &json!({ "id": id, "title": id, "command": command }),
+        )
+        .await;
+        let answer = backend.post("/v1/runs", &json!({ "card_id": id })).await;
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        assert_eq!(answer.json()["card_id"], id);
+    }
+    becomes(&backend, "good", "done").await;
+    becomes(&backend, "bad", "blocked").await;
+    let long = json!({ "id": "long", "title": "t", "command": ["sleep", "300"] });
+    create(&backend, &long).await;
+    let run = backend
+        .post("/v1/runs", &json!({ "card_id": "long" }))
+        .await
+        .json();
+    becomes(&backend, "long", "in_progress").await;
+    let cancel = format!("/v1/runs/{}/cancel", run["id"].as_str().unwrap());
+    assert_eq!(backend.post(&cancel, &json!({})).await.status, 202);
+    becomes(&backend, "long", "canceled").await;
+    let unknown = backend
+        .post("/v1/runs", &json!({ "card_id": "nobody" }))
+        .await;
+    assert_eq!(unknown.status, 404);
+}
+
+#[tokio::test]
+async fn changes_keep_what_they_do_not_name() {
+    let backend = Backend::start("").await;
+    let body = json!({
+        "id": "c", "title": "first", "command": ["true"], "build_id": "b", "priority": 3,
+        "env": { "A": "1" }, "timeout": "90s", "workdir": "later",
+    });
+    let before = create(&backend, &body).await;
+    assert_eq!(before["timeout"], 90);
+    let change = json!({ "title": "second", "build_id": null, "status": "blocked" });
+    let after = patch(&backend, "c", &change).await;
+    assert_eq!(after.status, 200, "{}", after.text());
+    let after = after.json();
+    assert_eq!(
+        (&after["title"], &after["build_id"]),
+        (&json!("second"), &json!(null))
+    );
+    assert_eq!(after["status"], "blocked");
+    for kept in [
+        "priority",
+        "env",
+        "timeout",
+        "workdir",
+        "command",
+        "created_at",
+    ] {
+        assert_eq!(after[kept], before[kept], "{kept}");
+    }
+    for (bad, status) in [
+        (json!({ "status": "in_progress" }), 409),
+        (json!({ "status": "archived" }), 409),
+        (json!({ "status": "gone" }), 400),
+        (json!({ "priority": 10 }), 400),
+        (json!({ "command": "echo" }), 400),
+        (json!({ "workdir": "../.." }), 400),
+        (json!({ "depends_on": ["c"] }), 400),
+        (json!({ "id": "d" }), 400),
+    ] {
+        assert_eq!(patch(&backend, "c", &bad).await.status, status, "{bad}");
+    }
+    let now = card(&backend, "c").await;
+    assert_eq!(now, after, "a refused change has changed something");
+    assert_eq!(
+        patch(&backend, "nobody", &json!({ "title": "t" }))
+            .await
+            .status,
+        404
+    );
+}
+
+#[tokio::test]
+async fn dependencies_are_waited_for_and_circles_refused() {
+    let backend = Backend::start("").await;
+    create(
+        &backend,
+        &json!({ "id": "a", "title": "a", "command": ["true"] }),
+    )
+    .await;
+    let b = json!({ "id": "b", "title": "b", "command": ["true"], "depends_on": ["a"] });
+    create(&backend, &b).await;
+    let circle = patch(&backend, "a", &json!({ "depends_on": ["b"] })).await;
+    assert_eq!(circle.status, 400, "{}", circle.text());
+    let early = backend.post("/v1/runs", &json!({ "card_id": "b" })).await;
+    assert_eq!(
+        (early.status, early.json()["reason"].clone()),
+        (409, json!("dependency_not_done"))
+    );
+    let needed = Request::new("DELETE", "/v1/cards/a")
+        .send(backend.address())
+        .await;
+    assert_eq!(needed.status, 409);
+    backend.post("/v1/runs", &json!({ "card_id": "a" })).await;
+    becomes(&backend, "a", "done").await;
+    assert_eq!(
+        backend
+            .post("/v1/runs", &json!({ "card_id": "b" }))
+            .await
+            .status,
+        201
+    );
+    becomes(&backend, "b", "done").await;
+    for (id, status) in [("b", 204), ("b", 404), ("a", 204)] {
+        let answer = Request::new("DELETE", &format!("/v1/cards/{id}"));
+        assert_eq!(answer.send(backend.address()).await.status, status, "{id}");
+    }
+}
+
+#[tokio::test]
+async fn cards_are_archived_by_id_build_and_token() {
+    let backend = Backend::start("").await;
+    for (id, title, build) in [
+        ("one", "Alpha", Some("b1")),
+        ("two", "Beta", Some("b1")),
+        ("three", "about alpha%", None),
+        ("four", "Gamma", Some("b2")),
+    ] {
+        let body = json!({ "id": id, "title": title, "build_id": build, "command": ["true"] });
+        create(&backend, &body).await;
+    }
+    let archive = async |body: Value| backend.post("/v1/cards/archive", &body).await.json();
+    let by_id = archive(json!({
+        "card_ids": ["one", "nobody"], "reason": "old", "archived_by": "ops",
+    }))
+    .await;
+    let expected = json!({
+        "ok": true, "archived_count": 1, "archived_ids": ["one"], "missing_ids": ["nobody"],
+    });
+    assert_eq!(by_id, expected);
+    let one = card(&backend, "one").await;
+    assert_eq!(
+        (&one["status"], &one["archived_by"]),
+        (&json!("archived"), &json!("ops"))
+    );
+    assert_eq!(one["archive_reason"], "old");
+    assert_eq!(
+        archive(json!({ "build_id": "b1" })).await["archived_ids"],
+        json!(["one", "two"])
+    );
+    // A token is text, not a pattern.
+    assert_eq!(
+        archive(json!({ "related_tokens": ["ALPHA%"] })).await["archived_ids"],
+        json!(["three"])
+    );
+    assert_eq!(
+        archive(json!({ "related_tokens": ["g_mma"] })).await["archived_count"],
+        0
+    );
+    let left = backend.get("/v1/cards").await.json();
+    assert_eq!(left["items"].as_array().unwrap().len(), 1);
+    let put_away = backend.get("/v1/cards?status=archived").await.json();
+    assert_eq!(put_away["items"].as_array().unwrap().len(), 3);
+    let run = backend.post("/v1/runs", &json!({ "card_id": "one" })).await;
+    assert_eq!(
+        (run.status, run.json()["reason"].clone()),
+        (409, json!("card_not_startable"))
+    );
+}
+
+#[tokio::test]
+async fn the_command_line_archives_through_the_running_backend_and_without_one() {
+    let mut backend = Backend::start("").await;
+    for id in ["one", "two"] {
+        create(
+            &backend,
+            &json!({ "id": id, "title": id, "command": ["true"] }),
+        )
+        .await;
+    }
+    let config = backend.dir().join("backend.toml");
+    let config = config.to_str().unwrap();
+    let archive = async |dir: &std::path::Path, id: &str| {
+        let arguments = ["archive", "--config", config, "--card", id, "--by", "ops"];
+        orket_tests::backend::run(dir, &arguments).await
+    };
+    let ended = archive(backend.dir(), "one").await;
+    assert!(ended.status.success(), "{}", ended.output());
+    assert_eq!(card(&backend, "one").await["archived_by"], "ops");
+    backend.kill().await;
+    let ended = archive(backend.dir(), "two").await;
+    assert!(ended.status.success(), "{}", ended.output());
+    let ended = archive(backend.dir(), "nobody").await;
+    assert!(!ended.status.success(), "{}", ended.output());
+    let none = orket_tests::backend::run(backend.dir(), &["archive", "--config", config]).await;
+    assert!(none.stderr.contains("--card"), "{}", none.output());
+    backend.restart().await;
+    assert_eq!(card(&backend, "two").await["status"], "archived");
+}
