@@ -1,12 +1,14 @@
 //! Starting, following and ending attempts: one supervised command each.
 //!
-//! [`Executor::start`] writes a specification into a directory of its own and starts this very program again as
-//! the attempt's supervisor (see [`crate::supervisor`]), which outlives us. Everything that happens afterwards is
-//! read from the files the supervisor writes, so an attempt that is [adopted](Executor::adopt) by a later
-//! process looks exactly like one that was just started: output from a sequence number on, then its end.
+//! [`Executor::start`] writes a specification into a directory of its own and starts this very
+//! program again as the attempt's supervisor (see [`crate::supervisor`]), which outlives us.
+//! Everything that happens afterwards is read from the files the supervisor writes, so an attempt
+//! that is [adopted](Executor::adopt) by a later process looks exactly like one that was just
+//! started: output from a sequence number on, then its end.
 //!
-//! It must never signal a process by number alone (a pid may have been given to a stranger: identity is pid, start
-//! time and boot), and never call an attempt ended whose processes may still live.
+//! It must never signal a process by number alone (a pid may have been given to a stranger:
+//! identity is pid, start time and boot), and never call an attempt ended whose processes may still
+//! live.
 //!
 //! Next: [`crate::supervisor`] for the other side of the files.
 
@@ -56,8 +58,9 @@ pub enum Update {
 /// What was found of an attempt of an earlier process.
 #[derive(Debug)]
 pub enum Adoption {
-    /// Its updates follow, from the sequence number asked for: it runs, or it ended while nobody looked (then the
-    /// remaining output comes, then [`Update::Ended`]; [`Outcome::Lost`] when its supervisor died without a word).
+    /// Its updates follow, from the sequence number asked for: it runs, or it ended while nobody
+    /// looked (then the remaining output comes, then [`Update::Ended`]; [`Outcome::Lost`] when its
+    /// supervisor died without a word).
     Running(Attempt),
     /// Nothing is on disk that could be followed: it was never started, or was forgotten.
     Vanished {
@@ -109,11 +112,12 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// An executor whose attempts lie under `root` (created, mode 0700) and whose supervisors are `program`, this
-    /// very program: `/proc/self/exe`, which stays right when the file is replaced by an upgrade.
+    /// An executor whose attempts lie under `root` (created, mode 0700) and whose supervisors are
+    /// `program`, this very program: `/proc/self/exe`, which stays right when the file is replaced
+    /// by an upgrade.
     ///
-    /// Marks every descriptor of this process, but the standard three, to be closed in children: one that we
-    /// inherited ourselves must not reach a command.
+    /// Marks every descriptor of this process, but the standard three, to be closed in children:
+    /// one that we inherited ourselves must not reach a command.
     pub fn new(root: impl Into<PathBuf>, program: impl Into<PathBuf>) -> io::Result<Self> {
         let root = root.into();
         fs::DirBuilder::new()
@@ -133,8 +137,8 @@ impl Executor {
         Isolation::reached()
     }
 
-    /// Starts a supervisor for this launch. Returns when the supervisor exists and its identity is known; whether
-    /// the command could be executed is reported by [`Update::Ended`].
+    /// Starts a supervisor for this launch. Returns when the supervisor exists and its identity is
+    /// known; whether the command could be executed is reported by [`Update::Ended`].
     pub async fn start(&self, launch: Launch) -> Result<Attempt, LaunchError> {
         validate(&launch)?;
         let dir = AttemptDir::new(self.root.join(&launch.id));
@@ -155,8 +159,9 @@ impl Executor {
         Ok(self.follow(id, dir, identity, Some(child), reader))
     }
 
-    /// Takes over an attempt that an earlier process started; output comes from `after_seq` (exclusive; 0 = all) on.
-    /// May be called again for an attempt that ended: it reports the same end until it is forgotten.
+    /// Takes over an attempt that an earlier process started; output comes from `after_seq`
+    /// (exclusive; 0 = all) on. May be called again for an attempt that ended: it reports the same
+    /// end until it is forgotten.
     pub async fn adopt(&self, id: &str, after_seq: u64) -> Result<Adoption, AdoptError> {
         let failed = |source| AdoptError::Io {
             id: id.to_owned(),
@@ -200,7 +205,8 @@ impl Executor {
         }
     }
 
-    /// The output of an attempt from its beginning, for whoever wants to read it beside its updates.
+    /// The output of an attempt from its beginning, for whoever wants to read it beside its
+    /// updates.
     pub fn output(&self, id: &str) -> io::Result<OutputReader> {
         let dir = self.dir(id).ok_or(io::ErrorKind::NotFound)?;
         OutputReader::open(&dir.output(), 0)

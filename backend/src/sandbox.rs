@@ -1,8 +1,9 @@
 //! Sandboxes: short-lived environments of a few services, with ports, health, logs and an end.
 //!
-//! What a sandbox shall be is in the store before anything of it exists, and what is asked later is written there
-//! first as well; a [`keeper`] per sandbox makes it so through a [`driver`]. Nothing is called deleted before its
-//! processes, ports and files were seen gone, and nothing is touched that has no record here.
+//! What a sandbox shall be is in the store before anything of it exists, and what is asked later is
+//! written there first as well; a keeper task per sandbox makes it so through a [`driver`]. Nothing
+//! is called deleted before its processes, ports and files were seen gone, and nothing is touched
+//! that has no record here.
 //!
 //! Next: [`crate::sandbox_state`] for the states, [`process`] for how services run.
 
@@ -124,8 +125,8 @@ pub enum CreateError {
 }
 
 impl Sandboxes {
-    /// Prepares everything under `state/sandboxes`; [`Self::settle`] and [`Self::reap`] set it going. `program` is
-    /// the supervisors' program, see [`Executor::new`].
+    /// Prepares everything under `state/sandboxes`; [`Self::settle`] and [`Self::reap`] set it
+    /// going. `program` is the supervisors' program, see [`Executor::new`].
     pub fn open(
         store: Database,
         workspace: Workspace,

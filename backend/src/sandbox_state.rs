@@ -1,7 +1,7 @@
 //! The pure core of sandboxes: their states and what may follow what. No I/O, no clock.
 //!
-//! Every change of a sandbox's state anywhere goes through [`State::after`]; what it does not allow is an error
-//! value, never a repaired state.
+//! Every change of a sandbox's state anywhere goes through [`State::after`]; what it does not allow
+//! is an error value, never a repaired state.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,15 +1,15 @@
 //! The process that stands between the backend and one command: this program executed again.
 //!
-//! It leads its own session, is child subreaper, runs the command in a clean environment without a shell, writes
-//! the output and the end into the attempt's directory, enforces timeout and output cap, and ends the whole tree:
-//! after a cancel, after a timeout, and whatever is left after a normal end. It survives a kill of the backend; a
-//! kill of it takes the command with it.
+//! It leads its own session, is child subreaper, runs the command in a clean environment without a
+//! shell, writes the output and the end into the attempt's directory, enforces timeout and output
+//! cap, and ends the whole tree: after a cancel, after a timeout, and whatever is left after a
+//! normal end. It survives a kill of the backend; a kill of it takes the command with it.
 //!
-//! It must never open the store, a socket or the configuration, and holds nothing of the backend's environment.
-//! There is no runtime in it: it starts in a millisecond and waits in one `poll`.
+//! It must never open the store, a socket or the configuration, and holds nothing of the backend's
+//! environment. There is no runtime in it: it starts in a millisecond and waits in one `poll`.
 //!
-//! Next: `watch` for its loop, `files` for what is on disk, `launch` for how the command comes to be,
-//! [`crate::executor`] for the other side.
+//! Next: `watch` for its loop, `files` for what is on disk, `launch` for how the command comes to
+//! be, [`crate::executor`] for the other side.
 
 use std::{
     ffi::OsString,
@@ -35,8 +35,8 @@ pub(crate) const LAUNCH: &str = "supervise-launch";
 /// The code a launcher ends with when it could not become the command.
 pub(crate) const LAUNCH_REFUSED: i32 = 127;
 
-/// Runs as a supervisor when the arguments say so; `None` for every other use of the program. `main` calls this
-/// first, before argument parsing, logging or a runtime.
+/// Runs as a supervisor when the arguments say so; `None` for every other use of the program.
+/// `main` calls this first, before argument parsing, logging or a runtime.
 pub fn intercept(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
     let mut args = args.into_iter().skip(1);
     let step = args.next()?;

@@ -15,7 +15,8 @@ use orket_tests::{
 };
 use serde_json::{Value, json};
 
-/// Ports of one test: no two tests share any, so that they can run at the same time. A range holds ten ports.
+/// Ports of one test: no two tests share any, so that they can run at the same time. A range holds
+/// ten ports.
 fn config(test: u16) -> String {
     config_with(test, "")
 }

@@ -68,7 +68,8 @@ struct Routes;
 struct ServiceFields {
     /// Unique within the sandbox: lower-case letters, digits, `-` and `_`.
     name: String,
-    /// Program and arguments. It learns its port from `PORT`, those of the others from `ORKET_PORT_<NAME>`.
+    /// Program and arguments. It learns its port from `PORT`, those of the others from
+    /// `ORKET_PORT_<NAME>`.
     command: Vec<String>,
     /// What it is to its users; gives it a port of that role's range.
     role: Option<Role>,
@@ -79,7 +80,8 @@ struct ServiceFields {
     env: BTreeMap<String, String>,
     /// Where it runs, relative to the workspace; a folder of the sandbox's own when absent.
     workdir: Option<String>,
-    /// How it is seen whether it is well: `{"path": "/health"}` or `{"tcp": true}`. When absent: its port, if it has one.
+    /// How it is seen whether it is well: `{"path": "/health"}` or `{"tcp": true}`. When absent:
+    /// its port, if it has one.
     health: Option<Health>,
 }
 
@@ -108,7 +110,8 @@ struct CreateRequest {
     name: Option<String>,
     /// Its services, in the order of their start.
     services: Vec<ServiceFields>,
-    /// Names of credentials to generate; each lands in a file that `<NAME>_FILE` names. `["password"]` when absent.
+    /// Names of credentials to generate; each lands in a file that `<NAME>_FILE` names.
+    /// `["password"]` when absent.
     credentials: Option<Vec<String>>,
     /// How long it lives unless it is extended; the configured default when absent.
     #[schema(schema_with = seconds_schema)]
@@ -273,7 +276,8 @@ async fn stop(State(app): State<App>, Id(id): Id) -> Result<Response, ApiError> 
     Ok((StatusCode::ACCEPTED, Json(SandboxView::from(sandbox))).into_response())
 }
 
-/// Ends a sandbox if it lives and removes all of it. Its state is `deleted` once nothing was seen to be left.
+/// Ends a sandbox if it lives and removes all of it. Its state is `deleted` once nothing was seen
+/// to be left.
 #[utoipa::path(delete, path = "/v1/sandboxes/{id}", tag = "sandboxes", params(("id" = String, Path)),
     responses((status = 202, body = SandboxView), (status = 404, body = Problem)))]
 async fn remove(State(app): State<App>, Id(id): Id) -> Result<Response, ApiError> {

@@ -23,8 +23,8 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// Asks for the end of the whole tree: TERM, grace, KILL. Survives us, and fine to repeat; the end itself is
-    /// reported by [`super::Update::Ended`].
+    /// Asks for the end of the whole tree: TERM, grace, KILL. Survives us, and fine to repeat; the
+    /// end itself is reported by [`super::Update::Ended`].
     pub fn cancel(&self) -> io::Result<()> {
         self.canceler.cancel()
     }
@@ -39,8 +39,9 @@ pub struct Canceler {
 impl Canceler {
     /// As [`Attempt::cancel`]. An attempt that ended or was forgotten is fine.
     pub fn cancel(&self) -> io::Result<()> {
-        // First the request, then the look for somebody to wake. A supervisor claims first and looks for a request
-        // then, so one of the two sees the other, and none is signalled before it listens.
+        // First the request, then the look for somebody to wake. A supervisor claims first and
+        // looks for a request then, so one of the two sees the other, and none is signalled before
+        // it listens.
         match self.dir.request_cancel() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => other?,

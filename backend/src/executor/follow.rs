@@ -1,7 +1,8 @@
 //! Follows one attempt's files to their end and reports what is in them.
 //!
-//! Wake-ups come through the attempt's pipe: a byte says that there is output or an end, the end of the pipe that
-//! its only writer, the supervisor, is gone. A slow tick covers a wake-up that went to a reader of before.
+//! Wake-ups come through the attempt's pipe: a byte says that there is output or an end, the end of
+//! the pipe that its only writer, the supervisor, is gone. A slow tick covers a wake-up that went
+//! to a reader of before.
 
 use std::{io, process::Child, time::Duration};
 
@@ -41,8 +42,8 @@ impl Follower {
             warn!(attempt = %self.dir.path().display(), %error, "no wake-ups for this attempt; looking once a second");
         }
         let exit = loop {
-            // What is read after a look holds for that look: an exit that is there has all its output before it,
-            // and a supervisor that is gone wrote nothing later.
+            // What is read after a look holds for that look: an exit that is there has all its
+            // output before it, and a supervisor that is gone wrote nothing later.
             let gone = !self.identity.is_alive();
             let exit = self.look_for_exit().await;
             self.report_output().await;
@@ -74,8 +75,8 @@ impl Follower {
         }
     }
 
-    /// Reports everything that is complete by now, as fast as it is taken. Reads on this thread: a few hundred
-    /// kilobytes from the page cache, mostly none at all.
+    /// Reports everything that is complete by now, as fast as it is taken. Reads on this thread: a
+    /// few hundred kilobytes from the page cache, mostly none at all.
     async fn report_output(&mut self) {
         while !self.updates.is_closed() {
             let batch: Vec<OutputRecord> = match self.reader.read_batch() {
@@ -91,12 +92,21 @@ impl Follower {
         }
     }
 
-    /// The supervisor died without a word: ends what is left of its tree and writes the end in its place.
+    /// The supervisor died without a word: ends what is left of its tree and writes the end in its
+    /// place.
     async fn settle_lost(&mut self) -> Exit {
         let nonce = loop {
             match self.dir.spec() {
                 Ok(spec) => break Some(spec.nonce),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => break None,
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        // Forgotten, or torn by the fall of a machine: its processes fell too.
+                        io::ErrorKind::NotFound | io::ErrorKind::InvalidData
+                    ) =>
+                {
+                    break None;
+                }
                 Err(error) => {
                     error!(attempt = %self.dir.path().display(), %error, "cannot read what was to run");
                     sleep(RETRY).await;
@@ -104,7 +114,8 @@ impl Follower {
             }
         };
         if let Some(nonce) = nonce {
-            // Our own child is a zombie until we reap it, which keeps its session's number from being reused.
+            // Our own child is a zombie until we reap it, which keeps its session's number from
+            // being reused.
             let session = self.child.is_some().then_some(self.identity.pid);
             loop {
                 let nonce = nonce.clone();

@@ -10,7 +10,8 @@ const ID_MAX: usize = 128;
 /// What to run, and within which bounds.
 #[derive(Debug, Clone)]
 pub struct Launch {
-    /// `<run_id>.<epoch>`: names the attempt and its directory; ASCII letters, digits, `.`, `_` and `-`, at most 128, not starting with `.`.
+    /// `<run_id>.<epoch>`: names the attempt and its directory; ASCII letters, digits, `.`, `_` and
+    /// `-`, at most 128, not starting with `.`.
     pub id: String,
     /// Program and arguments, never a shell string. At least one element.
     pub argv: Vec<String>,
@@ -18,7 +19,8 @@ pub struct Launch {
     pub env: BTreeMap<String, String>,
     /// Where the command starts; must exist.
     pub workdir: PathBuf,
-    /// Wall-clock time after which the tree is ended and the outcome is [`Outcome::TimedOut`].
+    /// Wall-clock time after which the tree is ended and the outcome is
+    /// [`super::Outcome::TimedOut`].
     pub timeout: Option<Duration>,
     /// Time between TERM and KILL.
     pub grace: Duration,

@@ -1,5 +1,5 @@
-//! Random credentials of a sandbox: made here, kept in files of mode 0600, handed on by path. Their values appear
-//! in no answer, log or store.
+//! Random credentials of a sandbox: made here, kept in files of mode 0600, handed on by path. Their
+//! values appear in no answer, log or store.
 
 use std::{
     fs, io,

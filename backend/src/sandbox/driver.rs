@@ -1,7 +1,8 @@
 //! What a driver does for sandboxes, and which drivers there are.
 //!
-//! A driver makes and removes what a sandbox consists of and says what it sees. It decides nothing: states,
-//! reasons, ports and times are its caller's. A new driver is one file and one line in [`DRIVERS`].
+//! A driver makes and removes what a sandbox consists of and says what it sees. It decides nothing:
+//! states, reasons, ports and times are its caller's. A new driver is one file and one line in
+//! [`DRIVERS`].
 
 use std::{fmt::Debug, io, sync::Arc, time::Duration};
 
@@ -16,10 +17,11 @@ use crate::{
 
 /// What makes sandboxes.
 ///
-/// For one sandbox calls come one at a time, in this order: `start` once, or `adopt` once in a later process; then
-/// `look` any number of times; then `end`, again and again until it succeeds; then `remove` likewise. `end` and
-/// `remove` must be safe to call for a sandbox that was never started, was half started, or is gone already. Calls
-/// for different sandboxes come at the same time. `logs` may come at any time until `remove`.
+/// For one sandbox calls come one at a time, in this order: `start` once, or `adopt` once in a
+/// later process; then `look` any number of times; then `end`, again and again until it succeeds;
+/// then `remove` likewise. `end` and `remove` must be safe to call for a sandbox that was never
+/// started, was half started, or is gone already. Calls for different sandboxes come at the same
+/// time. `logs` may come at any time until `remove`.
 #[async_trait]
 pub trait SandboxDriver: Debug + Send + Sync {
     /// Its name in [`DRIVERS`].
@@ -43,7 +45,8 @@ pub trait SandboxDriver: Debug + Send + Sync {
     /// Ends all processes. `Ok` only after all were seen gone.
     async fn end(&self, plan: &Plan) -> io::Result<()>;
 
-    /// Removes everything else. `Ok` only after it was seen gone. Called only after `end` succeeded.
+    /// Removes everything else. `Ok` only after it was seen gone. Called only after `end`
+    /// succeeded.
     async fn remove(&self, plan: &Plan) -> io::Result<()>;
 
     /// The output of a service from its beginning; it may still grow.

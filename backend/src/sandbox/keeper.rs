@@ -1,5 +1,6 @@
-//! One task per sandbox that is not deleted: reads what is wanted from the store, looks at what is there, and does
-//! what brings the two together. It holds nothing that matters; killed at any point, the next start goes on.
+//! One task per sandbox that is not deleted: reads what is wanted from the store, looks at what is
+//! there, and does what brings the two together. It holds nothing that matters; killed at any
+//! point, the next start goes on.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -137,7 +138,11 @@ impl Keeper {
             "a sandbox failed"
         );
         loop {
-            let health = BTreeMap::new();
+            let health = self
+                .load()
+                .await
+                .map(|sandbox| sandbox.health)
+                .unwrap_or_default();
             let why = Some((fault.reason, fault.detail.clone()));
             match self.observe(health, Step::Fail, why).await {
                 Err(SandboxError::Store(_)) => sleep(PAUSE).await,

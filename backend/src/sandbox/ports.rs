@@ -1,8 +1,8 @@
 //! Which ports sandboxes may use, and which of them are free on this machine.
 //!
-//! Ranges are disjoint and below the ephemeral range, so that no outgoing connection of anybody takes one of them.
-//! Which of them sandboxes hold is in the store; what strangers hold is found by trying. Only 127.0.0.1 is ever
-//! bound.
+//! Ranges are disjoint and below the ephemeral range, so that no outgoing connection of anybody
+//! takes one of them. Which of them sandboxes hold is in the store; what strangers hold is found by
+//! trying. Only 127.0.0.1 is ever bound.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -118,8 +118,8 @@ impl Default for Ranges {
 }
 
 impl Ranges {
-    /// The default ranges with these in place of some, checked against the machine's ephemeral range. Ports in
-    /// `excluded` (our own listeners) are never given out.
+    /// The default ranges with these in place of some, checked against the machine's ephemeral
+    /// range. Ports in `excluded` (our own listeners) are never given out.
     pub fn new(
         changed: impl IntoIterator<Item = (Role, RangeInclusive<u16>)>,
         excluded: impl IntoIterator<Item = u16>,
@@ -231,7 +231,8 @@ pub enum NoPort {
     Taken(u16),
 }
 
-/// Chooses a port for every wish, none twice, none of `held`, each free by `is_free` at this moment.
+/// Chooses a port for every wish, none twice, none of `held`, each free by `is_free` at this
+/// moment.
 pub fn choose(
     ranges: &Ranges,
     wishes: &[Wish],

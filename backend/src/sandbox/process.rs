@@ -1,7 +1,7 @@
 //! The `process` driver: every service is a command under a supervisor of its own, as runs are.
 //!
-//! Services are told where to listen by `PORT` and `HOST` (always 127.0.0.1), and where the others do by
-//! `ORKET_PORT_<NAME>`; credentials by path only.
+//! Services are told where to listen by `PORT` and `HOST` (always 127.0.0.1), and where the others
+//! do by `ORKET_PORT_<NAME>`; credentials by path only.
 
 use std::{
     collections::{BTreeMap, HashMap},

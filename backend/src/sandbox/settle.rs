@@ -1,4 +1,5 @@
-//! What a start does about the sandboxes of the boots before: each is looked after again or brought to its end.
+//! What a start does about the sandboxes of the boots before: each is looked after again or brought
+//! to its end.
 
 use jiff::Timestamp;
 
@@ -25,7 +26,8 @@ pub struct Settled {
 }
 
 impl Sandboxes {
-    /// Takes every sandbox of the boots before under this one. Called once, before anything is created.
+    /// Takes every sandbox of the boots before under this one. Called once, before anything is
+    /// created.
     pub async fn settle(&self) -> Result<Settled, StoreError> {
         let mut settled = Settled::default();
         let sandboxes = self.inner.store.take_over_sandboxes().await?;

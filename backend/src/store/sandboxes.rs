@@ -1,7 +1,8 @@
-//! Sandboxes and their ports: whole transitions, each under the epoch of the boot that looks after them.
+//! Sandboxes and their ports: whole transitions, each under the epoch of the boot that looks after
+//! them.
 //!
-//! A record and its ports exist before anything else of a sandbox does, and its ports are released only in the
-//! transition that says that its processes were seen gone.
+//! A record and its ports exist before anything else of a sandbox does, and its ports are released
+//! only in the transition that says that its processes were seen gone.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -162,8 +163,8 @@ impl From<rusqlite::Error> for SandboxError {
     }
 }
 
-const COLUMNS: &str = "seq, id, name, state, reason, detail, goal, epoch, driver, isolation, services, health, \
-     secrets, created_at, updated_at, expires_at, ended_at";
+const COLUMNS: &str = "seq, id, name, state, reason, detail, goal, epoch, driver, isolation, services, \
+     health, secrets, created_at, updated_at, expires_at, ended_at";
 
 fn read(row: &Row<'_>) -> Result<Sandbox, StoreError> {
     let word = |at: usize| -> Result<String, StoreError> { Ok(row.get(at)?) };
@@ -270,7 +271,8 @@ impl Database {
     pub async fn expired_sandboxes(&self, now: Timestamp) -> Result<Vec<String>, StoreError> {
         self.read(move |conn| {
             let mut statement = conn.prepare_cached(
-                "SELECT id FROM sandboxes WHERE state <> 'deleted' AND goal <> 'deleted' AND expires_at <= ?1",
+                "SELECT id FROM sandboxes \
+                 WHERE state <> 'deleted' AND goal <> 'deleted' AND expires_at <= ?1",
             )?;
             let ids = statement.query_map([now.as_microsecond()], |row| row.get(0))?;
             Ok(ids.collect::<Result<_, _>>()?)

@@ -21,7 +21,8 @@ pub enum Outcome {
     TimedOut,
     /// A cancel was asked for and the tree was ended.
     Canceled,
-    /// The supervisor was told to stop by somebody else than the backend (a machine shutting down); the tree was ended.
+    /// The supervisor was told to stop by somebody else than the backend (a machine shutting down);
+    /// the tree was ended.
     Interrupted,
     /// No such command.
     CommandNotFound {
@@ -33,8 +34,8 @@ pub enum Outcome {
         /// What the system said.
         detail: String,
     },
-    /// The supervisor died without writing an exit (killed, or the machine went down). What was left of its tree
-    /// has been ended.
+    /// The supervisor died without writing an exit (killed, or the machine went down). What was
+    /// left of its tree has been ended.
     Lost {
         /// What is known.
         detail: String,
@@ -48,7 +49,8 @@ pub struct Exit {
     pub outcome: Outcome,
     /// CPU time of the whole tree (user and system), milliseconds; 0 when unknown.
     pub cpu_ms: u64,
-    /// Largest resident memory of any one process of the tree; 0 when unknown.
+    /// Largest resident memory of any one process of the tree; 0 when unknown. The launcher that
+    /// becomes the command is counted, so a few megabytes are the least there can be.
     pub memory_peak_bytes: u64,
     /// Bytes of output dropped beyond the cap.
     pub dropped_bytes: u64,

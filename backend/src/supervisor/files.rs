@@ -87,7 +87,8 @@ impl AttemptDir {
         self.dir.join("tmp")
     }
 
-    /// Makes the directory (mode 0700) with everything a supervisor needs. `AlreadyExists` when there is one.
+    /// Makes the directory (mode 0700) with everything a supervisor needs. `AlreadyExists` when
+    /// there is one.
     pub(crate) fn create(&self, spec: &Spec) -> io::Result<()> {
         private_dir(&self.dir)?;
         let prepare = || {
@@ -112,8 +113,13 @@ impl AttemptDir {
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the attempt has no spec.json"))
     }
 
+    /// Who has the attempt. A claim appears whole, so one that cannot be understood was torn by the
+    /// fall of a machine, and whoever wrote it fell with it.
     pub(crate) fn claim(&self) -> io::Result<Option<Claim>> {
-        read_json(&self.dir.join("claim.json"))
+        match read_json(&self.dir.join("claim.json")) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(Some(Claim::Abandoned)),
+            other => other,
+        }
     }
 
     /// Writes the claim if there is none; returns the one that stands.
@@ -138,7 +144,8 @@ impl AttemptDir {
         }
     }
 
-    /// Asks for the end. Survives us; not fsynced, for a request need not survive the machine on which the tree dies.
+    /// Asks for the end. Survives us; not fsynced, for a request need not survive the machine on
+    /// which the tree dies.
     pub(crate) fn request_cancel(&self) -> io::Result<()> {
         OpenOptions::new()
             .write(true)
@@ -162,8 +169,12 @@ impl AttemptDir {
         read_json(&self.dir.join("launch_error.json"))
     }
 
+    /// The end, if there was one. It is replaced whole and synced before; anything else is none.
     pub(crate) fn exit(&self) -> io::Result<Option<Exit>> {
-        read_json(&self.dir.join("exit.json"))
+        match read_json(&self.dir.join("exit.json")) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(None),
+            other => other,
+        }
     }
 
     /// Writes the end: durable once this returns.
@@ -198,7 +209,9 @@ fn private_file(path: &Path) -> io::Result<File> {
 /// Parses a file that appears whole; `None` when it is not there.
 fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     match fs::read(path) {
-        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }

@@ -41,7 +41,8 @@ impl Identity {
                 .is_ok_and(|stat| stat.start_ticks == self.start_ticks && !stat.has_ended())
     }
 
-    /// A descriptor of exactly this process, or `NotFound` when it is gone or its number belongs to a stranger.
+    /// A descriptor of exactly this process, or `NotFound` when it is gone or its number belongs to
+    /// a stranger.
     pub fn open(&self) -> io::Result<OwnedFd> {
         let gone = || {
             io::Error::new(
@@ -54,7 +55,8 @@ impl Identity {
             .and_then(Pid::from_raw)
             .ok_or_else(gone)?;
         let descriptor = pidfd_open(pid, PidfdFlags::empty()).map_err(|_| gone())?;
-        // The order matters: the descriptor pins the process, so what is compared now is what was opened.
+        // The order matters: the descriptor pins the process, so what is compared now is what was
+        // opened.
         let stat = ProcessStat::read(self.pid).map_err(|_| gone())?;
         if stat.start_ticks == self.start_ticks && boot_id()? == self.boot_id {
             Ok(descriptor)

@@ -1,8 +1,8 @@
 //! The supervisor's side of the output file: appends records, keeps to the cap, and syncs.
 //!
-//! Data is written at once (a reader, and a later backend, sees it) and synced after [`SYNC_BYTES`] or
-//! [`SYNC_AFTER`], whichever is first, and at the end. The sync is what slows a flooding command down: its pipe
-//! fills while we wait for the disk.
+//! Data is written at once (a reader, and a later backend, sees it) and synced after [`SYNC_BYTES`]
+//! or [`SYNC_AFTER`], whichever is first, and at the end. The sync is what slows a flooding command
+//! down: its pipe fills while we wait for the disk.
 
 use std::{
     fs::{File, OpenOptions},
@@ -18,8 +18,8 @@ use super::record::{OutputRecord, Stream};
 const SYNC_BYTES: u64 = 1024 * 1024;
 const SYNC_AFTER: Duration = Duration::from_millis(250);
 
-/// Appends output. Never fails its caller: what the disk does not take is dropped and counted, like what is beyond
-/// the cap, and the file stays readable.
+/// Appends output. Never fails its caller: what the disk does not take is dropped and counted, like
+/// what is beyond the cap, and the file stays readable.
 #[derive(Debug)]
 pub(crate) struct Journal {
     file: File,
@@ -81,7 +81,8 @@ impl Journal {
     /// Syncs if it is time.
     pub(crate) fn sync_if_due(&mut self, now: Instant) {
         if self.unsynced >= SYNC_BYTES || self.sync_due().is_some_and(|due| due <= now) {
-            // A disk that cannot sync now is asked again after the next write, and once more at the end.
+            // A disk that cannot sync now is asked again after the next write, and once more at the
+            // end.
             let _ = self.sync();
         }
     }

@@ -1,8 +1,8 @@
-//! The last step before the command: this program once more, between the supervisor's fork and the command's
-//! image, where limits can be set on ourselves in safe code.
+//! The last step before the command: this program once more, between the supervisor's fork and the
+//! command's image, where limits can be set on ourselves in safe code.
 //!
-//! It ties its life to the supervisor's, gives up privileges, and becomes the command. It must not start threads,
-//! read configuration or print: what it opens or changes, the command inherits.
+//! It ties its life to the supervisor's, gives up privileges, and becomes the command. It must not
+//! start threads, read configuration or print: what it opens or changes, the command inherits.
 
 use std::{
     collections::BTreeMap,
@@ -49,8 +49,8 @@ struct Image {
 }
 
 impl Image {
-    /// Becomes the program; returns only when the kernel refuses. Not `execvp`, which would hand a file of unknown
-    /// format to a shell.
+    /// Becomes the program; returns only when the kernel refuses. Not `execvp`, which would hand a
+    /// file of unknown format to a shell.
     fn execute(self) -> LaunchRefusal {
         let Err(errno) = nix::unistd::execve(&self.program, &self.argv, &self.env);
         // It was found: what does not exist is what it needs.
@@ -126,7 +126,8 @@ fn confine(supervisor: u32) -> std::io::Result<()> {
             maximum: Some(hard),
         },
     )?;
-    // Rust programs ignore SIGPIPE, and what is ignored stays so in the next image; what is caught does not.
+    // Rust programs ignore SIGPIPE, and what is ignored stays so in the next image; what is caught
+    // does not.
     signal_hook::flag::register(
         signal_hook::consts::SIGPIPE,
         Arc::new(AtomicBool::new(false)),
@@ -135,7 +136,8 @@ fn confine(supervisor: u32) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A minimal environment, overridden by what the specification says; the marker cannot be overridden.
+/// A minimal environment, overridden by what the specification says; the marker cannot be
+/// overridden.
 fn environment(spec: &Spec, dir: &AttemptDir) -> BTreeMap<String, String> {
     let mut env = BTreeMap::from([
         ("PATH".to_owned(), DEFAULT_PATH.to_owned()),

@@ -1,21 +1,26 @@
 //! Output as records: a sequence number, a time, a stream, bytes.
 //!
-//! On disk a record is a head of 28 bytes (little endian: payload length, CRC-32 of all that follows, sequence
-//! number, microseconds since 1970, stream) and its payload. A tail that is too short, does not match its sum or
-//! is out of sequence is torn: everything before it counts, it does not.
+//! On disk a record is a head of 28 bytes (little endian: payload length, CRC-32 of all that
+//! follows, sequence number, microseconds since 1970, stream) and its payload. A tail that is too
+//! short, does not match its sum or is out of sequence is torn: everything before it counts, it
+//! does not.
 
 use std::{
-    fs::File,
+    fs::{File, OpenOptions},
     io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
     path::Path,
 };
 
 use jiff::Timestamp;
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 /// The largest payload of one record.
 pub(crate) const PAYLOAD_MAX: usize = 64 * 1024;
 const HEAD: usize = 28;
+/// Bytes taken from the file at once.
+const BATCH: u64 = 4 * (PAYLOAD_MAX + HEAD) as u64;
 
 /// Which of a command's streams a record came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -92,7 +97,8 @@ impl OutputRecord {
         to[start + 4..start + 8].copy_from_slice(&sum.to_le_bytes());
     }
 
-    /// The first record of `from` and how many bytes it takes; `None` when it is incomplete or torn.
+    /// The first record of `from` and how many bytes it takes; `None` when it is incomplete or
+    /// torn.
     fn decode(from: &[u8]) -> Option<(Self, usize)> {
         let word = |at: usize| Some(u32::from_le_bytes(from.get(at..at + 4)?.try_into().ok()?));
         let long = |at: usize| Some(u64::from_le_bytes(from.get(at..at + 8)?.try_into().ok()?));
@@ -123,22 +129,32 @@ pub struct RecordReader {
 }
 
 impl RecordReader {
-    /// A reader of the records behind `after_seq` (0: all of them).
+    /// A reader of the records behind `after_seq` (0: all of them; the largest number: none).
     pub(crate) fn open(path: &Path, after_seq: u64) -> io::Result<Self> {
+        // Whoever runs as our user may have put something else in its place; opening must not
+        // block.
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags((OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed())
+            .open(path)?;
         Ok(Self {
-            file: File::open(path)?,
+            file,
             pending: Vec::new(),
             next_seq: 1,
             after_seq,
         })
     }
 
-    /// The records that are complete by now, about 256 KiB at most; empty when there is nothing new.
+    /// The records that are complete by now, about 256 KiB at most; empty when there is nothing
+    /// new.
     pub fn read_batch(&mut self) -> io::Result<Vec<OutputRecord>> {
-        const BATCH: u64 = 4 * (PAYLOAD_MAX + HEAD) as u64;
+        if self.after_seq == u64::MAX {
+            return Ok(Vec::new());
+        }
         loop {
             if self.pending.len() >= HEAD + PAYLOAD_MAX {
-                // A whole record's room and still none to be had: the file is damaged here, nothing behind it counts.
+                // A whole record's room and still none to be had: the file is damaged here, nothing
+                // behind it counts.
                 return Ok(Vec::new());
             }
             let read = (&mut self.file)

@@ -1,7 +1,7 @@
 //! Process trees, read from `/proc`.
 //!
-//! Only ever signals processes whose place in a tree was seen, through descriptors that pin them: between a look
-//! at `/proc` and a signal the number may have changed hands.
+//! Only ever signals processes whose place in a tree was seen, through descriptors that pin them:
+//! between a look at `/proc` and a signal the number may have changed hands.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,8 +12,8 @@ use rustix::process::Signal;
 
 use super::identity::{Identity, boot_id};
 
-/// The variable in which every command of an attempt carries the attempt's nonce, so that what is left of a tree
-/// can be found after its supervisor was killed.
+/// The variable in which every command of an attempt carries the attempt's nonce, so that what is
+/// left of a tree can be found after its supervisor was killed.
 pub(crate) const MARKER: &str = "ORKET_ATTEMPT";
 
 /// The fields of `/proc/<pid>/stat` that matter here.
@@ -113,7 +113,8 @@ fn below(root: u32, table: &[ProcessStat]) -> Vec<ProcessStat> {
     found
 }
 
-/// Sends TERM, and CONT for those that were stopped, to the descendants that `filter` chooses; says which.
+/// Sends TERM, and CONT for those that were stopped, to the descendants that `filter` chooses; says
+/// which.
 pub(crate) fn ask_to_end(filter: impl Fn(&ProcessStat) -> bool) -> HashSet<(u32, u64)> {
     match descendants(std::process::id()) {
         Ok(mut all) => {
@@ -131,8 +132,9 @@ pub(crate) fn ask_to_end(filter: impl Fn(&ProcessStat) -> bool) -> HashSet<(u32,
     }
 }
 
-/// Asks those that were forked by a process that died of our asking before it could pass the word on. They are our
-/// own children now; what a living member starts to clean up after itself is not, and is left in peace.
+/// Asks those that were forked by a process that died of our asking before it could pass the word
+/// on. They are our own children now; what a living member starts to clean up after itself is not,
+/// and is left in peace.
 pub(crate) fn ask_orphans(asked: &mut HashSet<(u32, u64)>) {
     let own = std::process::id();
     let new =
@@ -140,8 +142,8 @@ pub(crate) fn ask_orphans(asked: &mut HashSet<(u32, u64)>) {
     asked.extend(new);
 }
 
-/// Kills every living descendant, also of one that forks as fast as it can: everything is stopped first, until a
-/// look finds nothing new, so that nobody is left to fork while the killing goes on.
+/// Kills every living descendant, also of one that forks as fast as it can: everything is stopped
+/// first, until a look finds nothing new, so that nobody is left to fork while the killing goes on.
 pub(crate) fn kill_descendants(root: u32) -> io::Result<()> {
     const LOOKS: usize = 64;
     let mut stopped = HashSet::new();
@@ -162,13 +164,14 @@ pub(crate) fn kill_descendants(root: u32) -> io::Result<()> {
 /// Sends a signal to each of these, if it is still the same process.
 fn signal_each(all: &[ProcessStat], signal: Signal) {
     for stat in all {
-        // Who is gone needs no signal, and who may not be signalled shows up again at the next look.
+        // Who is gone needs no signal, and who may not be signalled shows up again at the next
+        // look.
         let _ = stat.identity().and_then(|identity| identity.signal(signal));
     }
 }
 
-/// What is left of an attempt whose supervisor died: processes that carry its nonce, and members of its session
-/// when that number is known to be pinned (its leader is dead and not yet reaped).
+/// What is left of an attempt whose supervisor died: processes that carry its nonce, and members of
+/// its session when that number is known to be pinned (its leader is dead and not yet reaped).
 pub(crate) fn remains(nonce: &str, pinned_session: Option<u32>) -> io::Result<usize> {
     let own = std::process::id();
     let left: Vec<_> = table()?

@@ -1,7 +1,8 @@
 //! The supervisor's life: one thread, one poll loop.
 //!
-//! The end is written only after `waitpid` said that no child is left. As child subreaper we inherit every orphan
-//! below us, however often it forked or changed its session, so that answer is proof that the tree is gone.
+//! The end is written only after `waitpid` said that no child is left. As child subreaper we
+//! inherit every orphan below us, however often it forked or changed its session, so that answer is
+//! proof that the tree is gone.
 
 use std::{
     collections::HashSet,
@@ -41,7 +42,8 @@ const EXIT_RETRY: Duration = Duration::from_millis(500);
 /// Supervises the attempt in `dir` from its launch to its written end.
 pub(crate) fn supervise(dir: &AttemptDir) -> io::Result<()> {
     let events = Events::listen()?;
-    // Fails only for a process that leads a group already, and then the session is of no use to anyone else either.
+    // Fails only for a process that leads a group already, and then the session is of no use to
+    // anyone else either.
     let _ = rustix::process::setsid();
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     close_fds::set_fds_cloexec_threadsafe(3, &[]);
@@ -201,8 +203,9 @@ impl<'a> Supervision<'a> {
             }
             self.journal.sync_if_due(Instant::now());
         }
-        // Everyone who could write is gone; what is in the pipes is all there will ever be. (Somebody outside the
-        // tree may hold a pipe that was passed on: no end of file is waited for.)
+        // Everyone who could write is gone; what is in the pipes is all there will ever be.
+        // (Somebody outside the tree may hold a pipe that was passed on: no end of file is waited
+        // for.)
         while self.read_streams() {}
         let _ = self.journal.sync();
         self.exit()
@@ -374,7 +377,8 @@ fn ended_by_itself(dir: &AttemptDir, status: WaitStatus) -> Outcome {
     Outcome::Exited { code }
 }
 
-/// CPU milliseconds of all that was reaped, and the largest resident size of any one of it in bytes.
+/// CPU milliseconds of all that was reaped, and the largest resident size of any one of it in
+/// bytes.
 fn usage() -> (u64, u64) {
     let Ok(usage) = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN)
     else {

@@ -1,4 +1,5 @@
-//! The service that the sandboxes of these tests consist of: this test program once more, as an HTTP server.
+//! The service that the sandboxes of these tests consist of: this test program once more, as an
+//! HTTP server.
 
 use std::{
     io::{Read as _, Write as _},
@@ -6,8 +7,8 @@ use std::{
     path::Path,
 };
 
-/// Not a test of its own: answers on `HOST:PORT` until it is ended. `/health` is 503 while a file `sick` lies in its
-/// directory, `/env` tells its environment.
+/// Not a test of its own: answers on `HOST:PORT` until it is ended. `/health` is 503 while a file
+/// `sick` lies in its directory, `/env` tells its environment.
 #[test]
 #[ignore = "a service of the tests beside it"]
 fn the_service_of_the_tests() {

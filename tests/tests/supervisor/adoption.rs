@@ -154,3 +154,28 @@ async fn what_never_was_has_vanished() {
         bench.executor.forget(id).await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn files_torn_by_the_fall_of_a_machine_hold_nothing_up() {
+    let bench = Bench::new();
+    for torn in ["claim.json", "spec.json", "exit.json", "output"] {
+        bench.run(bench.script("a.1", "echo one")).await;
+        let dir = bench.path().join("attempts/a.1");
+        if torn != "exit.json" {
+            std::fs::remove_file(dir.join("exit.json")).unwrap();
+        }
+        std::fs::write(dir.join(torn), "").unwrap();
+        match bench.executor.adopt("a.1", 0).await.unwrap() {
+            Adoption::Vanished { .. } => assert_eq!(torn, "claim.json"),
+            Adoption::Running(attempt) => {
+                let report = report(attempt).await;
+                assert!(
+                    matches!(report.exit.outcome, Outcome::Lost { .. }),
+                    "{torn}: {report:?}"
+                );
+            }
+        }
+        bench.executor.forget("a.1").await.unwrap();
+        assert!(bench.executor.list().unwrap().is_empty());
+    }
+}

@@ -8,7 +8,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Bench, lives, number_in, report};
 
-/// Starts a grandchild that forked twice, left its session and ignores TERM; its pid lands in `grandchild`.
+/// Starts a grandchild that forked twice, left its session and ignores TERM; its pid lands in
+/// `grandchild`.
 const DAEMON: &str = "setsid sh -c '(trap \"\" TERM HUP; sh -c \"echo \\$PPID\" > grandchild; \
      while :; do sleep 1000; done) > /dev/null 2>&1 &' ";
 

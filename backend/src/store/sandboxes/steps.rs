@@ -1,4 +1,5 @@
-//! The transitions of sandboxes: each whole, each announced, each refused to a boot that was superseded.
+//! The transitions of sandboxes: each whole, each announced, each refused to a boot that was
+//! superseded.
 
 use std::collections::BTreeMap;
 
@@ -27,12 +28,17 @@ impl Database {
             if count >= new.limit {
                 return Err(SandboxError::TooMany(count));
             }
-            let health: BTreeMap<_, _> =
-                new.services.iter().map(|service| (&service.name, ServiceState::Starting)).collect();
+            let health: BTreeMap<_, _> = new
+                .services
+                .iter()
+                .map(|service| (&service.name, ServiceState::Starting))
+                .collect();
             tx.prepare_cached(
-                "INSERT INTO sandboxes (id, name, state, goal, epoch, driver, isolation, actor, request_id, \
+                "INSERT INTO sandboxes (id, name, state, goal, epoch, driver, isolation, actor, \
+                 request_id, \
                  services, health, secrets, created_at, updated_at, expires_at) \
-                 VALUES (?1, ?2, 'creating', 'live', ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12)",
+                 VALUES (?1, ?2, 'creating', 'live', ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, \
+                 ?12)",
             )?
             .execute((
                 &new.id,
@@ -54,18 +60,26 @@ impl Database {
                     return Err(SandboxError::PortTaken(port));
                 }
                 tx.prepare_cached(
-                    "INSERT INTO sandbox_ports (port, sandbox_id) VALUES (?1, ?2) ON CONFLICT (port) \
+                    "INSERT INTO sandbox_ports (port, sandbox_id) VALUES (?1, ?2) \
+                     ON CONFLICT (port) \
                      DO UPDATE SET sandbox_id = excluded.sandbox_id, released_at = NULL",
                 )?
                 .execute((port, &new.id))?;
             }
-            feed::append(tx, now, "sandbox.creating", &new.id, &json!({ "state": "creating" }))?;
+            feed::append(
+                tx,
+                now,
+                "sandbox.creating",
+                &new.id,
+                &json!({ "state": "creating" }),
+            )?;
             known(tx, &new.id)
         })
         .await
     }
 
-    /// Takes every sandbox that is not deleted under this boot's epoch: from here on no older boot changes one.
+    /// Takes every sandbox that is not deleted under this boot's epoch: from here on no older boot
+    /// changes one.
     pub async fn take_over_sandboxes(&self) -> Result<Vec<Sandbox>, StoreError> {
         let epoch = self.epoch();
         self.write(move |tx| {
@@ -78,7 +92,8 @@ impl Database {
         .await
     }
 
-    /// Asks for an end: the sandbox shall be stopped, or stopped and removed. What is asked for never becomes less.
+    /// Asks for an end: the sandbox shall be stopped, or stopped and removed. What is asked for
+    /// never becomes less.
     pub async fn ask_sandbox_end(
         &self,
         now: Timestamp,
@@ -168,10 +183,14 @@ impl Database {
         self.write(move |tx| {
             let sandbox = current(tx, &id, epoch)?;
             let to = sandbox.step(Step::Gone)?;
-            let health: BTreeMap<_, _> =
-                sandbox.services.iter().map(|service| (&service.name, ServiceState::Ended)).collect();
+            let health: BTreeMap<_, _> = sandbox
+                .services
+                .iter()
+                .map(|service| (&service.name, ServiceState::Ended))
+                .collect();
             tx.prepare_cached(
-                "UPDATE sandbox_ports SET sandbox_id = NULL, released_at = ?2 WHERE sandbox_id = ?1",
+                "UPDATE sandbox_ports SET sandbox_id = NULL, released_at = ?2 \
+                 WHERE sandbox_id = ?1",
             )?
             .execute((&id, now.as_microsecond()))?;
             tx.prepare_cached(
