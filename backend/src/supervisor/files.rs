@@ -18,6 +18,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -124,7 +125,7 @@ impl AttemptDir {
 
     /// Writes the claim if there is none; returns the one that stands.
     pub(crate) fn stake(&self, claim: &Claim) -> io::Result<Claim> {
-        let draft = self.dir.join(format!("claim.{}", std::process::id()));
+        let draft = self.draft("claim");
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -142,6 +143,14 @@ impl AttemptDir {
                 .ok_or_else(|| io::Error::other("the claim vanished")),
             Err(error) => Err(error),
         }
+    }
+
+    /// A name that nobody else writes to, neither another process nor another thread of this one.
+    fn draft(&self, name: &str) -> PathBuf {
+        static DRAFTS: AtomicU64 = AtomicU64::new(0);
+        let number = DRAFTS.fetch_add(1, Ordering::Relaxed);
+        self.dir
+            .join(format!("{name}.{}.{number}", std::process::id()))
     }
 
     /// Asks for the end. Survives us; not fsynced, for a request need not survive the machine on
@@ -179,7 +188,7 @@ impl AttemptDir {
 
     /// Writes the end: durable once this returns.
     pub(crate) fn write_exit(&self, exit: &Exit) -> io::Result<()> {
-        let draft = self.dir.join(format!("exit.{}", std::process::id()));
+        let draft = self.draft("exit");
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
