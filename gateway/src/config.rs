@@ -8,7 +8,11 @@ pub mod diagnostic;
 pub mod reader;
 pub mod value;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 
@@ -45,6 +49,8 @@ pub struct Written {
     pub rate_limits: Vec<RateLimit>,
     /// `[[routes]]`
     pub routes: Vec<Route>,
+    /// `[[tests]]`
+    pub tests: Vec<Test>,
 }
 
 /// `[listen]`
@@ -212,6 +218,31 @@ pub struct Route {
     pub at: At<()>,
 }
 
+/// `[[tests]]`: a request, and what the policy must say of it.
+#[derive(Debug)]
+pub struct Test {
+    /// What it holds.
+    pub name: Option<At<String>>,
+    /// `request.method`; GET unless said.
+    pub method: Option<At<String>>,
+    /// `request.path`, with its query.
+    pub path: Option<At<String>>,
+    /// `request.headers`
+    pub headers: Vec<(At<String>, At<String>)>,
+    /// `request.body`
+    pub body: Option<At<String>>,
+    /// `request.address`: the client's.
+    pub address: Option<At<IpAddr>>,
+    /// `expect.status`
+    pub status: Option<At<u64>>,
+    /// `expect.reason`: the true reason of a refusal.
+    pub reason: Option<At<String>>,
+    /// `expect.forward`: the upstream it reaches.
+    pub forward: Option<At<String>>,
+    /// Where the table stands.
+    pub at: At<()>,
+}
+
 /// `auth = { kind = …, … }`
 #[derive(Debug)]
 pub struct Auth {
@@ -291,6 +322,7 @@ pub fn read(text: &str, problems: &mut Diagnostics) -> Written {
                 at: t.at(),
             }),
             routes: root.array_of_tables("routes", read_route),
+            tests: root.array_of_tables("tests", read_test),
         }
     })
 }
@@ -381,4 +413,32 @@ fn read_route(t: &Table<'_>) -> Route {
         upstream: t.string("upstream"),
         at: t.at(),
     }
+}
+
+fn read_test(t: &Table<'_>) -> Test {
+    let mut test = Test {
+        name: t.string("name"),
+        method: None,
+        path: None,
+        headers: Vec::new(),
+        body: None,
+        address: None,
+        status: None,
+        reason: None,
+        forward: None,
+        at: t.at(),
+    };
+    t.table("request", |r| {
+        test.method = r.string("method");
+        test.path = r.string("path");
+        test.headers = r.string_map("headers");
+        test.body = r.string("body");
+        test.address = r.parsed("address", value::address);
+    });
+    t.table("expect", |e| {
+        test.status = e.integer("status");
+        test.reason = e.string("reason");
+        test.forward = e.string("forward");
+    });
+    test
 }

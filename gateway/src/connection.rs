@@ -11,7 +11,7 @@ pub mod framing;
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -36,7 +36,7 @@ use self::{
     chunked::ChunkFollower,
     framing::{Framing, HeadScanner},
 };
-use crate::denial::Reason;
+use crate::{denial::Reason, request_head::Arrival};
 
 /// What pingora is handed in the place of a request that was refused on its raw bytes.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: refused.invalid\r\nconnection: close\r\n\r\n";
@@ -104,6 +104,15 @@ impl Connection {
             .as_ref()?
             .downcast_ref::<Arc<Self>>()
             .cloned()
+    }
+
+    /// How the request came, from a client judged to be this one.
+    pub fn arrival(&self, client: IpAddr) -> Arrival {
+        Arrival {
+            client,
+            loopback: self.loopback,
+            framing: self.framing(),
+        }
     }
 
     /// The answer to the last request is out: the next may be read.

@@ -6,12 +6,10 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::{
-    budget::Budgets,
     denial::Loudness,
     exchange::{Exchange, Stage},
     metrics::{Metrics, RequestLabels},
     pipeline::Snapshot,
-    policy::Policy,
     replay::{DEFAULT_CAPACITY, ReplayMemory},
 };
 
@@ -26,14 +24,13 @@ pub struct Edge {
 }
 
 impl Edge {
-    /// The state for a first policy. `None` when one of its rates is none, which the loader rules out.
-    pub fn new(policy: Policy) -> Option<Self> {
-        let budgets = Budgets::of(&policy, None)?;
-        Some(Self {
-            snapshot: ArcSwap::from_pointee(Snapshot { policy, budgets }),
+    /// The state for a first policy.
+    pub fn new(snapshot: Snapshot) -> Self {
+        Self {
+            snapshot: ArcSwap::from_pointee(snapshot),
             replay: ReplayMemory::new(DEFAULT_CAPACITY),
             metrics: Metrics::default(),
-        })
+        }
     }
 
     /// What a request that begins now is judged by.

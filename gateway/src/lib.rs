@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod pipeline;
 pub mod policy;
 pub mod proxy;
+pub mod rehearsal;
 pub mod replay;
 pub mod request_head;
 pub mod route;

@@ -1,11 +1,20 @@
 //! The command line of the gateway.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use clap::{Parser, Subcommand};
 use orket_gateway::{
-    builtin, canary, config::diagnostic::Diagnostics, edge::Edge, log, policy::load::Loaded,
-    policy::posture, server,
+    builtin, canary,
+    config::diagnostic::Diagnostics,
+    edge::Edge,
+    log,
+    policy::posture,
+    rehearsal::{self, Ready},
+    server,
 };
 
 #[global_allocator]
@@ -27,7 +36,7 @@ enum Command {
         #[arg(long)]
         config: Option<PathBuf>,
     },
-    /// Check a policy file: every problem with its place, then a verdict.
+    /// Check a policy file: every problem with its place, and whether its own tests hold.
     Check {
         /// The policy file.
         file: PathBuf,
@@ -38,23 +47,24 @@ enum Command {
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Serve { config } => serve(config),
+        Command::Serve { config } => serve(config.as_deref()),
         Command::Check { file } => check(&file),
         Command::Canary(options) => canary::run(&options),
     }
 }
 
-fn load(config: Option<PathBuf>) -> Result<Loaded, Diagnostics> {
+fn load(config: Option<&Path>) -> Result<Ready, Diagnostics> {
     let env = &builtin::process_environment;
-    match config {
-        Some(file) => builtin::load_file(&file, env),
+    let loaded = match config {
+        Some(file) => builtin::load_file(file, env),
         None => builtin::load(env),
-    }
+    };
+    rehearsal::ready(loaded?, None)
 }
 
-fn serve(config: Option<PathBuf>) -> ExitCode {
-    let loaded = match load(config) {
-        Ok(loaded) => loaded,
+fn serve(config: Option<&Path>) -> ExitCode {
+    let ready = match load(config) {
+        Ok(ready) => ready,
         Err(problems) => {
             eprint!("{problems}");
             eprintln!("orket-gateway: the policy does not load, so nothing is served");
@@ -62,7 +72,7 @@ fn serve(config: Option<PathBuf>) -> ExitCode {
         }
     };
     let _log = log::start();
-    for warning in loaded.diagnostics.sorted() {
+    for warning in ready.diagnostics.sorted() {
         tracing::warn!(
             event = "posture_warning",
             hint = warning.hint,
@@ -70,13 +80,9 @@ fn serve(config: Option<PathBuf>) -> ExitCode {
             warning.message
         );
     }
-    posture::announce(&loaded.policy);
-    let listen = loaded.policy.listen.clone();
-    let Some(edge) = Edge::new(loaded.policy).map(Arc::new) else {
-        eprintln!("orket-gateway: a rate of the policy cannot be used");
-        return ExitCode::FAILURE;
-    };
-    let bound = match server::Bound::new(listen.http, listen.admin) {
+    let policy = &ready.snapshot.policy;
+    posture::announce(policy);
+    let bound = match server::Bound::new(policy.listen.http, policy.listen.admin) {
         Ok(bound) => bound,
         Err(e) => {
             eprintln!("orket-gateway: {e}");
@@ -87,14 +93,14 @@ fn serve(config: Option<PathBuf>) -> ExitCode {
         Ok(line) => println!("{line}"),
         Err(e) => eprintln!("orket-gateway: {e}"),
     }
-    server::run(&edge, bound);
+    server::run(&Arc::new(Edge::new(ready.snapshot)), bound);
     ExitCode::SUCCESS
 }
 
-fn check(file: &std::path::Path) -> ExitCode {
-    let outcome = builtin::load_file(file, &builtin::process_environment);
+fn check(file: &Path) -> ExitCode {
+    let outcome = load(Some(file));
     let (problems, loads) = match &outcome {
-        Ok(loaded) => (&loaded.diagnostics, true),
+        Ok(ready) => (&ready.diagnostics, true),
         Err(problems) => (problems, false),
     };
     print!("{problems}");

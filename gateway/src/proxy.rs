@@ -75,7 +75,7 @@ impl Gateway {
                 ..reason.into()
             });
         }
-        let head = RequestHead::judge(request, client, &connection)?;
+        let head = RequestHead::judge(request, connection.arrival(client))?;
         let websocket = head.websocket;
         match pipeline::judge_head(&snapshot, &head, &exchange.request_id, now)? {
             Verdict::Health => Ok(Decision::Health),
@@ -92,7 +92,7 @@ impl Gateway {
                 let body = body::read(session, &connection, unproven.body_limit())
                     .await
                     .map_err(|reason| Denial::from(reason).on(unproven.route_id()))?;
-                let head = RequestHead::judge(&request, client, &connection)?;
+                let head = RequestHead::judge(&request, connection.arrival(client))?;
                 let proven = pipeline::judge_body(
                     &snapshot,
                     &self.edge.replay,
@@ -231,7 +231,7 @@ impl ProxyHttp for Gateway {
             return Err(no_permit());
         };
         let upstream = upstream_of(exchange, admitted.route().upstream)?;
-        let head = RequestHead::judge(session.req_header(), client, connection)
+        let head = RequestHead::judge(session.req_header(), connection.arrival(client))
             .map_err(|_| no_permit())?;
         let facts = upstream::Facts {
             request_id: &exchange.request_id,

@@ -10,11 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use pingora_http::RequestHeader;
 
-use crate::{
-    connection::{Connection, framing::Framing},
-    denial::Reason,
-    upstream,
-};
+use crate::{connection::framing::Framing, denial::Reason, upstream};
 
 /// The header that carries an API key.
 pub const API_KEY: &str = "x-api-key";
@@ -44,15 +40,26 @@ pub struct RequestHead<'a> {
     pub websocket: bool,
 }
 
+/// How a request came: what its head does not say.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival {
+    /// The client's address, as judged through trusted proxies.
+    pub client: IpAddr,
+    /// Whether the listener is on loopback.
+    pub loopback: bool,
+    /// How the body is framed.
+    pub framing: Framing,
+}
+
 impl<'a> RequestHead<'a> {
-    /// Judges a head that came on this connection, from a client of this address.
-    pub fn judge(
-        request: &'a RequestHeader,
-        client: IpAddr,
-        connection: &Connection,
-    ) -> Result<Self, Reason> {
+    /// Judges a head.
+    pub fn judge(request: &'a RequestHeader, arrival: Arrival) -> Result<Self, Reason> {
+        let Arrival {
+            client,
+            loopback,
+            framing,
+        } = arrival;
         let (method, headers) = (&request.method, &request.headers);
-        let (loopback, framing) = (connection.loopback, connection.framing());
         let target = std::str::from_utf8(request.raw_path()).map_err(|_| Reason::PathAmbiguous)?;
         let (path, query) = match target.split_once('?') {
             Some((path, query)) => (path, Some(query)),

@@ -1,7 +1,11 @@
 //! Values that TOML has no type for: durations, sizes, rates, addresses. Each is written as a string
 //! with its unit, so that no number stands without one.
 
-use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
+    time::Duration,
+};
 
 /// A number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,6 +93,12 @@ pub fn socket_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         format!("`{text}` is not an address; write e.g. \"127.0.0.1:8080\" or \"[::1]:8080\"")
     })
+}
+
+/// `192.0.2.1`, `2001:db8::1`.
+pub fn address(text: &str) -> Result<IpAddr, String> {
+    text.parse()
+        .map_err(|_| format!("`{text}` is not an address; write e.g. \"192.0.2.1\""))
 }
 
 #[cfg(test)]

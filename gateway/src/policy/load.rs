@@ -34,6 +34,8 @@ pub type Env<'a> = &'a dyn Fn(&str) -> Option<std::ffi::OsString>;
 pub struct Loaded {
     /// The policy.
     pub policy: Policy,
+    /// Its own tests, to be run before it comes into force.
+    pub tests: Vec<config::Test>,
     /// Warnings only.
     pub diagnostics: Diagnostics,
 }
@@ -58,7 +60,8 @@ pub fn file(path: &Path, env: Env<'_>) -> Result<Loaded, Diagnostics> {
 /// Loads the text of a policy.
 pub fn load(text: &str, name: &str, origin: Origin, env: Env<'_>) -> Result<Loaded, Diagnostics> {
     let mut problems = Diagnostics::new(name, text);
-    let written = config::read(text, &mut problems);
+    let mut written = config::read(text, &mut problems);
+    let tests = std::mem::take(&mut written.tests);
     let policy = Loader {
         problems: &mut problems,
         env,
@@ -68,6 +71,7 @@ pub fn load(text: &str, name: &str, origin: Origin, env: Env<'_>) -> Result<Load
     match policy {
         Some(policy) if !problems.has_errors() => Ok(Loaded {
             policy,
+            tests,
             diagnostics: problems,
         }),
         Some(_) | None => Err(problems),

@@ -1,0 +1,401 @@
+//! Requests that are judged without a connection, by the very pipeline that judges live ones: the
+//! `[[tests]]` of a policy.
+//!
+//! A rehearsal spends budgets of its own, remembers nothing and sends nothing.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use pingora_http::RequestHeader;
+
+use crate::{
+    budget::Budgets,
+    config::{Test, diagnostic::Diagnostics},
+    connection::framing::{self, HeadScanner},
+    denial::{Denial, Reason},
+    pipeline::{self, Proven, Snapshot, Verdict},
+    policy::{address::client_address, load::Loaded},
+    replay::ReplayMemory,
+    request_head::{Arrival, RequestHead},
+};
+
+/// A request, as a person writes it.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The method.
+    pub method: String,
+    /// The path with its query.
+    pub path: String,
+    /// Header fields, in their order. `Host` and `Content-Length` are added where they are not given.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Bytes,
+    /// The peer's address.
+    pub peer: IpAddr,
+}
+
+/// What would become of it.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It would be forwarded to this upstream.
+    Forwarded {
+        /// The upstream's name.
+        upstream: String,
+    },
+    /// The gateway would answer 200 itself.
+    Answered,
+    /// It would be refused.
+    Refused(Denial),
+}
+
+/// Judges a request.
+pub fn rehearse(snapshot: &Snapshot, request: &Request) -> Outcome {
+    judge(snapshot, request).unwrap_or_else(Outcome::Refused)
+}
+
+fn judge(snapshot: &Snapshot, request: &Request) -> Result<Outcome, Denial> {
+    let policy = &snapshot.policy;
+    let raw = raw_head(request);
+    if raw.len() > policy.limits.head_bytes {
+        return Err(Reason::HeadTooLarge.into());
+    }
+    let end = HeadScanner::default()
+        .end(&raw)?
+        .ok_or(Reason::HeadMalformed)?;
+    let facts = framing::judge(&raw[..end], policy.limits.header_count)?;
+    let header = parse(request).ok_or(Reason::HeadMalformed)?;
+    let arrival = Arrival {
+        client: client_address(request.peer, &header.headers, &policy.trusted_proxies),
+        loopback: policy.listen.http.ip().is_loopback(),
+        framing: facts.framing,
+    };
+    let head = RequestHead::judge(&header, arrival)?;
+    let now = Timestamp::now();
+    let forwarded = |admitted: &pipeline::Admitted| {
+        let upstream = policy.upstreams.get(admitted.route().upstream);
+        Outcome::Forwarded {
+            upstream: upstream.map(|u| u.id.clone()).unwrap_or_default(),
+        }
+    };
+    match pipeline::judge_head(snapshot, &head, "rehearsal", now)? {
+        Verdict::Health => Ok(Outcome::Answered),
+        Verdict::Admitted(admitted) => Ok(forwarded(&admitted)),
+        Verdict::Unproven(unproven) => {
+            let replay = ReplayMemory::new(1);
+            let body = request.body.clone();
+            match pipeline::judge_body(snapshot, &replay, &head, *unproven, body, "rehearsal", now)?
+            {
+                Proven::Duplicate => Ok(Outcome::Answered),
+                Proven::Admitted(admitted) => Ok(forwarded(&admitted)),
+            }
+        }
+    }
+}
+
+/// All header fields, with those a client would add by itself.
+fn fields(request: &Request) -> Vec<(String, String)> {
+    let given = |name: &str| {
+        request
+            .headers
+            .iter()
+            .any(|(n, _)| n.eq_ignore_ascii_case(name))
+    };
+    let mut all = Vec::new();
+    if !given("host") {
+        all.push(("Host".to_owned(), "localhost".to_owned()));
+    }
+    all.extend(request.headers.iter().cloned());
+    if !request.body.is_empty() && !given("content-length") && !given("transfer-encoding") {
+        all.push(("Content-Length".to_owned(), request.body.len().to_string()));
+    }
+    all
+}
+
+fn raw_head(request: &Request) -> Vec<u8> {
+    let lines = fields(request)
+        .into_iter()
+        .map(|(name, value)| format!("{name}: {value}\r\n"));
+    format!(
+        "{} {} HTTP/1.1\r\n{}\r\n",
+        request.method,
+        request.path,
+        lines.collect::<String>()
+    )
+    .into_bytes()
+}
+
+fn parse(request: &Request) -> Option<RequestHeader> {
+    let mut header =
+        RequestHeader::build(request.method.as_str(), request.path.as_bytes(), None).ok()?;
+    for (name, value) in fields(request) {
+        header.append_header(name, value).ok()?;
+    }
+    Some(header)
+}
+
+/// A policy that holds its own tests, with its budgets: it may come into force.
+#[derive(Debug)]
+pub struct Ready {
+    /// What requests will be judged by.
+    pub snapshot: Snapshot,
+    /// Warnings only.
+    pub diagnostics: Diagnostics,
+}
+
+/// Gives a loaded policy its budgets (taking over those before, where unchanged) and runs its tests.
+pub fn ready(loaded: Loaded, before: Option<&Budgets>) -> Result<Ready, Diagnostics> {
+    let Loaded {
+        policy,
+        tests,
+        mut diagnostics,
+    } = loaded;
+    let budgets = |before| {
+        Budgets::of(&policy, before).ok_or_else(|| {
+            let mut problems = diagnostics.clone();
+            problems.error(&(0..0), "a rate of this policy cannot be used", None);
+            problems
+        })
+    };
+    // Tests spend budgets of their own, so that they neither fail for live traffic nor cost it anything.
+    let (rehearsed, real) = (budgets(None)?, budgets(before)?);
+    let mut snapshot = Snapshot {
+        policy,
+        budgets: rehearsed,
+    };
+    run_tests(&snapshot, &tests, &mut diagnostics);
+    if diagnostics.has_errors() {
+        return Err(diagnostics);
+    }
+    snapshot.budgets = real;
+    Ok(Ready {
+        snapshot,
+        diagnostics,
+    })
+}
+
+/// Runs the tests of a policy. What does not hold is an error at the test's place.
+fn run_tests(snapshot: &Snapshot, tests: &[Test], problems: &mut Diagnostics) {
+    for test in tests {
+        let (Some(name), Some(path)) = (&test.name, &test.path) else {
+            problems.error(
+                &test.at.span,
+                "a test needs `name` and `request.path`",
+                Some(
+                    "e.g. name = \"no key, no entry\", request = { path = \"/v1/version\" }".into(),
+                ),
+            );
+            continue;
+        };
+        if test.status.is_none() && test.reason.is_none() && test.forward.is_none() {
+            problems.error(
+                &name.span,
+                format!("the test `{}` expects nothing", name.value),
+                Some("add expect = { status = 403 }, { reason = \"…\" } or { forward = \"an upstream\" }".into()),
+            );
+            continue;
+        }
+        if let Some(reason) = &test.reason
+            && !Reason::ALL.iter().any(|r| r.facts().word == reason.value)
+        {
+            problems.error(
+                &reason.span,
+                format!("`{}` is not a reason", reason.value),
+                Some("docs/reference/reasons.md lists them".into()),
+            );
+            continue;
+        }
+        let request = Request {
+            method: test
+                .method
+                .as_ref()
+                .map_or_else(|| "GET".to_owned(), |m| m.value.clone()),
+            path: path.value.clone(),
+            headers: test
+                .headers
+                .iter()
+                .map(|(n, v)| (n.value.clone(), v.value.clone()))
+                .collect(),
+            body: test
+                .body
+                .as_ref()
+                .map(|b| Bytes::from(b.value.clone()))
+                .unwrap_or_default(),
+            peer: test
+                .address
+                .as_ref()
+                .map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |a| a.value),
+        };
+        let seen = Seen::of(&rehearse(snapshot, &request));
+        if !seen.fits(test) {
+            problems.error(
+                &name.span,
+                format!("the test `{}` does not hold: {}", name.value, seen.told()),
+                None,
+            );
+        }
+    }
+}
+
+/// An outcome in the words of an expectation.
+struct Seen {
+    status: Option<u16>,
+    reason: Option<&'static str>,
+    forward: Option<String>,
+}
+
+impl Seen {
+    fn of(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Forwarded { upstream } => Self {
+                status: None,
+                reason: None,
+                forward: Some(upstream.clone()),
+            },
+            Outcome::Answered => Self {
+                status: Some(200),
+                reason: None,
+                forward: None,
+            },
+            Outcome::Refused(denial) => {
+                let facts = denial.reason.facts();
+                Self {
+                    status: Some(facts.status),
+                    reason: Some(facts.word),
+                    forward: None,
+                }
+            }
+        }
+    }
+
+    fn fits(&self, test: &Test) -> bool {
+        let status = test
+            .status
+            .as_ref()
+            .is_none_or(|s| self.status.is_some_and(|seen| u64::from(seen) == s.value));
+        let reason = test
+            .reason
+            .as_ref()
+            .is_none_or(|r| self.reason == Some(r.value.as_str()));
+        let forward = test
+            .forward
+            .as_ref()
+            .is_none_or(|f| self.forward.as_deref() == Some(f.value.as_str()));
+        status && reason && forward
+    }
+
+    fn told(&self) -> String {
+        match (self.status, self.reason, &self.forward) {
+            (_, _, Some(upstream)) => format!("the request is forwarded to `{upstream}`"),
+            (Some(status), Some(reason), None) => {
+                format!("the request is refused with {status}, reason `{reason}`")
+            }
+            (status, _, None) => {
+                format!("the gateway answers {} itself", status.unwrap_or_default())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::panic, reason = "a test may fail")]
+mod tests {
+    use super::*;
+    use crate::policy::{Origin, load};
+
+    const POLICY: &str = r#"
+version = 1
+[posture]
+environment = "local"
+[upstreams.backend]
+address = "127.0.0.1:1"
+[secrets]
+key = [{ digest = "sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae" }]
+gitea = [{ env = "SECRET" }]
+[[scopes]]
+id = "cards:read"
+allow = ["GET /v1/cards/*"]
+[[keys]]
+id = "foo"
+secret = "key"
+scopes = ["cards:read"]
+[[routes]]
+id = "api"
+path = "/v1/*"
+methods = ["GET", "POST"]
+auth = { kind = "api_key" }
+upstream = "backend"
+[[routes]]
+id = "gitea"
+path = "/webhook/gitea"
+methods = ["POST"]
+auth = { kind = "webhook", provider = "gitea", secret = "gitea" }
+addresses = { deny = ["192.0.2.0/24"] }
+upstream = "backend"
+"#;
+
+    /// What is said of a policy with this test in it.
+    fn said(request: &str, expect: &str) -> String {
+        let text =
+            format!("{POLICY}[[tests]]\nname = \"t\"\nrequest = {request}\nexpect = {expect}\n");
+        let env = |_: &str| Some("Jefe".into());
+        let loaded =
+            load::load(&text, "p.toml", Origin::BuiltIn, &env).unwrap_or_else(|d| panic!("{d}"));
+        match ready(loaded, None) {
+            Ok(_) => "holds".to_owned(),
+            Err(problems) => problems.to_string(),
+        }
+    }
+
+    #[test]
+    fn what_holds_holds() {
+        let signature = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
+        let signed = format!(
+            "{{ method = \"POST\", path = \"/webhook/gitea\", body = \"what do ya want for nothing?\", headers = {{ X-Gitea-Signature = \"{signature}\" }} }}"
+        );
+        for (request, expect) in [
+            (
+                r#"{ path = "/v1/version" }"#,
+                r#"{ status = 403, reason = "api_key_missing" }"#,
+            ),
+            (
+                r#"{ path = "/v1/version", headers = { X-API-Key = "bar" } }"#,
+                r#"{ reason = "api_key_unknown" }"#,
+            ),
+            (
+                r#"{ path = "/v1/version", headers = { X-API-Key = "foo" } }"#,
+                r#"{ status = 403, reason = "scope_missing" }"#,
+            ),
+            (
+                r#"{ path = "/v1/cards/1", headers = { X-API-Key = "foo" } }"#,
+                r#"{ forward = "backend" }"#,
+            ),
+            (
+                r#"{ path = "/v1/../x" }"#,
+                r#"{ status = 400, reason = "path_ambiguous" }"#,
+            ),
+            (r#"{ path = "/health" }"#, "{ status = 200 }"),
+            (
+                r#"{ method = "POST", path = "/webhook/gitea" }"#,
+                r#"{ status = 401, reason = "signature_missing" }"#,
+            ),
+            (
+                r#"{ method = "POST", path = "/webhook/gitea", address = "192.0.2.9" }"#,
+                r#"{ reason = "address_denied" }"#,
+            ),
+            (signed.as_str(), r#"{ forward = "backend" }"#),
+        ] {
+            assert_eq!(said(request, expect), "holds", "{request} {expect}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_hold_is_told_with_what_was_seen() {
+        let told = said(r#"{ path = "/v1/version" }"#, r#"{ forward = "backend" }"#);
+        assert!(told.contains("p.toml:31:8: error: the test `t` does not hold: the request is refused with 403, reason `api_key_missing`"), "{told}");
+        assert!(said(r#"{ path = "/v1/x" }"#, "{}").contains("expects nothing"));
+        assert!(
+            said(r#"{ path = "/v1/x" }"#, r#"{ reason = "no_such" }"#).contains("is not a reason")
+        );
+    }
+}
