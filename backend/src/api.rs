@@ -90,7 +90,7 @@ pub fn router(app: App) -> Router {
     let deliveries = Router::new()
         .route("/webhook/{source}", post(webhook::receive))
         .layer(DefaultBodyLimit::max(DELIVERY_LIMIT));
-    Router::new()
+    let routes = Router::new()
         .route("/health", get(health::health))
         .route("/openapi.json", get(openapi::serve))
         .route("/v1/version", get(health::version))
@@ -121,10 +121,51 @@ pub fn router(app: App) -> Router {
         .route("/ws/events", get(events::websocket))
         .merge(sandboxes::routes())
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .merge(deliveries)
+        .merge(deliveries);
+    enclose(routes).with_state(app)
+}
+
+/// What surrounds every route: what no route names, panics, problems, request ids.
+fn enclose<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
+    routes
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(CatchPanicLayer::custom(problem::panicked))
         .layer(middleware::from_fn(problem::finish))
-        .with_state(app)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
+    use axum::body::Body;
+    use http::Request;
+    use http_body_util::BodyExt as _;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    async fn boom() {
+        panic!("an inner secret");
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_problem_without_internals() {
+        let router = enclose(Router::<()>::new().route("/boom", get(boom)));
+        let request = Request::get("/boom").header("x-request-id", "r1");
+        let request = request.body(Body::empty()).unwrap();
+        let response = router.oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 500);
+        assert_eq!(response.headers()["x-request-id"], "r1");
+        assert_eq!(
+            response.headers()["content-type"],
+            "application/problem+json"
+        );
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let text = String::from_utf8(body.to_vec()).unwrap();
+        assert!(
+            text.contains("internal_error") && text.contains("r1"),
+            "{text}"
+        );
+        assert!(!text.contains("secret"), "{text}");
+    }
 }

@@ -151,16 +151,18 @@ fn serve(config: Option<&Path>) -> anyhow::Result<ExitCode> {
         let mut out = std::io::stdout();
         writeln!(out, "orket-backend listening on {}", backend.address()?)?;
         out.flush()?;
-        tokio::spawn(async move {
+        let told = async {
             signals.received().await;
             tracing::info!(event = "stopping", "the backend stops");
             stop.stop();
+            // Nothing is lost by leaving early: the next start settles what is not recorded yet.
             signals.received().await;
-            tracing::warn!(event = "stopping", "asked to stop again: leaving at once");
-            // Nothing is lost by it: what is not recorded yet is settled by the next start.
-            std::process::abort();
-        });
-        backend.serve().await;
+            tracing::warn!(event = "stopping", "told to stop again: leaving at once");
+        };
+        tokio::select! {
+            () = backend.serve() => {}
+            () = told => {}
+        }
         Ok::<_, anyhow::Error>(())
     })?;
     // Tasks that follow attempts are dropped with the runtime; their supervisors go on.

@@ -26,7 +26,9 @@ async fn next(socket: &mut Socket) -> Value {
         match message.expect("an open socket").unwrap() {
             Message::Text(text) => return serde_json::from_str(&text).unwrap(),
             Message::Ping(_) | Message::Pong(_) => {}
-            other => panic!("{other:?}"),
+            closed @ (Message::Binary(_) | Message::Close(_) | Message::Frame(_)) => {
+                panic!("no event: {closed:?}")
+            }
         }
     }
 }

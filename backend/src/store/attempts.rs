@@ -279,3 +279,194 @@ fn end(tx: &Connection, run_id: &str, epoch: i64, exit: &Exit) -> Result<(), Sto
     ))?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::{
+        executor::{OutputRecord, Stream},
+        scheduler::outcome,
+        store::{
+            runs::Cause,
+            submissions::{NewRun, Subject, Submitted},
+        },
+        work::Work,
+    };
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_000).unwrap()
+    }
+
+    fn exit(outcome: Outcome) -> (Exit, Verdict) {
+        let exit = Exit {
+            outcome,
+            cpu_ms: 0,
+            memory_peak_bytes: 0,
+            dropped_bytes: 0,
+            ended_at: now(),
+        };
+        let verdict = outcome::judge(&exit);
+        (exit, verdict)
+    }
+
+    fn line(seq: u64, text: &str) -> Vec<OutputRecord> {
+        vec![OutputRecord {
+            seq,
+            stream: Stream::Stdout,
+            time: now(),
+            bytes: text.as_bytes().to_vec(),
+        }]
+    }
+
+    async fn store_with_a_run(retries: u32) -> (tempfile::TempDir, Database) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Database::open(&dir.path().join("o.db")).unwrap();
+        let work = Work {
+            command: vec!["true".into()],
+            shell: false,
+            env: BTreeMap::new(),
+            workdir: None,
+            timeout_ms: None,
+            retries,
+            stack: None,
+        };
+        let new = NewRun {
+            id: "r".into(),
+            build_id: None,
+            cause: Cause::Api,
+            actor: "a".into(),
+            request_id: "q".into(),
+            subject: Subject::Command { work, priority: 0 },
+        };
+        let submitted = store.submit_run(now(), new, 10, None, |_| json!({})).await;
+        assert!(matches!(submitted, Ok(Submitted::New(_))));
+        (dir, store)
+    }
+
+    async fn claim(store: &Database, at: Timestamp) -> i64 {
+        let claims = store.claim_runs(at, 1).await.unwrap();
+        assert_eq!(claims.claimed.len(), 1);
+        claims.claimed[0].epoch
+    }
+
+    async fn finish(store: &Database, epoch: i64, outcome: Outcome) -> Finished {
+        let (exit, verdict) = exit(outcome);
+        store
+            .finish_attempt(now(), "r".into(), epoch, exit, verdict)
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn nothing_of_an_older_attempt_is_taken_in() {
+        let (_dir, store) = store_with_a_run(1).await;
+        let first = claim(&store, now()).await;
+        assert!(
+            store
+                .take_output("r".into(), first, line(1, "one"))
+                .await
+                .unwrap()
+        );
+        let failed = finish(&store, first, Outcome::Exited { code: 1 }).await;
+        assert_eq!(failed, Finished::Run(State::Scheduled));
+        // Not twice, and not after its end.
+        let again = finish(&store, first, Outcome::Exited { code: 0 }).await;
+        assert_eq!(again, Finished::Stale);
+        assert!(
+            !store
+                .take_output("r".into(), first, line(2, "late"))
+                .await
+                .unwrap()
+        );
+
+        assert!(
+            store.claim_runs(now(), 1).await.unwrap().claimed.is_empty(),
+            "it is not due"
+        );
+        let due = now() + SignedDuration::from_secs(60);
+        let second = claim(&store, due).await;
+        assert_eq!(second, first + 1);
+        assert_eq!(
+            finish(&store, first, Outcome::Exited { code: 0 }).await,
+            Finished::Stale
+        );
+        assert!(
+            !store
+                .take_output("r".into(), first, line(3, "later"))
+                .await
+                .unwrap()
+        );
+        // Numbers go on over attempts, and a piece that comes twice is kept once.
+        for _ in 0..2 {
+            assert!(
+                store
+                    .take_output("r".into(), second, line(1, "two"))
+                    .await
+                    .unwrap()
+            );
+        }
+        let ended = finish(&store, second, Outcome::Exited { code: 0 }).await;
+        assert_eq!(ended, Finished::Run(State::Succeeded));
+        let rows = store.output("r".into(), 0, 10).await.unwrap();
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|row| (row.seq, row.bytes.as_slice()))
+            .collect();
+        assert_eq!(rows, [(1, b"one".as_slice()), (2, b"two")]);
+        assert_eq!(
+            finish(&store, second, Outcome::Canceled).await,
+            Finished::Stale
+        );
+        assert!(store.open_attempts().await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_never_came_to_life_is_not_spent() {
+        let (_dir, store) = store_with_a_run(0).await;
+        let first = claim(&store, now()).await;
+        let requeued = store
+            .unclaim_run(now(), "r".into(), first, "gone".into())
+            .await
+            .unwrap();
+        assert_eq!(requeued, Finished::Run(State::Queued));
+        let second = claim(&store, now()).await;
+        assert_eq!(
+            finish(&store, first, Outcome::Exited { code: 0 }).await,
+            Finished::Stale
+        );
+        let lost = finish(
+            &store,
+            second,
+            Outcome::Lost {
+                detail: String::new(),
+            },
+        )
+        .await;
+        assert_eq!(lost, Finished::Run(State::Lost), "no retry is left");
+    }
+
+    #[tokio::test]
+    async fn a_cancel_wins_over_however_it_ended() {
+        for outcome in [
+            Outcome::Exited { code: 0 },
+            Outcome::Lost {
+                detail: String::new(),
+            },
+        ] {
+            let (_dir, store) = store_with_a_run(5).await;
+            let epoch = claim(&store, now()).await;
+            store.cancel_run(now(), "r".into()).await.unwrap();
+            assert_eq!(
+                store.active_runs().await.unwrap(),
+                1,
+                "its processes may still live"
+            );
+            let ended = finish(&store, epoch, outcome).await;
+            assert_eq!(ended, Finished::Run(State::Canceled));
+            assert_eq!(store.active_runs().await.unwrap(), 0);
+        }
+    }
+}
