@@ -60,6 +60,8 @@ pub struct Listen {
     pub http: Option<At<SocketAddr>>,
     /// Metrics and readiness; loopback only.
     pub admin: Option<At<SocketAddr>>,
+    /// The operator's socket: `unix:/path`.
+    pub control: Option<At<String>>,
     /// Worker threads.
     pub threads: Option<At<u64>>,
 }
@@ -331,6 +333,7 @@ fn read_listen(t: &Table<'_>) -> Listen {
     Listen {
         http: t.parsed("http", value::socket_address),
         admin: t.parsed("admin", value::socket_address),
+        control: t.string("control"),
         threads: t.integer("threads"),
     }
 }

@@ -36,7 +36,7 @@ use self::{
     chunked::ChunkFollower,
     framing::{Framing, HeadScanner},
 };
-use crate::{denial::Reason, request_head::Arrival};
+use crate::{denial::Reason, policy::Limits, request_head::Arrival};
 
 /// What pingora is handed in the place of a request that was refused on its raw bytes.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: refused.invalid\r\nconnection: close\r\n\r\n";
@@ -68,6 +68,19 @@ pub struct ConnectionLimits {
     pub body_timeout: Duration,
     /// Between two requests.
     pub keepalive_timeout: Duration,
+}
+
+impl ConnectionLimits {
+    /// What a policy's limits say of a connection.
+    pub fn of(limits: &Limits) -> Self {
+        Self {
+            head_bytes: limits.head_bytes,
+            header_count: limits.header_count,
+            head_timeout: limits.head_timeout,
+            body_timeout: limits.body_timeout,
+            keepalive_timeout: limits.keepalive_timeout,
+        }
+    }
 }
 
 /// What the checks may know of a connection, and the two things they tell it.

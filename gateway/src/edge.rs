@@ -1,7 +1,10 @@
 //! The state all workers share: the policy in force, its budgets, the memory of done deliveries, and the
 //! counters.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use arc_swap::ArcSwap;
 
@@ -17,6 +20,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Edge {
     snapshot: ArcSwap<Snapshot>,
+    /// Whether the last reload failed, so that another policy is on disk than in force.
+    stale: AtomicBool,
     /// Deliveries that are done.
     pub replay: ReplayMemory,
     /// What is counted.
@@ -28,6 +33,7 @@ impl Edge {
     pub fn new(snapshot: Snapshot) -> Self {
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
+            stale: AtomicBool::new(false),
             replay: ReplayMemory::new(DEFAULT_CAPACITY),
             metrics: Metrics::default(),
         }
@@ -36,6 +42,35 @@ impl Edge {
     /// What a request that begins now is judged by.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
+    }
+
+    /// From now on new requests are judged by this.
+    pub fn bring_into_force(&self, snapshot: Snapshot) {
+        self.snapshot.store(Arc::new(snapshot));
+        self.stale.store(false, Ordering::Release);
+    }
+
+    /// The policy on disk does not load: the one in force stays, and says so.
+    pub fn keep_old_policy(&self) {
+        self.stale.store(true, Ordering::Release);
+    }
+
+    /// Whether the policy on disk, as of the last reload, is the one in force.
+    pub fn in_force_is_on_disk(&self) -> bool {
+        !self.stale.load(Ordering::Acquire)
+    }
+
+    /// The state of the policy, for the operator.
+    pub fn status(&self) -> serde_json::Value {
+        let snapshot = self.snapshot();
+        let policy = &snapshot.policy;
+        serde_json::json!({
+            "in_force_is_on_disk": self.in_force_is_on_disk(),
+            "origin": policy.origin.to_string(),
+            "environment": policy.environment.name(),
+            "routes": policy.routes.iter().count(),
+            "api_keys": policy.keys.len(),
+        })
     }
 
     /// Records the end of a request: one line in the log, one count.

@@ -8,12 +8,11 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use orket_gateway::{
-    builtin, canary,
-    config::diagnostic::Diagnostics,
+    canary, control,
     edge::Edge,
     log,
     policy::posture,
-    rehearsal::{self, Ready},
+    reload::{Outcome, Source},
     server,
 };
 
@@ -41,29 +40,34 @@ enum Command {
         /// The policy file.
         file: PathBuf,
     },
+    /// Ask the running gateway to read its policy again, and print the verdict.
+    Reload {
+        /// The policy file the gateway runs with; tells where its control socket is.
+        #[arg(long)]
+        config: Option<PathBuf>,
+        /// The control socket itself.
+        #[arg(long, value_name = "SOCKET", conflicts_with = "config")]
+        control: Option<PathBuf>,
+    },
     /// Check a running deployment from outside: a line for each check, SUCCESS at the end.
     Canary(canary::Options),
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Serve { config } => serve(config.as_deref()),
+        Command::Serve { config } => serve(source(config)),
         Command::Check { file } => check(&file),
+        Command::Reload { config, control } => reload(config.as_deref(), control),
         Command::Canary(options) => canary::run(&options),
     }
 }
 
-fn load(config: Option<&Path>) -> Result<Ready, Diagnostics> {
-    let env = &builtin::process_environment;
-    let loaded = match config {
-        Some(file) => builtin::load_file(file, env),
-        None => builtin::load(env),
-    };
-    rehearsal::ready(loaded?, None)
+fn source(config: Option<PathBuf>) -> Source {
+    config.map_or(Source::BuiltIn, Source::File)
 }
 
-fn serve(config: Option<&Path>) -> ExitCode {
-    let ready = match load(config) {
+fn serve(source: Source) -> ExitCode {
+    let ready = match source.read(None) {
         Ok(ready) => ready,
         Err(problems) => {
             eprint!("{problems}");
@@ -72,17 +76,8 @@ fn serve(config: Option<&Path>) -> ExitCode {
         }
     };
     let _log = log::start();
-    for warning in ready.diagnostics.sorted() {
-        tracing::warn!(
-            event = "posture_warning",
-            hint = warning.hint,
-            "{}",
-            warning.message
-        );
-    }
-    let policy = &ready.snapshot.policy;
-    posture::announce(policy);
-    let bound = match server::Bound::new(policy.listen.http, policy.listen.admin) {
+    posture::announce(&ready.snapshot.policy, &ready.diagnostics);
+    let bound = match server::Bound::new(&ready.snapshot.policy.listen) {
         Ok(bound) => bound,
         Err(e) => {
             eprintln!("orket-gateway: {e}");
@@ -93,12 +88,48 @@ fn serve(config: Option<&Path>) -> ExitCode {
         Ok(line) => println!("{line}"),
         Err(e) => eprintln!("orket-gateway: {e}"),
     }
-    server::run(&Arc::new(Edge::new(ready.snapshot)), bound);
+    server::run(&Arc::new(Edge::new(ready.snapshot)), source, bound);
     ExitCode::SUCCESS
 }
 
+fn reload(config: Option<&Path>, control: Option<PathBuf>) -> ExitCode {
+    let found = control.map_or_else(|| control::socket_of(config), Ok);
+    let socket = match found {
+        Ok(socket) => socket,
+        Err(e) => {
+            eprintln!("orket-gateway: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match control::ask::<Outcome>(&socket, &http::Method::POST, "/reload") {
+        Ok(outcome) => {
+            print!("{}", outcome.diagnostics);
+            for setting in &outcome.restart_needed {
+                println!("restart needed: {setting}");
+            }
+            println!(
+                "{}",
+                if outcome.in_force {
+                    "the new policy is in force"
+                } else {
+                    "the old policy stays in force"
+                }
+            );
+            if outcome.in_force {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+        Err(e) => {
+            eprintln!("orket-gateway: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn check(file: &Path) -> ExitCode {
-    let outcome = load(Some(file));
+    let outcome = Source::File(file.to_owned()).read(None);
     let (problems, loads) = match &outcome {
         Ok(ready) => (&ready.diagnostics, true),
         Err(problems) => (problems, false),

@@ -83,6 +83,11 @@ pub fn page(edge: &Edge) -> String {
             .map(|n| n.limiter().len())
             .sum(),
     );
+    gauge(
+        "policy_in_force_is_on_disk",
+        "1 when the last reload succeeded, 0 when the old policy stayed in force",
+        usize::from(edge.in_force_is_on_disk()),
+    );
     let mut out = String::new();
     match encode(&mut out, &registry) {
         Ok(()) => out,

@@ -60,6 +60,15 @@ pub enum Origin {
     File(PathBuf),
 }
 
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::BuiltIn => f.write_str("built-in policy"),
+            Self::File(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
 /// Addresses and workers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
@@ -67,6 +76,8 @@ pub struct Listen {
     pub http: SocketAddr,
     /// Metrics and readiness; loopback only.
     pub admin: SocketAddr,
+    /// The operator's socket.
+    pub control: PathBuf,
     /// Worker threads, each with connections of its own.
     pub threads: usize,
 }

@@ -5,6 +5,7 @@
 //! so the workers are evenly loaded.
 
 mod admin;
+mod control;
 mod stop;
 
 use std::{
@@ -29,8 +30,12 @@ use tokio::{net::TcpStream, sync::mpsc, task::JoinSet};
 use crate::{
     connection::{Connection, ConnectionLimits, Gate, Slot},
     edge::Edge,
-    policy::address::{Networks, budget_address, plain},
+    policy::{
+        Listen, Policy,
+        address::{budget_address, plain},
+    },
     proxy::Gateway,
+    reload::{Reloader, Source},
 };
 
 /// How many accepted connections may wait for a worker.
@@ -59,14 +64,30 @@ pub enum StartError {
 pub struct Bound {
     http: TcpListener,
     admin: TcpListener,
+    control: Option<control::ControlSocket>,
 }
 
 impl Bound {
-    /// Binds the addresses of a policy.
-    pub fn new(http: SocketAddr, admin: SocketAddr) -> Result<Self, StartError> {
+    /// Binds the addresses of a policy. Without its control socket a gateway serves all the same, and says
+    /// what it lacks.
+    pub fn new(listen: &Listen) -> Result<Self, StartError> {
+        let (http, admin) = (bind(listen.http)?, bind(listen.admin)?);
+        let control = match control::ControlSocket::bind(&listen.control) {
+            Ok(socket) => Some(socket),
+            Err(e) => {
+                tracing::warn!(
+                    event = "no_control_socket",
+                    path = %listen.control.display(),
+                    error = %e,
+                    "there is no control socket: SIGHUP reloads; set [state] dir (ORKET_STATE_DIR) to a directory of this gateway's own"
+                );
+                None
+            }
+        };
         Ok(Self {
-            http: bind(http)?,
-            admin: bind(admin)?,
+            http,
+            admin,
+            control,
         })
     }
 
@@ -98,7 +119,7 @@ fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
 }
 
 /// Serves until told to stop, then lets requests in flight end.
-pub fn run(edge: &Arc<Edge>, bound: Bound) {
+pub fn run(edge: &Arc<Edge>, source: Source, bound: Bound) {
     let snapshot = edge.snapshot();
     let policy = &snapshot.policy;
     let conf = ServerConf {
@@ -133,18 +154,7 @@ pub fn run(edge: &Arc<Edge>, bound: Bound) {
     }
     server.add_service(Acceptor {
         listener: Some(bound.http),
-        caps: Arc::new(Caps::new(
-            policy.limits.connections,
-            policy.limits.connections_per_address,
-            policy.trusted_proxies.clone(),
-        )),
-        limits: ConnectionLimits {
-            head_bytes: policy.limits.head_bytes,
-            header_count: policy.limits.header_count,
-            head_timeout: policy.limits.head_timeout,
-            body_timeout: policy.limits.body_timeout,
-            keepalive_timeout: policy.limits.keepalive_timeout,
-        },
+        caps: Arc::default(),
         workers,
         edge: edge.clone(),
         stopping: stopping.clone(),
@@ -153,6 +163,11 @@ pub fn run(edge: &Arc<Edge>, bound: Bound) {
         listener: Some(bound.admin),
         edge: edge.clone(),
     });
+    server.add_service(control::Control {
+        socket: bound.control,
+        edge: edge.clone(),
+        reloader: Arc::new(Reloader::new(edge.clone(), source)),
+    });
     let signal = stop::Signals { stopping };
     server.run(RunArgs {
         shutdown_signal: Box::new(signal),
@@ -160,13 +175,8 @@ pub fn run(edge: &Arc<Edge>, bound: Bound) {
 }
 
 /// How many connections there are, in all and from each address.
-#[derive(Debug)]
-struct Caps {
-    all: usize,
-    per_address: usize,
-    exempt: Networks,
-    open: Mutex<Open>,
-}
+#[derive(Debug, Default)]
+struct Caps(Mutex<Open>);
 
 #[derive(Debug, Default)]
 struct Open {
@@ -175,26 +185,20 @@ struct Open {
 }
 
 impl Caps {
-    fn new(all: usize, per_address: usize, exempt: Networks) -> Self {
-        Self {
-            all,
-            per_address,
-            exempt,
-            open: Mutex::default(),
-        }
-    }
-
-    fn enter(this: &Arc<Self>, peer: IpAddr, edge: &Arc<Edge>) -> Option<Place> {
+    /// Takes a place for a connection from `peer`, within the limits of the policy in force.
+    fn enter(this: &Arc<Self>, peer: IpAddr, policy: &Policy, edge: &Arc<Edge>) -> Option<Place> {
         let address = budget_address(peer);
-        let mut open = this.open.lock();
-        if open.all >= this.all {
+        let mut open = this.0.lock();
+        if open.all >= policy.limits.connections {
             return None;
         }
-        let here = open.by_address.entry(address).or_insert(0);
-        if *here >= this.per_address && !this.exempt.contains(plain(peer)) {
+        let here = open.by_address.get(&address).copied().unwrap_or(0);
+        if here >= policy.limits.connections_per_address
+            && !policy.trusted_proxies.contains(plain(peer))
+        {
             return None;
         }
-        *here += 1;
+        open.by_address.insert(address, here + 1);
         open.all += 1;
         edge.metrics.connections.inc();
         Some(Place {
@@ -218,7 +222,7 @@ impl Slot for Place {}
 impl Drop for Place {
     fn drop(&mut self) {
         self.edge.metrics.connections.dec();
-        let mut open = self.caps.open.lock();
+        let mut open = self.caps.0.lock();
         open.all = open.all.saturating_sub(1);
         if let Some(here) = open.by_address.get_mut(&self.address) {
             *here -= 1;
@@ -242,7 +246,6 @@ struct Arrival {
 struct Acceptor {
     listener: Option<TcpListener>,
     caps: Arc<Caps>,
-    limits: ConnectionLimits,
     workers: Vec<mpsc::Sender<Arrival>>,
     edge: Arc<Edge>,
     stopping: stop::Stopping,
@@ -252,7 +255,9 @@ impl Acceptor {
     async fn accept(&self, listener: &tokio::net::TcpListener, turn: &mut usize) -> io::Result<()> {
         let loopback = listener.local_addr()?.ip().is_loopback();
         let (socket, peer) = listener.accept().await?;
-        let Some(place) = Caps::enter(&self.caps, peer.ip(), &self.edge) else {
+        let snapshot = self.edge.snapshot();
+        let policy = &snapshot.policy;
+        let Some(place) = Caps::enter(&self.caps, peer.ip(), policy, &self.edge) else {
             self.edge.metrics.connections_refused.inc();
             tracing::debug!(target: "audit", event = "connection_refused", client = %peer.ip(), "a cap on connections is reached");
             return Ok(());
@@ -262,7 +267,7 @@ impl Acceptor {
             socket: socket.into_std()?,
             peer,
             loopback,
-            limits: self.limits,
+            limits: ConnectionLimits::of(&policy.limits),
             place,
         };
         *turn = (*turn + 1) % self.workers.len().max(1);

@@ -93,7 +93,11 @@ pub(crate) const DEFAULT_STATE_DIR: &str = ".orket";
 impl Loader<'_> {
     fn mean(mut self, written: Written, origin: Origin) -> Option<Policy> {
         self.environment = self.environment_of(&written, &origin);
-        let listen = self.listen(&written)?;
+        let state_dir = written
+            .state_dir
+            .as_ref()
+            .map_or_else(|| PathBuf::from(DEFAULT_STATE_DIR), |d| d.value.clone());
+        let listen = self.listen(&written, &state_dir)?;
         let limits = self.limits(&written);
         let secrets = self.secrets(&written, &origin);
         let keys = self.keys(&written, &secrets);
@@ -113,9 +117,7 @@ impl Loader<'_> {
         Some(Policy {
             origin,
             listen,
-            state_dir: written
-                .state_dir
-                .map_or_else(|| PathBuf::from(DEFAULT_STATE_DIR), |d| d.value),
+            state_dir,
             environment: self.environment,
             bypass,
             health: written.health.is_none_or(|h| h.value),
@@ -174,7 +176,7 @@ impl Loader<'_> {
         })
     }
 
-    fn listen(&mut self, written: &Written) -> Option<Listen> {
+    fn listen(&mut self, written: &Written, state_dir: &Path) -> Option<Listen> {
         let http = address_or(written.listen.http.as_ref(), DEFAULT_HTTP)?;
         let admin = address_or(written.listen.admin.as_ref(), DEFAULT_ADMIN)?;
         if let Some(at) = &written.listen.http
@@ -220,11 +222,30 @@ impl Loader<'_> {
             Some(n) => usize::try_from(n.value).unwrap_or(1),
             None => std::thread::available_parallelism().map_or(1, usize::from),
         };
+        let control = self.control(written.listen.control.as_ref(), state_dir);
         Some(Listen {
             http,
             admin,
+            control,
             threads,
         })
+    }
+
+    fn control(&mut self, written: Option<&At<String>>, state_dir: &Path) -> PathBuf {
+        let default = state_dir.join(crate::control::SOCKET_NAME);
+        let Some(at) = written else { return default };
+        match self.upstream_address(at) {
+            Some(UpstreamAddress::Unix(path)) => PathBuf::from(path),
+            Some(UpstreamAddress::Tcp(_)) => {
+                self.error(
+                    &at.span,
+                    "the control socket is a unix socket: whoever reaches it steers the gateway",
+                    "e.g. \"unix:/run/orket/gateway.sock\"",
+                );
+                default
+            }
+            None => default,
+        }
     }
 
     fn limits(&mut self, written: &Written) -> Limits {

@@ -4,6 +4,7 @@
 //! test compares the two with what the program really does.
 
 use super::{Auth, Bypass, Policy, TestWebhookAuth};
+use crate::config::diagnostic::Diagnostics;
 
 /// Where the gateway runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,9 +90,17 @@ impl Weakness {
     }
 }
 
-/// States the posture once, as the log record `posture`: what is configured, never a value. Each weakness
-/// has its own warning, from the loader.
-pub fn announce(policy: &Policy) {
+/// States the posture, as the log record `posture`: what is configured, never a value; and one warning
+/// for each weakness.
+pub fn announce(policy: &Policy, warnings: &Diagnostics) {
+    for warning in warnings.sorted() {
+        tracing::warn!(
+            event = "posture_warning",
+            hint = warning.hint,
+            "{}",
+            warning.message
+        );
+    }
     let webhooks: Vec<String> = policy
         .routes
         .iter()

@@ -76,7 +76,7 @@ fn answer(edge: &Edge, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         (&Method::GET | &Method::HEAD, "/ready") => (
             StatusCode::OK,
             "application/json",
-            "{\"status\":\"ready\"}".to_owned(),
+            serde_json::json!({"status": "ready", "policy": edge.status()}).to_string(),
         ),
         (_, "/metrics" | "/ready") => refusal(
             StatusCode::METHOD_NOT_ALLOWED,
@@ -97,7 +97,11 @@ fn answer(edge: &Edge, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     response
 }
 
-fn refusal(status: StatusCode, reason: &str, detail: &str) -> (StatusCode, &'static str, String) {
+pub(super) fn refusal(
+    status: StatusCode,
+    reason: &str,
+    detail: &str,
+) -> (StatusCode, &'static str, String) {
     let problem = Problem::new(
         status.as_u16(),
         status_phrase(status.as_u16()),
