@@ -4,15 +4,20 @@
 //! answered by something that observes. How it answers is set by the test and never depends on the
 //! request.
 
-use std::fmt::{self, Write as _};
+mod request;
+
+use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use request::Input;
+pub use request::Recorded;
 
 use crate::wait::{DEADLINE, obtain};
 use crate::wire::{Address, Stream};
@@ -70,69 +75,6 @@ impl Reaction {
             body: body.to_string().into_bytes(),
             headers: Vec::new(),
         }
-    }
-}
-
-/// A request as it arrived.
-#[derive(Clone)]
-pub struct Recorded {
-    /// The method.
-    pub method: String,
-    /// The target, byte for byte.
-    pub target: String,
-    /// The header lines in their order, names in lower case.
-    pub headers: Vec<(String, String)>,
-    /// The body, its transfer coding taken off.
-    pub body: Vec<u8>,
-    /// Trailer lines behind a chunked body.
-    pub trailers: Vec<String>,
-    /// Every byte of the request.
-    pub raw: Vec<u8>,
-}
-
-impl fmt::Debug for Recorded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let length = self.raw.len().min(2000);
-        write!(f, "{:?}", String::from_utf8_lossy(&self.raw[..length]))
-    }
-}
-
-impl Recorded {
-    /// The one value of a header; fails the test when it occurs twice.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        let values = self.all(name);
-        assert!(
-            values.len() <= 1,
-            "{name} occurs more than once in {:?}",
-            self.headers
-        );
-        values.first().copied()
-    }
-
-    /// All values of a header.
-    pub fn all(&self, name: &str) -> Vec<&str> {
-        let name = name.to_ascii_lowercase();
-        self.headers
-            .iter()
-            .filter(|(n, _)| *n == name)
-            .map(|(_, v)| v.as_str())
-            .collect()
-    }
-
-    /// Whether any header line or trailer has this name, `_` and `-` being the same.
-    pub fn names(&self, name: &str) -> bool {
-        let wanted = name.to_ascii_lowercase().replace('_', "-");
-        self.headers
-            .iter()
-            .any(|(n, _)| n.replace('_', "-") == wanted)
-            || self.trailers.iter().any(|line| {
-                line.split(':')
-                    .next()
-                    .unwrap_or_default()
-                    .to_ascii_lowercase()
-                    .replace('_', "-")
-                    == wanted
-            })
     }
 }
 
@@ -306,8 +248,8 @@ impl Drop for Upstream {
 }
 
 async fn serve_connection(mut stream: Box<dyn Stream>, ledger: Arc<Ledger>) {
-    let mut input = Input { buffer: Vec::new() };
-    while let Some(request) = input.request(&mut stream, &ledger).await {
+    let mut input = Input::default();
+    while let Some(request) = input.request(&mut stream, &ledger.bytes).await {
         let upgrade = request.header("sec-websocket-key").map(str::to_owned);
         let target = request.target.clone();
         ledger.requests.lock().unwrap().push(request);
@@ -333,7 +275,7 @@ async fn serve_connection(mut stream: Box<dyn Stream>, ledger: Arc<Ledger>) {
                 }
             }
             Reaction::Mirror | Reaction::Hold => return,
-            Reaction::Hang => while input.fill(&mut stream, &ledger).await {},
+            Reaction::Hang => while input.fill(&mut stream, &ledger.bytes).await {},
             Reaction::Close => return,
             Reaction::Echo => {
                 let accept = derive_accept_key(upgrade.unwrap_or_default().as_bytes());
@@ -346,118 +288,12 @@ async fn serve_connection(mut stream: Box<dyn Stream>, ledger: Arc<Ledger>) {
                 loop {
                     let bytes = std::mem::take(&mut input.buffer);
                     if stream.write_all(&bytes).await.is_err()
-                        || !input.fill(&mut stream, &ledger).await
+                        || !input.fill(&mut stream, &ledger.bytes).await
                     {
                         return;
                     }
                 }
             }
         }
-    }
-}
-
-struct Input {
-    buffer: Vec<u8>,
-}
-
-impl Input {
-    async fn fill(&mut self, stream: &mut Box<dyn Stream>, ledger: &Ledger) -> bool {
-        self.buffer.reserve(16 * 1024);
-        match stream.read_buf(&mut self.buffer).await {
-            Ok(0) | Err(_) => false,
-            Ok(count) => {
-                ledger.bytes.fetch_add(count, Ordering::SeqCst);
-                true
-            }
-        }
-    }
-
-    /// Reads up to and with the next line end from `at` on; its text and where the next begins.
-    async fn line(
-        &mut self,
-        at: usize,
-        stream: &mut Box<dyn Stream>,
-        ledger: &Ledger,
-    ) -> Option<(String, usize)> {
-        loop {
-            if let Some(length) = self.buffer[at..]
-                .windows(2)
-                .position(|pair| pair == b"\r\n")
-            {
-                let text = String::from_utf8_lossy(&self.buffer[at..at + length]).into_owned();
-                return Some((text, at + length + 2));
-            }
-            if !self.fill(stream, ledger).await {
-                return None;
-            }
-        }
-    }
-
-    async fn request(&mut self, stream: &mut Box<dyn Stream>, ledger: &Ledger) -> Option<Recorded> {
-        let (start, mut at) = self.line(0, stream, ledger).await?;
-        let mut words = start.split(' ');
-        let method = words.next().unwrap_or_default().to_owned();
-        let target = words.next().unwrap_or_default().to_owned();
-        let mut headers = Vec::new();
-        loop {
-            let (line, next) = self.line(at, stream, ledger).await?;
-            at = next;
-            if line.is_empty() {
-                break;
-            }
-            let (name, value) = line.split_once(':').unwrap_or((line.as_str(), ""));
-            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
-        }
-        let value_of = |name: &str| {
-            headers
-                .iter()
-                .find(|(n, _)| n == name)
-                .map(|(_, v)| v.clone())
-        };
-        let mut body = Vec::new();
-        let mut trailers = Vec::new();
-        if value_of("transfer-encoding").is_some() {
-            loop {
-                let (size, next) = self.line(at, stream, ledger).await?;
-                let size = usize::from_str_radix(size.split(';').next()?.trim(), 16).ok()?;
-                at = next;
-                if size == 0 {
-                    break;
-                }
-                while self.buffer.len() < at + size + 2 {
-                    if !self.fill(stream, ledger).await {
-                        return None;
-                    }
-                }
-                body.extend_from_slice(&self.buffer[at..at + size]);
-                at += size + 2;
-            }
-            loop {
-                let (line, next) = self.line(at, stream, ledger).await?;
-                at = next;
-                if line.is_empty() {
-                    break;
-                }
-                trailers.push(line);
-            }
-        } else if let Some(length) = value_of("content-length") {
-            let length: usize = length.parse().ok()?;
-            while self.buffer.len() < at + length {
-                if !self.fill(stream, ledger).await {
-                    return None;
-                }
-            }
-            body.extend_from_slice(&self.buffer[at..at + length]);
-            at += length;
-        }
-        let raw = self.buffer.drain(..at).collect();
-        Some(Recorded {
-            method,
-            target,
-            headers,
-            body,
-            trailers,
-            raw,
-        })
     }
 }

@@ -4,6 +4,7 @@ mod addresses;
 mod bodies;
 mod budgets;
 mod duplicates;
+mod head_limits;
 mod heads;
 mod keys;
 mod routes;
