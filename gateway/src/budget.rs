@@ -16,7 +16,11 @@ use crate::{
 pub const LIMITER_CAPACITY: usize = 100_000;
 
 /// How many webhook bodies of one address are read at once while it is over its failure budget.
-pub const ALLOWANCE_CONCURRENCY: u32 = 4;
+pub const ALLOWANCE_CONCURRENCY: u32 = 8;
+
+/// How long each of them may take: a forge sends its body at once, and whoever drips one would keep a
+/// slot from a signed sender of the same address.
+pub const ALLOWANCE_DEADLINE: Duration = Duration::from_secs(1);
 
 /// How many of its wrong signatures a second are checked while it is over its failure budget.
 const ALLOWANCE_PER_SECOND: NonZeroU32 = NonZeroU32::new(10).unwrap();

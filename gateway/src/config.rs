@@ -286,6 +286,7 @@ pub fn read(text: &str, problems: &mut Diagnostics) -> Written {
                 Some("this program reads version 1".into()),
             );
         }
+        root.conceal_strings("secrets");
         Written {
             listen: root.table("listen", read_listen).unwrap_or_default(),
             state_dir: root

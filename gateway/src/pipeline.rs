@@ -8,7 +8,7 @@
 //! Nothing here does I/O or knows the connection. An [`Admitted`] is made here and nowhere else, and
 //! without one nothing is forwarded.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::Method;
@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    budget::{BodyPass, Budgets, Owner},
+    budget::{ALLOWANCE_DEADLINE, BodyPass, Budgets, Owner},
     connection::framing::Framing,
     denial::{Denial, Reason, SIGNATURE_REFUSED},
     guard::{self, Actor},
@@ -63,6 +63,19 @@ impl Unproven {
     /// Most bytes its body may have.
     pub fn body_limit(&self) -> usize {
         self.route.body_limit
+    }
+
+    /// How long its body may take at most, where the address is over its failure budget.
+    pub fn deadline(&self) -> Option<Duration> {
+        match self.pass {
+            BodyPass::Free => None,
+            BodyPass::Allowance { .. } => Some(ALLOWANCE_DEADLINE),
+        }
+    }
+
+    /// Its body did not come: the allowance is charged all the same.
+    pub fn abandon(self, snapshot: &Snapshot) {
+        snapshot.budgets.charge(&self.pass);
     }
 
     /// The route's id.
@@ -286,7 +299,8 @@ fn admit(
     delivery: Option<Delivery>,
     body: Body,
 ) -> Result<Admitted, Denial> {
-    if head.websocket && route.upgrade == Upgrade::None {
+    // A WebSocket handshake has no body (RFC 6455, section 4.1): what followed would be read as frames.
+    if head.websocket && (route.upgrade == Upgrade::None || head.framing != Framing::None) {
         return Err(Reason::UpgradeRefused.into());
     }
     if matches!(head.framing, Framing::Length(n) if n > route.body_limit as u64) {

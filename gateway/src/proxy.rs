@@ -89,9 +89,21 @@ impl Gateway {
             Verdict::Unproven(unproven) => {
                 let request = request.clone();
                 body::welcome(session).await;
-                let body = body::read(session, &connection, unproven.body_limit())
-                    .await
-                    .map_err(|reason| Denial::from(reason).on(unproven.route_id()))?;
+                let read = body::read(session, &connection, unproven.body_limit());
+                let body = match unproven.deadline() {
+                    None => read.await,
+                    Some(deadline) => tokio::time::timeout(deadline, read)
+                        .await
+                        .unwrap_or(Err(Reason::BodyTimeout)),
+                };
+                let body = match body {
+                    Ok(body) => body,
+                    Err(reason) => {
+                        let denial = Denial::from(reason).on(unproven.route_id());
+                        unproven.abandon(&snapshot);
+                        return Err(denial);
+                    }
+                };
                 let head = RequestHead::judge(&request, connection.arrival(client))?;
                 let proven = pipeline::judge_body(
                     &snapshot,

@@ -23,8 +23,6 @@ pub struct Diagnostic {
     pub message: String,
     /// What to do about it.
     pub hint: Option<String>,
-    /// Whether a secret may stand at the place, so that it is not shown.
-    pub concealed: bool,
 }
 
 /// What stands before the name of a variable in the comment of a built-in policy's line.
@@ -37,6 +35,7 @@ pub struct Diagnostics {
     name: String,
     text: String,
     found: Vec<Diagnostic>,
+    concealed: Vec<Range<usize>>,
 }
 
 impl Diagnostics {
@@ -46,6 +45,7 @@ impl Diagnostics {
             name: name.into(),
             text: text.into(),
             found: Vec::new(),
+            concealed: Vec::new(),
         }
     }
 
@@ -69,17 +69,35 @@ impl Diagnostics {
         self.push(Severity::Warning, span, message.into(), hint);
     }
 
-    /// Adds an error at a place where a secret may stand by mistake: the place is named, not shown.
-    pub fn concealed_error(
-        &mut self,
-        span: &Range<usize>,
-        message: impl Into<String>,
-        hint: Option<String>,
-    ) {
-        self.error(span, message, hint);
-        if let Some(last) = self.found.last_mut() {
-            last.concealed = true;
+    /// A secret may stand here by mistake: no excerpt shows it.
+    pub fn conceal(&mut self, span: &Range<usize>) {
+        self.concealed.push(span.clone());
+    }
+
+    /// The same for a text that is not even TOML: what stands behind a `=` below `[secrets]`.
+    pub fn conceal_in_secrets(&mut self) {
+        let (mut start, mut inside) = (0, false);
+        for line in self.text.split_inclusive('\n') {
+            if line.trim_start().starts_with('[') {
+                inside = line
+                    .trim_start()
+                    .trim_start_matches('[')
+                    .trim_start()
+                    .starts_with("secrets");
+            }
+            if inside && let Some(equals) = line.find('=') {
+                self.concealed.push(start + equals + 1..start + line.len());
+            }
+            start += line.len();
         }
+    }
+
+    /// A line as an excerpt shows it, from the byte it begins at.
+    fn excerpt(&self, start: usize, line: &str) -> String {
+        let hidden = |at: usize| self.concealed.iter().any(|range| range.contains(&at));
+        line.char_indices()
+            .map(|(i, c)| if hidden(start + i) { '*' } else { c })
+            .collect()
     }
 
     fn push(
@@ -97,7 +115,6 @@ impl Diagnostics {
             span: span.clone(),
             message,
             hint,
-            concealed: false,
         });
     }
 
@@ -159,15 +176,9 @@ impl Diagnostics {
                 .get(d.span.clone())
                 .map_or(1, |s| s.lines().next().unwrap_or_default().chars().count());
             writeln!(f, "{:gutter$} |", "")?;
-            let hidden = "*".repeat(wide);
-            let shown = if d.concealed {
-                text.chars()
-                    .take(column - 1)
-                    .chain(hidden.chars())
-                    .collect()
-            } else {
-                text.to_owned()
-            };
+            let before = self.text.get(..d.span.start).unwrap_or_default();
+            let start = before.rfind('\n').map_or(0, |i| i + 1);
+            let shown = self.excerpt(start, text);
             writeln!(f, "{line} | {shown}")?;
             writeln!(
                 f,

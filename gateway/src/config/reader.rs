@@ -102,6 +102,7 @@ pub fn with_root<T: Default>(
         );
     }
     if !errors.is_empty() {
+        problems.conceal_in_secrets();
         return T::default();
     }
     let cell = RefCell::new(problems);
@@ -381,7 +382,7 @@ impl<'a> Table<'a> {
                 span: key.span(),
             };
             let Some(items) = value.get_ref().as_array() else {
-                self.problems.borrow_mut().concealed_error(
+                self.problems.borrow_mut().error(
                     &value.span(),
                     format!("`{name}.{}` is a list of references, this is {}", id.value, value.get_ref().type_str()),
                     Some("secrets never stand in the file itself: write [{ file = \"…\" }] or [{ env = \"…\" }]".into()),
@@ -399,6 +400,32 @@ impl<'a> Table<'a> {
             out.push(super::SecretList { id, entries });
         }
         out
+    }
+
+    /// Keeps every string below a field out of the excerpts, save those that only refer to a secret: values
+    /// of `file` and `env`.
+    pub fn conceal_strings(&self, name: &str) {
+        if let Some((_, value)) = self.entries.iter().find(|(k, _)| k.get_ref() == name) {
+            self.conceal(value);
+        }
+    }
+
+    fn conceal(&self, value: &Spanned<DeValue<'_>>) {
+        match value.get_ref() {
+            DeValue::String(_) => self.problems.borrow_mut().conceal(&value.span()),
+            DeValue::Array(items) => items.iter().for_each(|item| self.conceal(item)),
+            DeValue::Table(table) => {
+                for (key, value) in table {
+                    if !matches!(key.get_ref().as_ref(), "file" | "env") {
+                        self.conceal(value);
+                    }
+                }
+            }
+            DeValue::Integer(_)
+            | DeValue::Float(_)
+            | DeValue::Boolean(_)
+            | DeValue::Datetime(_) => {}
+        }
     }
 
     fn finish(&self) {

@@ -16,6 +16,9 @@ use crate::{
     secret::{self, Secret, SecretDigest},
 };
 
+/// Names of this length and longer are not repeated in messages.
+const SHORTEST_SECRET: usize = 16;
+
 /// One entry, read.
 enum Read {
     /// The secret itself.
@@ -48,15 +51,19 @@ impl Secrets {
             return entries;
         }
         let known: Vec<&str> = self.lists.keys().map(String::as_str).collect();
-        problems.error(
-            &name.span,
-            format!("there is no secret `{}`", name.value),
-            Some(if known.is_empty() {
-                "add it to [secrets]".into()
-            } else {
-                format!("known: {}", known.join(", "))
-            }),
-        );
+        let hint = if known.is_empty() {
+            "add it to [secrets]".into()
+        } else {
+            format!("known: {}", known.join(", "))
+        };
+        // What is as long as a secret may be one, pasted where its name belongs.
+        let shown = if name.value.len() < SHORTEST_SECRET {
+            format!("there is no secret `{}`", name.value)
+        } else {
+            problems.conceal(&name.span);
+            "this names no list of [secrets]; a secret itself never stands in the file".to_owned()
+        };
+        problems.error(&name.span, shown, Some(hint));
         &[]
     }
 
@@ -181,10 +188,10 @@ impl Loader<'_> {
                         expires,
                     }),
                     None => {
-                        self.problems.concealed_error(
+                        self.error(
                             &at.span,
                             "a digest is `sha256:` and 64 hex digits",
-                            Some("printf %s \"$KEY\" | sha256sum".into()),
+                            "printf %s \"$KEY\" | sha256sum",
                         );
                         Outcome::Refused
                     }
