@@ -14,7 +14,7 @@ use std::{
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use tokio::sync::broadcast;
+use tokio::{sync::broadcast, task::JoinSet};
 
 use crate::{
     executor::{AdoptError, Adoption, Canceler, Executor, Isolation},
@@ -30,6 +30,8 @@ pub mod outcome;
 
 /// How long to wait before the store is asked again after it failed.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long starts in flight may take after a stop was asked for.
+const STARTS: Duration = Duration::from_secs(5);
 /// How many wake-ups of output readers are kept; who misses one looks into the store anyway.
 const WAKE_UPS: usize = 1024;
 
@@ -159,9 +161,18 @@ impl Scheduler {
         }
     }
 
-    /// Claims and starts runs until a stop is asked for. Wakes when a run is queued or ends, and
-    /// when a scheduled one is due.
+    /// Claims and starts runs until a stop is asked for, then lets starts in flight end. Wakes
+    /// when a run is queued or ends, and when a scheduled one is due.
     pub async fn run(self) {
+        let mut starts = JoinSet::new();
+        self.claim_and_start(&mut starts).await;
+        let all = async { while starts.join_next().await.is_some() {} };
+        if tokio::time::timeout(STARTS, all).await.is_err() {
+            tracing::warn!("some runs were being started when the backend stopped");
+        }
+    }
+
+    async fn claim_and_start(&self, starts: &mut JoinSet<()>) {
         let mut newest = self.inner.store.feed().watch();
         let mut cursor = *newest.borrow();
         loop {
@@ -174,7 +185,7 @@ impl Scheduler {
             {
                 Ok(claims) => {
                     for run in claims.claimed {
-                        tokio::spawn(self.clone().start(run));
+                        starts.spawn(self.clone().start(run));
                     }
                     claims.next_due
                 }
@@ -189,6 +200,7 @@ impl Scheduler {
                 tokio::select! {
                     () = self.inner.stop.stopped() => return,
                     () = &mut sleep => break,
+                    Some(_) = starts.join_next() => {}
                     changed = newest.changed() => {
                         if changed.is_err() {
                             return;

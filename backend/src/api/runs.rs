@@ -89,7 +89,7 @@ impl From<Run> for RunView {
             workdir: run.work.workdir,
             timeout: run.work.timeout_ms.map(|ms| Seconds { ms }),
             retries: run.work.retries,
-            attempts: run.epoch,
+            attempts: run.attempts,
             created_at: run.created_at,
             due_at: run.not_before,
             started_at: run.started_at,
@@ -234,7 +234,7 @@ pub(super) async fn metrics(
         id: run.id,
         state: run.state,
         seconds_in_state: seconds_in_state(&events, Timestamp::now()),
-        attempts: run.epoch,
+        attempts: run.attempts,
         cpu_ms: attempts.iter().filter_map(|attempt| attempt.cpu_ms).sum(),
         memory_peak_bytes: attempts
             .iter()

@@ -20,10 +20,12 @@ const LAUNCHES: u32 = 5;
 const LAUNCH_PAUSE: Duration = Duration::from_millis(200);
 
 impl Scheduler {
-    /// Starts the attempt a run was claimed for, and follows it.
+    /// Starts the attempt a run was claimed for; from then on it is followed by a task of its own.
     pub(super) async fn start(self, run: Run) {
         match self.launch(&run).await {
-            Ok(attempt) => self.follow(run, attempt).await,
+            Ok(attempt) => {
+                tokio::spawn(self.follow(run, attempt));
+            }
             Err(end) => self.finish(&run, end).await,
         }
     }

@@ -118,12 +118,7 @@ impl Database {
                 return Ok(Finished::Stale);
             }
             end(tx, &run_id, epoch, &exit)?;
-            let spent: i64 = tx
-                .prepare_cached(
-                    "SELECT count(*) FROM attempts WHERE run_id = ?1 \
-                     AND coalesce(outcome ->> 'kind', '') <> 'never_started'",
-                )?
-                .query_row([&run_id], |row| row.get(0))?;
+            let spent = run.attempts;
             let step = settle(
                 verdict.ending,
                 spent,

@@ -70,8 +70,10 @@ pub struct Run {
     pub work: Work,
     /// The card as it was when the run was submitted.
     pub card_snapshot: Option<serde_json::Value>,
-    /// The number of its newest attempt; 0 before the first.
+    /// The number of its newest attempt, the fence; 0 before the first.
     pub epoch: i64,
+    /// How many attempts came to life.
+    pub attempts: i64,
     /// When it was submitted.
     pub created_at: Timestamp,
     /// When a scheduled run is due.
@@ -86,9 +88,10 @@ pub struct Run {
     pub ended_at: Option<Timestamp>,
 }
 
-const COLUMNS: &str = "seq, id, state, reason, detail, card_id, build_id, cause, actor, request_id, \
-     priority, spec, card_snapshot, epoch, created_at, not_before, queued_at, started_at, \
-     canceling_at, ended_at";
+const COLUMNS: &str = "seq, id, state, reason, detail, card_id, build_id, cause, actor, \
+     request_id, priority, spec, card_snapshot, epoch, created_at, not_before, queued_at, \
+     started_at, canceling_at, ended_at, (SELECT count(*) FROM attempts WHERE run_id = runs.id \
+     AND coalesce(outcome ->> 'kind', '') <> 'never_started')";
 
 fn read(row: &Row<'_>) -> Result<Run, StoreError> {
     let state: String = row.get(2)?;
@@ -111,6 +114,7 @@ fn read(row: &Row<'_>) -> Result<Run, StoreError> {
             .map(|text| serde_json::from_str(&text))
             .transpose()?,
         epoch: row.get(13)?,
+        attempts: row.get(20)?,
         created_at: time(row.get(14)?)?,
         not_before: optional_time(row.get(15)?)?,
         queued_at: optional_time(row.get(16)?)?,

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use orket_tests::{Backend, convergence};
+use orket_tests::{Backend, DEADLINE, convergence, eventually, wait::obtain};
 use serde_json::json;
 
 use super::{ended, reaches, run, script, submit, text};
@@ -72,8 +72,10 @@ async fn a_storm_of_kills_loses_nothing() {
 #[tokio::test]
 async fn a_graceful_stop_spends_no_attempt() {
     let mut backend = Backend::start("").await;
-    let id = script(&backend, "while [ ! -e go ]; do sleep 0.02; done; echo end").await;
-    reaches(&backend, &id, "running").await;
+    let waits = "touch begun; while [ ! -e go ]; do sleep 0.02; done; echo end";
+    let id = script(&backend, waits).await;
+    let begun = backend.workspace().join("begun");
+    eventually("it has begun", DEADLINE, || async { begun.exists() }).await;
     assert!(backend.terminate().await.success());
     backend.restart().await;
     assert_eq!(run(&backend, &id).await["state"], "running");
@@ -103,14 +105,16 @@ async fn a_killed_supervisor_is_a_lost_run() {
     let id = script(&backend, "sleep 300").await;
     reaches(&backend, &id, "running").await;
     let own = backend.program().pid();
-    let supervisor = orket_tests::program::processes_under(backend.dir())
-        .into_iter()
-        .filter(|pid| *pid != own)
-        .find(|pid| {
-            let arguments = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            arguments.split('\0').nth(1) == Some("supervise")
-        })
-        .unwrap();
+    let supervisor = obtain("its supervisor", DEADLINE, || async {
+        orket_tests::program::processes_under(backend.dir())
+            .into_iter()
+            .filter(|pid| *pid != own)
+            .find(|pid| {
+                let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                line.split('\0').nth(1) == Some("supervise")
+            })
+    })
+    .await;
     let pid = rustix::process::Pid::from_raw(supervisor.cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     let run = ended(&backend, &id).await;
