@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034 # the scripts that source this use the rest
 # What scripts/up and scripts/release-smoke share: starting the two programs, speaking to them, ending them.
 # Sourced, never run. Everything is ended by the process id it was started with.
 #
