@@ -20,6 +20,8 @@ mod gateway_posture;
 mod gateway_refusals;
 mod guards;
 mod harness;
+mod ops_reference;
+mod ops_up;
 mod sandbox;
 mod stack;
 mod supervisor;

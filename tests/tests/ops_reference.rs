@@ -1,0 +1,154 @@
+//! The reference pages that are made from the code are what the code says.
+//!
+//! `ORKET_WRITE_REFERENCE=1 cargo test -p orket-tests ops_reference` writes them anew.
+
+use std::fmt::Write as _;
+
+use orket_gateway::{builtin::VARIABLES, denial::Reason};
+use orket_tests::program;
+use orket_tests::repository::{read, root};
+use regex::Regex;
+
+const MADE: &str = "<!-- Made from the code by tests/tests/ops_reference.rs; do not edit. -->\n";
+
+/// Compares a page with what it should be, or writes it when asked to.
+fn hold(page: &str, text: &str) {
+    let path = root().join("docs/reference").join(page);
+    if std::env::var_os("ORKET_WRITE_REFERENCE").is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    let found = if path.is_file() {
+        read(&path)
+    } else {
+        String::new()
+    };
+    assert!(
+        found == text,
+        "docs/reference/{page} is not what the code says; run\n    ORKET_WRITE_REFERENCE=1 cargo test -p orket-tests ops_reference"
+    );
+}
+
+/// The doc comment of every variant of an enum, by the variant's name.
+fn variants(source: &str, name: &str) -> Vec<(String, String)> {
+    let from = source
+        .find(&format!("pub enum {name} {{"))
+        .expect("the enum");
+    let mut found = Vec::new();
+    let mut words: Vec<&str> = Vec::new();
+    for line in source[from..].lines().skip(1).map(str::trim) {
+        if line == "}" {
+            break;
+        } else if let Some(text) = line.strip_prefix("///") {
+            words.push(text.trim());
+        } else if let Some(variant) = line.strip_suffix(',') {
+            found.push((variant.to_owned(), words.join(" ")));
+            words.clear();
+        }
+    }
+    found
+}
+
+#[test]
+fn the_page_of_reasons_is_the_table_of_the_gateway() {
+    let source = read(&root().join("gateway/src/denial.rs"));
+    let meanings = variants(&source, "Reason");
+    assert_eq!(meanings.len(), Reason::ALL.len());
+    let mut page = format!(
+        "# Reasons of refusals\n{MADE}\n\
+         Every refusal of the gateway has one true reason. It stands in the log (`reason`) and in the metrics (`outcome`). The answer carries the\n\
+         status, the detail and only the public word, which gives nothing away. How to get from an answer to its reason:\n\
+         [Why was this denied?](../RUNBOOK.md#why-was-this-denied)\n\n\
+         | true reason | means | status | detail | public word | counts as a failed proof |\n|---|---|---|---|---|---|\n"
+    );
+    let mut hints = String::new();
+    for reason in Reason::ALL {
+        let facts = reason.facts();
+        let variant = format!("{reason:?}");
+        let (_, meaning) = meanings
+            .iter()
+            .find(|(name, _)| *name == variant)
+            .unwrap_or_else(|| panic!("{variant} has no doc comment"));
+        let counts = if facts.failed_proof { "yes" } else { "" };
+        let (word, detail, public) = (facts.word, facts.detail, facts.public);
+        writeln!(
+            page,
+            "| `{word}` | {meaning} | {} | {detail} | `{public}` | {counts} |",
+            facts.status
+        )
+        .unwrap();
+        if let Some(hint) = reason.hint() {
+            writeln!(hints, "| `{word}` | {hint} |").unwrap();
+        }
+    }
+    write!(
+        page,
+        "\nA failed proof counts against the client's address; see `failures_per_address` in [the policy](policy.md#limits).\n\n\
+         ## Hints\nThe log adds these, in the field `hint`:\n\n| true reason | hint |\n|---|---|\n{hints}"
+    )
+    .unwrap();
+    hold("reasons.md", &page);
+}
+
+#[test]
+fn the_page_of_variables_is_the_list_of_the_gateway() {
+    let mut page = format!(
+        "# Environment variables of the gateway\n{MADE}\n\
+         Without a policy file the gateway's policy is filled from these: each becomes a line of a policy that goes through the same loader as a file. It has the\n\
+         routes `/v1/*`, `/ws/events`, `/webhook/gitea` and `/webhook/test`. A value is taken verbatim; a blank one counts as unset. With a policy file\n\
+         only the file counts.\n\n\
+         | variable | meaning | default |\n|---|---|---|\n"
+    );
+    for variable in VARIABLES {
+        writeln!(
+            page,
+            "| `{}` | {} | {} |",
+            variable.name, variable.meaning, variable.default
+        )
+        .unwrap();
+    }
+    page.push_str(
+        "\nAlways, with and without a file:\n\n\
+         | variable | meaning | default |\n|---|---|---|\n\
+         | `ORKET_LOG` | what is logged; `info,access=debug` adds a record of every request | `info` |\n\
+         | `ORKET_LOG_FORMAT` | `json` or `text` | `text` on a terminal, else `json` |\n\
+         | `NO_COLOR` | no colours on a terminal | |\n",
+    );
+    hold("environment.md", &page);
+}
+
+/// A command's help, and that of its subcommands.
+async fn help(program_name: &str, arguments: &[&str]) -> String {
+    let mut command = program::command(program_name, root());
+    command.args(arguments).arg("--help");
+    let ended = program::run(command).await;
+    assert!(ended.status.success(), "{}", ended.output());
+    let text: Vec<&str> = ended.stdout.trim_end().lines().map(str::trim_end).collect();
+    text.join("\n")
+}
+
+#[tokio::test]
+async fn the_page_of_commands_is_what_the_programs_say() {
+    let mut page = format!("# Commands\n{MADE}\nWhat the programs say to `--help`.\n");
+    let listed = Regex::new(r"(?m)^  ([a-z-]+)  ").unwrap();
+    for name in ["orket-gateway", "orket-backend"] {
+        let own = help(name, &[]).await;
+        write!(page, "\n## {name}\n```text\n{own}\n```\n").unwrap();
+        for found in listed.captures_iter(&own) {
+            let command = &found[1];
+            if command != "help" {
+                let text = help(name, &[command]).await;
+                write!(page, "\n### {name} {command}\n```text\n{text}\n```\n").unwrap();
+            }
+        }
+    }
+    hold("commands.md", &page);
+}
+
+#[test]
+fn doc_comments_are_read_as_they_are_written() {
+    let source =
+        "pub enum A {\n    /// One,\n    /// and on.\n    First,\n    /// Two.\n    Second,\n}\n";
+    let read = variants(source, "A");
+    let words: Vec<&str> = read.iter().map(|(_, text)| text.as_str()).collect();
+    assert_eq!(words, ["One, and on.", "Two."]);
+}
