@@ -16,6 +16,7 @@ mod canary;
 mod gateway_forwarding;
 mod gateway_insecure;
 mod gateway_limits;
+mod gateway_policy;
 mod gateway_posture;
 mod gateway_refusals;
 mod guards;
