@@ -14,8 +14,11 @@ up: ## set up, build, start everything on loopback, do a first piece of work; Ct
 test: ## format, lints, documentation, all tests, the product suite
 	@exec scripts/test
 
-bench: ## run the benchmarks
-	@scripts/setup && cargo bench --locked -p orket-tests
+bench: ## build as shipped, then measure: the edge beside a bare pingora, the backend's durable rates
+	@scripts/setup
+	cargo build --release --locked -p orket-gateway -p orket-backend --bins --examples
+	cargo bench --locked -p orket-tests --bench edge
+	cargo bench --locked -p orket-tests --bench inside
 
 release-smoke: ## build as shipped, start it, one of everything, a clean stop; SUCCESS last
 	@exec scripts/release-smoke
