@@ -3,11 +3,10 @@
 //! Budgets outlive the policy they were made for: a reload keeps every limiter whose id, owner and rate
 //! are unchanged, so that reloading is no way to a fresh budget.
 
-use std::{collections::HashMap, net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
-
-use parking_lot::Mutex;
+use std::{net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use crate::{
+    bodies::{Bodies, BodyPass, Sender},
     limit::{Exceeded, Limiter, Rate},
     policy::{Policy, RateLimit, address::budget_address},
 };
@@ -15,15 +14,9 @@ use crate::{
 /// Most keys one limiter remembers: about 100 bytes each.
 pub const LIMITER_CAPACITY: usize = 100_000;
 
-/// How many webhook bodies of one address are read at once while it is over its failure budget.
-pub const ALLOWANCE_CONCURRENCY: u32 = 8;
-
-/// How long each of them may take: a forge sends its body at once, and whoever drips one would keep a
-/// slot from a signed sender of the same address.
-pub const ALLOWANCE_DEADLINE: Duration = Duration::from_secs(1);
-
-/// How many of its wrong signatures a second are checked while it is over its failure budget.
-const ALLOWANCE_PER_SECOND: NonZeroU32 = NonZeroU32::new(10).unwrap();
+/// How many bytes of unproven bodies are checked a second for an address over its failure budget, in
+/// KiB: a hundredth of a core, whatever is sent.
+const ALLOWANCE_KIB: NonZeroU32 = NonZeroU32::new(8 * 1024).unwrap();
 
 /// Whose budget is spent.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -53,7 +46,7 @@ impl NamedLimiter {
 pub struct Budgets {
     failures: Option<Arc<Limiter<IpAddr>>>,
     allowance: Option<Arc<Limiter<IpAddr>>>,
-    bodies: Arc<BodiesInFlight>,
+    bodies: Arc<Bodies>,
     named: Vec<Arc<NamedLimiter>>,
 }
 
@@ -78,9 +71,9 @@ impl Budgets {
             }
         };
         let allowance_rate = Rate {
-            count: ALLOWANCE_PER_SECOND,
+            count: ALLOWANCE_KIB,
             period: Duration::from_secs(1),
-            burst: ALLOWANCE_PER_SECOND,
+            burst: ALLOWANCE_KIB,
         };
         let allowance = match before.and_then(|b| b.allowance.clone()) {
             Some(same) => Some(same),
@@ -137,89 +130,37 @@ impl Budgets {
         }
     }
 
+    /// How many bytes of unproven bodies are held.
+    pub fn unproven_bytes(&self) -> usize {
+        self.bodies.bytes()
+    }
+
     /// Asks to read a webhook's body. An address within its failure budget may; one over it only within
-    /// its small allowance, never zero. What proves itself costs no allowance.
-    pub fn enter_body(&self, client: IpAddr) -> Result<BodyPass, Exceeded> {
+    /// its allowance, which is small but never zero. What proves itself costs no allowance.
+    pub fn enter_body(&self, client: IpAddr, exempt: bool) -> Result<BodyPass, Exceeded> {
         let address = budget_address(client);
-        let Some(failures) = &self.failures else {
-            return Ok(BodyPass::Free);
+        let failing = self
+            .failures
+            .as_ref()
+            .is_some_and(|f| f.peek(&address).is_err());
+        let sender = match (exempt, failing) {
+            (true, _) => Sender::Exempt,
+            (false, false) => Sender::Fair,
+            (false, true) => Sender::Failing,
         };
-        if failures.peek(&address).is_ok() {
-            return Ok(BodyPass::Free);
-        }
-        if let Some(allowance) = &self.allowance {
+        if sender == Sender::Failing
+            && let Some(allowance) = &self.allowance
+        {
             allowance.peek(&address)?;
         }
-        let slot = BodiesInFlight::enter(&self.bodies, address).ok_or_else(|| Exceeded {
-            retry_after: Duration::from_secs(1),
-            standing: crate::limit::Standing {
-                policy: "webhook-allowance".into(),
-                quota: ALLOWANCE_CONCURRENCY,
-                window: 1,
-                remaining: 0,
-                reset: 1,
-            },
-        })?;
-        Ok(BodyPass::Allowance { slot, address })
+        Ok(Bodies::enter(&self.bodies, address, sender))
     }
 
-    /// Charges the allowance after a body did not prove itself.
+    /// Charges the allowance for a body that did not prove itself: by its size, as checking it cost.
     pub fn charge(&self, pass: &BodyPass) {
-        if let (BodyPass::Allowance { address, .. }, Some(allowance)) = (pass, &self.allowance) {
-            // Whether the allowance was already spent by another does not matter: it is spent.
-            let _ = allowance.spend(address);
-        }
-    }
-}
-
-/// The right to read one webhook body.
-#[derive(Debug)]
-pub enum BodyPass {
-    /// The address is within its failure budget.
-    Free,
-    /// The address is over it: one of its few slots is held until this is dropped.
-    Allowance {
-        /// The slot.
-        slot: BodySlot,
-        /// Whose it is.
-        address: IpAddr,
-    },
-}
-
-/// How many bodies of failing addresses are being read.
-#[derive(Debug, Default)]
-struct BodiesInFlight(Mutex<HashMap<IpAddr, u32>>);
-
-impl BodiesInFlight {
-    fn enter(this: &Arc<Self>, address: IpAddr) -> Option<BodySlot> {
-        let mut map = this.0.lock();
-        let count = map.entry(address).or_insert(0);
-        if *count >= ALLOWANCE_CONCURRENCY {
-            return None;
-        }
-        *count += 1;
-        Some(BodySlot {
-            of: this.clone(),
-            address,
-        })
-    }
-}
-
-/// One slot; given back when dropped.
-#[derive(Debug)]
-pub struct BodySlot {
-    of: Arc<BodiesInFlight>,
-    address: IpAddr,
-}
-
-impl Drop for BodySlot {
-    fn drop(&mut self) {
-        let mut map = self.of.0.lock();
-        if let Some(count) = map.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                map.remove(&self.address);
-            }
+        if let (Sender::Failing, Some(allowance)) = (pass.sender(), &self.allowance) {
+            let kib = u32::try_from(pass.bytes().div_ceil(1024)).unwrap_or(u32::MAX);
+            allowance.debit(&pass.address(), kib.max(1));
         }
     }
 }

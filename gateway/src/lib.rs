@@ -9,6 +9,7 @@
 //!
 //! [`config`] is the policy as written, [`policy`] the same as meant, [`builtin`] the one that needs no file.
 
+pub mod bodies;
 pub mod budget;
 pub mod builtin;
 pub mod canary;

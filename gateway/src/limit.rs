@@ -267,6 +267,24 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
         }
     }
 
+    /// Spends `units` of `key`'s budget whether they are there or not. The debt is at most one period's
+    /// worth, so that nobody is shut out for longer.
+    pub fn debit(&self, key: &K, units: u32) {
+        let interval = self.rate.interval();
+        let most = interval * (self.rate.burst.get() - 1) + self.rate.period;
+        let _: Result<(), ()> = self.store.measure_and_replace(key, |arrival| {
+            let now = self.store.now();
+            let arrival = arrival.map_or(now, Nanos::as_u64).max(now);
+            let after =
+                Duration::from_nanos(arrival).saturating_add(interval.saturating_mul(units));
+            let after = after.min(Duration::from_nanos(now).saturating_add(most));
+            Ok((
+                (),
+                Nanos::new(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX)),
+            ))
+        });
+    }
+
     fn standing(&self, remaining: u32) -> Standing {
         let spent = self.rate.burst.get().saturating_sub(remaining);
         Standing {
@@ -330,6 +348,16 @@ mod tests {
         }
         assert!(l.spend(&1u32).is_ok());
         assert!(l.peek(&1u32).is_err());
+    }
+
+    #[test]
+    fn a_debt_is_bounded() {
+        let l = Limiter::new("x", rate(10, 10), 100).unwrap();
+        l.debit(&"a", 4);
+        assert!(l.peek(&"a").is_ok());
+        l.debit(&"a", u32::MAX);
+        let wait = l.peek(&"a").unwrap_err().retry_after;
+        assert!(wait <= Duration::from_secs(10), "{wait:?}");
     }
 
     #[test]

@@ -74,6 +74,11 @@ pub fn page(edge: &Edge) -> String {
         snapshot.budgets.failing_addresses(),
     );
     gauge(
+        "unproven_bytes",
+        "Bytes of webhook bodies that are not proven yet",
+        snapshot.budgets.unproven_bytes(),
+    );
+    gauge(
         "limiter_entries",
         "Owners of budgets that are remembered",
         snapshot

@@ -8,7 +8,7 @@
 //! Nothing here does I/O or knows the connection. An [`Admitted`] is made here and nowhere else, and
 //! without one nothing is forwarded.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Method;
@@ -16,7 +16,8 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    budget::{ALLOWANCE_DEADLINE, BodyPass, Budgets, Owner},
+    bodies::BodyPass,
+    budget::{Budgets, Owner},
     connection::framing::Framing,
     denial::{Denial, Reason, SIGNATURE_REFUSED},
     guard::{self, Actor},
@@ -65,12 +66,9 @@ impl Unproven {
         self.route.body_limit
     }
 
-    /// How long its body may take at most, where the address is over its failure budget.
-    pub fn deadline(&self) -> Option<Duration> {
-        match self.pass {
-            BodyPass::Free => None,
-            BodyPass::Allowance { .. } => Some(ALLOWANCE_DEADLINE),
-        }
+    /// The right to read its body.
+    pub fn pass(&self) -> &BodyPass {
+        &self.pass
     }
 
     /// Its body did not come: the allowance is charged all the same.
@@ -220,12 +218,11 @@ fn judge_route(
         Auth::Webhook(auth) => {
             let signature =
                 guard::webhook::check_head(auth, head, route.body_limit).map_err(failed)?;
-            let pass = if exempt {
-                BodyPass::Free
-            } else {
-                let over = |e| exceeded(Reason::WebhookAllowanceExceeded, e);
-                snapshot.budgets.enter_body(head.client).map_err(over)?
-            };
+            let over = |e| exceeded(Reason::WebhookAllowanceExceeded, e);
+            let pass = snapshot
+                .budgets
+                .enter_body(head.client, exempt)
+                .map_err(over)?;
             Ok(Verdict::Unproven(Box::new(Unproven {
                 route: route.clone(),
                 signature,
@@ -380,7 +377,7 @@ fn refuse(snapshot: &Snapshot, head: &RequestHead<'_>, exempt: bool, reason: Rea
     }
 }
 
-fn exceeded(reason: Reason, e: Exceeded) -> Denial {
+pub(crate) fn exceeded(reason: Reason, e: Exceeded) -> Denial {
     Denial {
         retry_after: Some(e.retry_after),
         standing: Some(e.standing),

@@ -89,17 +89,12 @@ impl Gateway {
             Verdict::Unproven(unproven) => {
                 let request = request.clone();
                 body::welcome(session).await;
-                let read = body::read(session, &connection, unproven.body_limit());
-                let body = match unproven.deadline() {
-                    None => read.await,
-                    Some(deadline) => tokio::time::timeout(deadline, read)
-                        .await
-                        .unwrap_or(Err(Reason::BodyTimeout)),
-                };
-                let body = match body {
+                // Once it is proven, its outcome is wanted even if the sender has gone.
+                session.set_abort_on_close(false);
+                let body = match body::read(session, &connection, &unproven).await {
                     Ok(body) => body,
-                    Err(reason) => {
-                        let denial = Denial::from(reason).on(unproven.route_id());
+                    Err(denial) => {
+                        let denial = denial.on(unproven.route_id());
                         unproven.abandon(&snapshot);
                         return Err(denial);
                     }
@@ -145,6 +140,21 @@ impl Gateway {
             session.set_keepalive(None);
         }
         answer::denial(session, denial, &exchange.request_id).await
+    }
+}
+
+impl Gateway {
+    /// Remembers a delivery that is done: the upstream took the whole body and answered 2xx to its end.
+    fn remember(&self, session: &Session, exchange: &Exchange) {
+        if let Stage::Admitted { admitted, .. } = &exchange.stage
+            && let (Some(delivery), Body::Proven(payload)) = (admitted.delivery(), admitted.body())
+            && delivery.remember
+            && session
+                .upstream_body_bytes_sent()
+                .is_none_or(|sent| sent >= payload.bytes().len())
+        {
+            self.edge.replay.done(&delivery.source, &delivery.key);
+        }
     }
 }
 
@@ -298,19 +308,20 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         exchange: &mut Exchange,
     ) -> Result<()> {
-        let Stage::Admitted { admitted, .. } = &exchange.stage else {
+        let Stage::Admitted {
+            admitted,
+            websocket,
+            ..
+        } = &exchange.stage
+        else {
             return Err(no_permit());
         };
-        if let Some(delivery) = admitted.delivery()
-            && delivery.remember
-            && response.status.is_success()
-        {
-            self.edge.replay.done(&delivery.source, &delivery.key);
-        }
-        if response.status == StatusCode::SWITCHING_PROTOCOLS
-            && let Some(connection) = &exchange.connection
-        {
-            connection.become_tunnel();
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            match (*websocket, &exchange.connection) {
+                (true, Some(connection)) => connection.become_tunnel(),
+                // Nobody asked for it.
+                (true | false, _) => return Err(status(StatusCode::BAD_GATEWAY)),
+            }
         }
         answer::stamp(response, &exchange.request_id, admitted.standings())
     }
@@ -323,7 +334,13 @@ impl ProxyHttp for Gateway {
     ) -> FailToProxy {
         let reason = reason_of(e, exchange);
         let answered = session.response_written().is_some();
-        let gone = matches!(e.esource(), ErrorSource::Downstream) && reason == Reason::Internal;
+        // Whoever asked has gone away; nobody reads an answer, and nothing is wrong here.
+        let gone = reason == Reason::Internal
+            && (matches!(e.esource(), ErrorSource::Downstream)
+                || matches!(
+                    e.etype(),
+                    ErrorType::WriteError | ErrorType::ConnectionClosed
+                ));
         if reason == Reason::Internal && !gone {
             tracing::error!(
                 event = "fault",
@@ -347,9 +364,12 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    async fn logging(&self, session: &mut Session, _e: Option<&Error>, exchange: &mut Exchange) {
-        let status = session.response_written().map_or(0, |r| r.status.as_u16());
-        self.edge.record(exchange, status);
+    async fn logging(&self, session: &mut Session, e: Option<&Error>, exchange: &mut Exchange) {
+        let status = session.response_written().map(|r| r.status);
+        if e.is_none() && status.is_some_and(|s| s.is_success()) {
+            self.remember(session, exchange);
+        }
+        self.edge.record(exchange, status.map_or(0, |s| s.as_u16()));
     }
 }
 
@@ -369,6 +389,7 @@ fn reason_of(e: &Error, exchange: &Exchange) -> Reason {
     }
     match (e.etype(), e.esource()) {
         (HTTPStatus(413), _) => Reason::BodyTooLarge,
+        (HTTPStatus(502), _) => Reason::UpstreamUnavailable,
         (
             ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout,
             ErrorSource::Upstream,

@@ -5,13 +5,16 @@
 //! the proven bytes in place of that tail.
 
 use bytes::{Bytes, BytesMut};
-use http::header;
+use http::{Version, header};
 use pingora_proxy::Session;
 
 use crate::{
+    bodies::{self, Sender},
     connection::{Connection, framing::Framing},
-    denial::Reason,
+    denial::{Denial, Reason},
     guard::webhook::MAX_CHUNKED_BYTES,
+    limit::Exceeded,
+    pipeline::{self, Unproven},
 };
 
 /// What pingora's retry buffer holds.
@@ -22,37 +25,61 @@ const FIRST_BYTES: usize = 64 * 1024;
 
 /// Tells a client that waits for it to go on (RFC 9110, section 10.1.1): the checks of the head have passed.
 pub(super) async fn welcome(session: &mut Session) {
-    if session.req_header().headers.contains_key(header::EXPECT) {
+    let request = session.req_header();
+    if request.version == Version::HTTP_11 && request.headers.contains_key(header::EXPECT) {
         // A client that is gone is noticed when its body is read.
         let _ = session.write_continue_response().await;
     }
 }
 
-/// Reads the body, at most `limit` bytes.
+/// Reads the body whole. One of a failing address has to be there at once, or to take a slot.
 pub(super) async fn read(
     session: &mut Session,
     connection: &Connection,
-    limit: usize,
-) -> Result<Bytes, Reason> {
+    unproven: &Unproven,
+) -> Result<Bytes, Denial> {
+    let pass = unproven.pass();
+    let read = read_all(session, connection, unproven);
+    if pass.sender() != Sender::Failing {
+        return read.await;
+    }
+    let mut read = std::pin::pin!(read);
+    if let Ok(body) = tokio::time::timeout(bodies::PROMPT, &mut read).await {
+        return body;
+    }
+    pass.take_slot().map_err(over)?;
+    tokio::time::timeout(bodies::SLOT_TIME, read)
+        .await
+        .unwrap_or_else(|_| Err(Reason::BodyTimeout.into()))
+}
+
+fn over(e: Exceeded) -> Denial {
+    pipeline::exceeded(Reason::WebhookAllowanceExceeded, e)
+}
+
+async fn read_all(
+    session: &mut Session,
+    connection: &Connection,
+    unproven: &Unproven,
+) -> Result<Bytes, Denial> {
+    let (pass, limit) = (unproven.pass(), unproven.body_limit());
     match connection.framing() {
         Framing::None => Ok(Bytes::new()),
-        Framing::Length(length) if length > limit as u64 => Err(Reason::BodyTooLarge),
+        Framing::Length(length) if length > limit as u64 => Err(Reason::BodyTooLarge.into()),
         Framing::Length(length) => {
-            let mut body = BytesMut::with_capacity(
-                usize::try_from(length)
-                    .unwrap_or(FIRST_BYTES)
-                    .min(FIRST_BYTES),
-            );
+            let expected = usize::try_from(length).unwrap_or(FIRST_BYTES);
+            let mut body = BytesMut::with_capacity(expected.min(FIRST_BYTES));
             let mut buffering = false;
             while (body.len() as u64) < length {
                 if !buffering && length - body.len() as u64 <= RETRY_BUFFER_BYTES {
                     session.as_mut().enable_retry_buffering();
                     buffering = true;
                 }
-                match chunk(session, connection).await? {
-                    Some(bytes) => body.extend_from_slice(&bytes),
-                    None => return Err(Reason::FramingAmbiguous),
-                }
+                let bytes = chunk(session, connection)
+                    .await?
+                    .ok_or(Reason::FramingAmbiguous)?;
+                pass.grow(bytes.len()).map_err(over)?;
+                body.extend_from_slice(&bytes);
             }
             Ok(body.freeze())
         }
@@ -60,12 +87,13 @@ pub(super) async fn read(
             session.as_mut().enable_retry_buffering();
             let mut body = BytesMut::new();
             while let Some(bytes) = chunk(session, connection).await? {
+                pass.grow(bytes.len()).map_err(over)?;
                 body.extend_from_slice(&bytes);
                 if body.len() > limit {
-                    return Err(Reason::BodyTooLarge);
+                    return Err(Reason::BodyTooLarge.into());
                 }
                 if body.len() > MAX_CHUNKED_BYTES {
-                    return Err(Reason::LengthRequired);
+                    return Err(Reason::LengthRequired.into());
                 }
             }
             Ok(body.freeze())
@@ -74,11 +102,11 @@ pub(super) async fn read(
 }
 
 async fn chunk(session: &mut Session, connection: &Connection) -> Result<Option<Bytes>, Reason> {
-    match session.read_request_body().await {
-        Ok(bytes) => Ok(bytes),
-        // The gate says why; otherwise the client went away and nobody reads the answer.
-        Err(_) => Err(connection
+    // The gate says why; otherwise the client went away and nobody reads the answer.
+    let why = |_| {
+        connection
             .body_refused()
-            .unwrap_or(Reason::FramingAmbiguous)),
-    }
+            .unwrap_or(Reason::FramingAmbiguous)
+    };
+    session.read_request_body().await.map_err(why)
 }
