@@ -50,6 +50,9 @@ const HEAD_READ_BYTES: usize = 4 * 1024;
 /// Answers up to this size leave in one write.
 const WRITE_BYTES: usize = 8 * 1024;
 
+/// How long a client may take to take in nothing at all of an answer.
+const WRITE_STALL: Duration = Duration::from_secs(30);
+
 /// How long and how much is still read after an answer to a request that was not read whole, so that
 /// the client can read the answer before it sees the connection break.
 const LINGER: Duration = Duration::from_secs(1);
@@ -192,8 +195,10 @@ pub struct Gate {
     outbound: BytesMut,
     timer: Option<Pin<Box<Sleep>>>,
     deadline: Option<Instant>,
+    stall: Option<Pin<Box<Sleep>>>,
     closed: bool,
-    _slot: Box<dyn Slot>,
+    /// Held until the socket is closed, also while it lingers.
+    slot: Option<Box<dyn Slot>>,
 }
 
 impl std::fmt::Debug for Gate {
@@ -233,8 +238,9 @@ impl Gate {
             outbound: BytesMut::new(),
             timer: None,
             deadline: None,
+            stall: None,
             closed: false,
-            _slot: slot,
+            slot: Some(slot),
         })
     }
 
@@ -395,12 +401,37 @@ impl Gate {
         Ok(())
     }
 
-    fn poll_outbound(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Writes to the socket. A client that takes in nothing for [`WRITE_STALL`] is given up; a tunnel has
+    /// its own signs of life.
+    fn poll_socket_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        data: Outgoing<'_>,
+    ) -> Poll<io::Result<usize>> {
         let Some(socket) = self.socket.as_mut() else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
+        let bytes = match data {
+            Outgoing::Held => &self.outbound[..],
+            Outgoing::Given(bytes) => bytes,
+        };
+        if let Poll::Ready(written) = Pin::new(socket).poll_write(cx, bytes) {
+            self.stall = None;
+            return Poll::Ready(written);
+        }
+        if matches!(self.stage, Stage::Tunnel) {
+            return Poll::Pending;
+        }
+        let stall = self
+            .stall
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_STALL)));
+        ready!(stall.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn poll_outbound(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.outbound.is_empty() {
-            let n = ready!(Pin::new(&mut *socket).poll_write(cx, &self.outbound))?;
+            let n = ready!(self.poll_socket_write(cx, Outgoing::Held))?;
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -422,6 +453,13 @@ impl Gate {
     }
 }
 
+/// What is written: what the gate holds, or bytes that pass it by.
+#[derive(Clone, Copy)]
+enum Outgoing<'a> {
+    Held,
+    Given(&'a [u8]),
+}
+
 enum Waited {
     TooLong,
     Failed(io::Error),
@@ -429,7 +467,12 @@ enum Waited {
 
 /// Sends what is left, ends the sending side and, where the request was not read whole, reads on for a
 /// little so that the answer arrives.
-async fn close(mut socket: TcpStream, outbound: BytesMut, linger: bool) {
+async fn close(
+    mut socket: TcpStream,
+    outbound: BytesMut,
+    linger: bool,
+    _slot: Option<Box<dyn Slot>>,
+) {
     let farewell = async {
         socket.write_all(&outbound).await?;
         socket.shutdown().await
@@ -541,10 +584,7 @@ impl AsyncWrite for Gate {
             ready!(this.poll_outbound(cx))?;
         }
         if data.len() >= WRITE_BYTES {
-            let Some(socket) = this.socket.as_mut() else {
-                return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
-            };
-            return Pin::new(socket).poll_write(cx, data);
+            return this.poll_socket_write(cx, Outgoing::Given(data));
         }
         this.outbound.extend_from_slice(data);
         Poll::Ready(Ok(data.len()))
@@ -575,7 +615,7 @@ impl Shutdown for Gate {
         self.closed = true;
         let linger = self.is_unread();
         if let Some(socket) = self.socket.take() {
-            close(socket, self.outbound.split(), linger).await;
+            close(socket, self.outbound.split(), linger, self.slot.take()).await;
         }
     }
 }
@@ -590,7 +630,12 @@ impl Drop for Gate {
         if let (Some(socket), Ok(runtime)) =
             (self.socket.take(), tokio::runtime::Handle::try_current())
         {
-            runtime.spawn(close(socket, self.outbound.split(), linger));
+            runtime.spawn(close(
+                socket,
+                self.outbound.split(),
+                linger,
+                self.slot.take(),
+            ));
         }
     }
 }

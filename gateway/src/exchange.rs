@@ -36,7 +36,7 @@ pub enum Stage {
     Admitted {
         /// The permit.
         admitted: Box<Admitted>,
-        /// How much of a streamed body has passed.
+        /// How much of the body was handed on.
         passed: usize,
         /// Whether the connection may become a WebSocket.
         websocket: bool,

@@ -84,10 +84,6 @@ fn serve(source: Source) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match bound.announcement() {
-        Ok(line) => println!("{line}"),
-        Err(e) => eprintln!("orket-gateway: {e}"),
-    }
     server::run(&Arc::new(Edge::new(ready.snapshot)), source, bound);
     ExitCode::SUCCESS
 }

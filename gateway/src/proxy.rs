@@ -143,21 +143,6 @@ impl Gateway {
     }
 }
 
-impl Gateway {
-    /// Remembers a delivery that is done: the upstream took the whole body and answered 2xx to its end.
-    fn remember(&self, session: &Session, exchange: &Exchange) {
-        if let Stage::Admitted { admitted, .. } = &exchange.stage
-            && let (Some(delivery), Body::Proven(payload)) = (admitted.delivery(), admitted.body())
-            && delivery.remember
-            && session
-                .upstream_body_bytes_sent()
-                .is_none_or(|sent| sent >= payload.bytes().len())
-        {
-            self.edge.replay.done(&delivery.source, &delivery.key);
-        }
-    }
-}
-
 /// What becomes of a request that was not refused.
 enum Decision {
     Health,
@@ -288,6 +273,7 @@ impl ProxyHttp for Gateway {
                 } else {
                     Bytes::new()
                 });
+                *passed = body.as_ref().map_or(0, Bytes::len);
                 Ok(())
             }
             Body::Stream { .. } if *websocket => Ok(()),
@@ -310,12 +296,21 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         let Stage::Admitted {
             admitted,
+            passed,
             websocket,
-            ..
         } = &exchange.stage
         else {
             return Err(no_permit());
         };
+        // Done is what the upstream took whole and answered with 2xx. Remembered before the answer goes out, so
+        // that a repetition right after it is known.
+        if let (Some(delivery), Body::Proven(payload)) = (admitted.delivery(), admitted.body())
+            && delivery.remember
+            && response.status.is_success()
+            && *passed >= payload.bytes().len()
+        {
+            self.edge.replay.done(&delivery.source, &delivery.key);
+        }
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
             match (*websocket, &exchange.connection) {
                 (true, Some(connection)) => connection.become_tunnel(),
@@ -364,11 +359,8 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    async fn logging(&self, session: &mut Session, e: Option<&Error>, exchange: &mut Exchange) {
+    async fn logging(&self, session: &mut Session, _e: Option<&Error>, exchange: &mut Exchange) {
         let status = session.response_written().map(|r| r.status);
-        if e.is_none() && status.is_some_and(|s| s.is_success()) {
-            self.remember(session, exchange);
-        }
         self.edge.record(exchange, status.map_or(0, |s| s.as_u16()));
     }
 }

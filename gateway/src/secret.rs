@@ -99,7 +99,7 @@ pub const MIN_STRENGTH_BITS: f64 = 128.0;
 /// estimated from above as length × log2(distinct bytes), so only what is surely weak is called so.
 pub fn weakness(bytes: &[u8]) -> Option<Weakness> {
     let text = String::from_utf8_lossy(bytes)
-        .trim()
+        .trim_matches(|c: char| c.is_whitespace() || c == '"' || c == '\'')
         .to_ascii_lowercase()
         .replace(['_', ' '], "-");
     let placeholder = [
@@ -112,7 +112,7 @@ pub fn weakness(bytes: &[u8]) -> Option<Weakness> {
     ]
     .iter()
     .any(|p| text.starts_with(p))
-        || (text.starts_with("your-") && text.ends_with("-here"))
+        || (text.starts_with("your-") && text.contains("-here"))
         || (text.starts_with('<') && text.ends_with('>'));
     if placeholder {
         return Some(Weakness::Placeholder);

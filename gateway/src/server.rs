@@ -25,6 +25,7 @@ use pingora_core::{
     services::Service,
 };
 use pingora_proxy::HttpProxy;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{net::TcpStream, sync::mpsc, task::JoinSet};
 
 use crate::{
@@ -92,7 +93,7 @@ impl Bound {
     }
 
     /// The line that says where clients and the operator connect.
-    pub fn announcement(&self) -> io::Result<String> {
+    fn announcement(&self) -> io::Result<String> {
         Ok(format!(
             "orket-gateway listening on http://{} admin http://{}",
             self.http.local_addr()?,
@@ -118,8 +119,28 @@ fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
     listen().map_err(|source| StartError::Listen { address, source })
 }
 
+/// How many client connections the file descriptors allow, after the soft limit was raised to the hard
+/// one: half of them, for each may need another towards the upstream.
+fn connections_possible() -> usize {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        };
+        if setrlimit(Resource::Nofile, raised).is_ok() {
+            limit = raised;
+        }
+    }
+    match limit.current {
+        None => usize::MAX,
+        Some(n) => usize::try_from(n / 2).unwrap_or(usize::MAX).max(1),
+    }
+}
+
 /// Serves until told to stop, then lets requests in flight end.
 pub fn run(edge: &Arc<Edge>, source: Source, bound: Bound) {
+    let announcement = bound.announcement();
     let snapshot = edge.snapshot();
     let policy = &snapshot.policy;
     let conf = ServerConf {
@@ -136,6 +157,15 @@ pub fn run(edge: &Arc<Edge>, source: Source, bound: Bound) {
     let mut server = Server::new_with_opt_and_conf(None, conf);
     let conf = server.configuration.clone();
     let stopping = stop::Stopping::new();
+    let possible = connections_possible();
+    if possible < policy.limits.connections {
+        tracing::warn!(
+            event = "few_descriptors",
+            possible,
+            wanted = policy.limits.connections,
+            "fewer connections than [limits] connections: raise the limit of open files (ulimit -n, LimitNOFILE=)"
+        );
+    }
 
     let mut workers = Vec::new();
     for number in 0..policy.listen.threads {
@@ -154,7 +184,7 @@ pub fn run(edge: &Arc<Edge>, source: Source, bound: Bound) {
     }
     server.add_service(Acceptor {
         listener: Some(bound.http),
-        caps: Arc::default(),
+        caps: Arc::new(Caps::of(possible)),
         workers,
         edge: edge.clone(),
         stopping: stopping.clone(),
@@ -168,15 +198,21 @@ pub fn run(edge: &Arc<Edge>, source: Source, bound: Bound) {
         edge: edge.clone(),
         reloader: Arc::new(Reloader::new(edge.clone(), source)),
     });
-    let signal = stop::Signals { stopping };
+    let signal = stop::Signals {
+        stopping,
+        announcement,
+    };
     server.run(RunArgs {
         shutdown_signal: Box::new(signal),
     });
 }
 
 /// How many connections there are, in all and from each address.
-#[derive(Debug, Default)]
-struct Caps(Mutex<Open>);
+#[derive(Debug)]
+struct Caps {
+    open: Mutex<Open>,
+    possible: usize,
+}
 
 #[derive(Debug, Default)]
 struct Open {
@@ -185,11 +221,18 @@ struct Open {
 }
 
 impl Caps {
+    fn of(possible: usize) -> Self {
+        Self {
+            open: Mutex::default(),
+            possible,
+        }
+    }
+
     /// Takes a place for a connection from `peer`, within the limits of the policy in force.
     fn enter(this: &Arc<Self>, peer: IpAddr, policy: &Policy, edge: &Arc<Edge>) -> Option<Place> {
         let address = budget_address(peer);
-        let mut open = this.0.lock();
-        if open.all >= policy.limits.connections {
+        let mut open = this.open.lock();
+        if open.all >= policy.limits.connections.min(this.possible) {
             return None;
         }
         let here = open.by_address.get(&address).copied().unwrap_or(0);
@@ -222,7 +265,7 @@ impl Slot for Place {}
 impl Drop for Place {
     fn drop(&mut self) {
         self.edge.metrics.connections.dec();
-        let mut open = self.caps.0.lock();
+        let mut open = self.caps.open.lock();
         open.all = open.all.saturating_sub(1);
         if let Some(here) = open.by_address.get_mut(&self.address) {
             *here -= 1;

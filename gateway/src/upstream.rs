@@ -46,7 +46,19 @@ const SIGNATURES: [&str; 24] = [
 
 /// Headers by which a client could claim who it is, where it comes from or what it asked for, and
 /// that some server or framework believes; and those that override method or path.
-const SPOOFS: [&str; 31] = [
+const SPOOFS: [&str; 43] = [
+    "client-ip",
+    "proxy-client-ip",
+    "wl-proxy-client-ip",
+    "x-proxyuser-ip",
+    "x-webauth-user",
+    "x-webauth-email",
+    "x-webauth-fullname",
+    "ssl-client-cert",
+    "x-client-cert",
+    "cf-access-authenticated-user-email",
+    "x-http-path-override",
+    "x-forwarded-user",
     "forwarded",
     "x-forwarded",
     "x-real-ip",
@@ -81,11 +93,15 @@ const SPOOFS: [&str; 31] = [
 ];
 
 /// Fields of the connection, not of the message (RFC 9110, section 7.6.1), beyond what pingora removes.
-const HOP_BY_HOP: [&str; 4] = [
+const HOP_BY_HOP: [&str; 6] = [
     "proxy-authorization",
     "proxy-connection",
     "keep-alive",
     "trailer",
+    // Answered here: the body is on its way.
+    "expect",
+    // A CGI program would take it for its proxy (CVE-2016-5385).
+    "proxy",
 ];
 
 /// What a route lets through that is otherwise removed.
@@ -111,20 +127,27 @@ fn is_signature(name: &str) -> bool {
             .any(|p| p.security_headers().first() == Some(&name))
 }
 
-fn is_ours(name: &str) -> bool {
-    name.starts_with("x-orket-") || name.starts_with("x-forwarded-")
+/// Whole families of claims: ours, and those that identity-aware proxies stamp.
+const FAMILIES: [&str; 8] = [
+    "x-orket-",
+    "x-forwarded-",
+    "x-ssl-client-",
+    "x-amzn-oidc-",
+    "x-goog-authenticated-user-",
+    "x-ms-client-principal",
+    "x-auth-request-",
+    "tailscale-user-",
+];
+
+fn is_claim(name: &str) -> bool {
+    FAMILIES.iter().any(|family| name.starts_with(family)) || SPOOFS.contains(&name)
 }
 
 fn is_stripped(name: &str, keep: Keep) -> bool {
     let spelled_oddly = name.contains('_');
     let name = folded(name);
     let name = name.as_ref();
-    if name == API_KEY
-        || name == TEST_TOKEN
-        || is_ours(name)
-        || SPOOFS.contains(&name)
-        || HOP_BY_HOP.contains(&name)
-    {
+    if name == API_KEY || name == TEST_TOKEN || is_claim(name) || HOP_BY_HOP.contains(&name) {
         return true;
     }
     if name == header::AUTHORIZATION.as_str() {
@@ -154,9 +177,8 @@ pub fn is_protected(name: &str) -> bool {
     ) || name == API_KEY
         || name == TEST_TOKEN
         || name.starts_with("sec-")
-        || is_ours(name)
+        || is_claim(name)
         || is_signature(name)
-        || SPOOFS.contains(&name)
         || PROVIDERS
             .iter()
             .any(|p| p.security_headers().contains(&name))

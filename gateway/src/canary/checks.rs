@@ -152,6 +152,10 @@ async fn without_proof(target: &Target, ledger: &mut Ledger) {
     ] {
         ledger.note(name, closed(target, path, headers.as_slice()).await);
     }
+    ledger.note(
+        "nothing can be changed without a key",
+        closed_to_changes(target).await,
+    );
     ledger.note("a doubled key header is refused", doubled_key(target).await);
     for (name, signature, detail) in [
         ("an unsigned delivery is refused", None, "Missing signature"),
@@ -228,6 +232,32 @@ async fn closed(target: &Target, path: &str, headers: &[(&str, &str)]) -> Seen {
         "Could not validate credentials",
     )?;
     named(&answer)
+}
+
+/// Knocks with every method that changes something. The body is no JSON, so that an open door, too, does
+/// nothing.
+async fn closed_to_changes(target: &Target) -> Seen {
+    for (method, path) in [
+        (Method::POST, "/v1/runs"),
+        (Method::POST, "/v1/runs/canary-none/cancel"),
+        (Method::POST, "/v1/cards"),
+        (Method::POST, "/v1/sandboxes"),
+        (Method::POST, "/v1/system/run-active"),
+        (Method::PUT, "/v1/cards"),
+        (Method::PATCH, "/v1/cards/canary-none"),
+        (Method::DELETE, "/v1/cards/canary-none"),
+    ] {
+        let answer = target
+            .send(method.clone(), path, &[], Some(b"canary".to_vec()))
+            .await?;
+        expect(
+            &answer,
+            StatusCode::FORBIDDEN,
+            "Could not validate credentials",
+        )
+        .map_err(|why| format!("{method} {path}: {why}"))?;
+    }
+    Ok(())
 }
 
 async fn doubled_key(target: &Target) -> Seen {

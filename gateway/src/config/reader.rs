@@ -430,11 +430,13 @@ impl<'a> Table<'a> {
 
     fn finish(&self) {
         let asked = self.asked.borrow();
-        for (key, _) in self.entries {
+        for (key, value) in self.entries {
             let name: &str = key.get_ref();
             if asked.contains(name) {
                 continue;
             }
+            // Whatever an unknown field holds may be a secret.
+            self.conceal(value);
             let near = asked
                 .iter()
                 .map(|known| (strsim::damerau_levenshtein(known, name), *known))

@@ -25,6 +25,9 @@ pub enum RateWritten {
     },
 }
 
+/// The longest duration a setting may have: far beyond what any of them is for.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
 fn split_unit(text: &str) -> Option<(u64, &str)> {
     let at = text.find(|c: char| !c.is_ascii_digit())?;
     Some((text[..at].parse().ok()?, text[at..].trim()))
@@ -42,6 +45,9 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "h" => Duration::from_secs(n.saturating_mul(3600)),
         _ => return Err(expected()),
     };
+    if d > LONGEST {
+        return Err("the longest duration is 24h".into());
+    }
     if d.is_zero() {
         Err("a duration of zero would refuse everything".into())
     } else {

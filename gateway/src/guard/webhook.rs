@@ -24,6 +24,8 @@ pub fn check_head(
     for name in auth.provider.security_headers() {
         head.at_most_one(name)?;
     }
+    // The type decides what was signed.
+    head.at_most_one(header::CONTENT_TYPE.as_str())?;
     if auth.secrets.is_empty() {
         return Err(Reason::WebhookSecretNotConfigured);
     }

@@ -27,11 +27,22 @@ impl Networks {
     }
 }
 
-/// `192.0.2.0/24`, or one address.
+/// `192.0.2.0/24`, or one address. A network of IPv4 addresses in IPv6 clothes is that IPv4 network, as
+/// clients are judged by their plain addresses.
 pub fn parse_network(text: &str) -> Result<IpNet, String> {
-    text.parse::<IpNet>()
-        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
-        .map_err(|_| format!("`{text}` is neither an address nor a network; write e.g. \"192.0.2.10\" or \"10.0.0.0/8\""))
+    let net = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| {
+        format!("`{text}` is neither an address nor a network; write e.g. \"192.0.2.10\" or \"10.0.0.0/8\"")
+    })?;
+    let IpNet::V6(six) = net else { return Ok(net) };
+    match (
+        six.addr().to_ipv4_mapped(),
+        six.prefix_len().checked_sub(96),
+    ) {
+        (Some(four), Some(length)) => ipnet::Ipv4Net::new(four, length)
+            .map(IpNet::V4)
+            .map_err(|e| e.to_string()),
+        (Some(_) | None, _) => Ok(net),
+    }
 }
 
 /// A route's address rules. Denied beats allowed; with an allow list, the rest is denied.
@@ -123,6 +134,22 @@ mod tests {
         assert_eq!(from("10.0.0.1", &["6.6.6.6", "1.2.3.4"]), "1.2.3.4");
         assert_eq!(from("10.0.0.1", &["1.2.3.4, junk, 10.0.0.7"]), "10.0.0.7");
         assert_eq!(from("::ffff:10.0.0.1", &["::ffff:1.2.3.4"]), "1.2.3.4");
+    }
+
+    #[test]
+    fn a_mapped_network_is_the_network_it_maps() {
+        assert_eq!(
+            parse_network("::ffff:127.0.0.0/104").unwrap().to_string(),
+            "127.0.0.0/8"
+        );
+        assert_eq!(
+            parse_network("::ffff:1.2.3.4").unwrap().to_string(),
+            "1.2.3.4/32"
+        );
+        assert_eq!(
+            parse_network("2001:db8::/32").unwrap().to_string(),
+            "2001:db8::/32"
+        );
     }
 
     #[test]

@@ -121,7 +121,7 @@ impl Loader<'_> {
             environment: self.environment,
             bypass,
             health: written.health.is_none_or(|h| h.value),
-            trusted_proxies: self.networks(&written.trusted_proxies),
+            trusted_proxies: self.trusted_proxies(&written.trusted_proxies),
             limits,
             upstreams,
             keys,
@@ -371,6 +371,18 @@ impl Loader<'_> {
                 );
                 continue;
             };
+            if rate
+                .interval()
+                .checked_mul(rate.burst.get())
+                .is_none_or(|whole| whole > LONGEST_RECOVERY)
+            {
+                self.error(
+                    &limit.at.span,
+                    "a spent budget of this limit would take more than a year to come back",
+                    "choose a smaller `burst` or a higher `rate`",
+                );
+                continue;
+            }
             if out.iter().any(|l| l.id == id.value) {
                 self.error(
                     &id.span,
@@ -469,6 +481,15 @@ impl Loader<'_> {
             }
             return Some(UpstreamAddress::Unix(path.to_owned()));
         }
+        if address.value.contains('@') {
+            self.problems.conceal(&address.span);
+            self.error(
+                &address.span,
+                "an upstream's address holds no user or password",
+                "write `host:port`; set a header with `set_headers`",
+            );
+            return None;
+        }
         let found = std::net::ToSocketAddrs::to_socket_addrs(address.value.as_str())
             .ok()
             .and_then(|mut all| all.next());
@@ -482,7 +503,28 @@ impl Loader<'_> {
                 "e.g. \"127.0.0.1:8082\" or \"unix:/run/orket/backend.sock\"",
             );
         }
+        if let Some(beyond) = found.filter(|a| !a.ip().is_loopback()) {
+            self.problems.warning(
+                &address.span,
+                format!("requests to `{beyond}` leave this machine as plain HTTP"),
+                Some("let the upstream listen on loopback or a unix socket, or be sure of the network between".into()),
+            );
+        }
         found.map(UpstreamAddress::Tcp)
+    }
+
+    fn trusted_proxies(&mut self, written: &[At<String>]) -> Networks {
+        for text in written
+            .iter()
+            .filter(|t| parse_network(&t.value).is_ok_and(|n| n.prefix_len() == 0))
+        {
+            self.error(
+                &text.span,
+                "this trusts everyone: any client could claim any address",
+                "name the networks of your own proxies",
+            );
+        }
+        self.networks(written)
     }
 
     fn networks(&mut self, written: &[At<String>]) -> Networks {
@@ -506,6 +548,9 @@ impl Loader<'_> {
         }
     }
 }
+
+/// The longest a spent budget may take to be whole again.
+const LONGEST_RECOVERY: Duration = Duration::from_secs(365 * 24 * 3600);
 
 const DEFAULT_FAILURES: NonZeroU32 = NonZeroU32::new(120).unwrap();
 

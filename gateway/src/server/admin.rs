@@ -14,7 +14,7 @@ use pingora_core::{
     services::Service,
 };
 
-use crate::{denial::status_phrase, edge::Edge, metrics};
+use crate::{denial::status_phrase, edge::Edge, guard::insecure::is_loopback_name, metrics};
 
 pub(super) struct Admin {
     pub(super) listener: Option<TcpListener>,
@@ -67,7 +67,18 @@ impl Service for Admin {
 }
 
 fn answer(edge: &Edge, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    // A page that rebinds its own name to loopback still sends that name.
+    let local = request
+        .headers()
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok())
+        .is_some_and(is_loopback_name);
     let (status, kind, body) = match (request.method(), request.uri().path()) {
+        (_, _) if !local => refusal(
+            StatusCode::FORBIDDEN,
+            "browser_refused",
+            "Ask by a loopback address or localhost",
+        ),
         (&Method::GET | &Method::HEAD, "/metrics") => (
             StatusCode::OK,
             "application/openmetrics-text; version=1.0.0; charset=utf-8",

@@ -59,6 +59,8 @@ pub(super) async fn told(watch: &mut ShutdownWatch) {
 /// The signals of the process.
 pub(super) struct Signals {
     pub(super) stopping: Stopping,
+    /// Said on standard output once signals are heard.
+    pub(super) announcement: std::io::Result<String>,
 }
 
 #[async_trait]
@@ -74,6 +76,12 @@ impl ShutdownSignalWatch for Signals {
             );
             return std::future::pending().await;
         };
+        match &self.announcement {
+            Ok(line) => println!("{line}"),
+            Err(e) => {
+                tracing::error!(event = "fault", error = %e, "the addresses of the listeners are not known");
+            }
+        }
         let mut next = async || {
             tokio::select! {
                 _ = terminate.recv() => {}

@@ -4,7 +4,8 @@ use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     ops::Range,
-    os::unix::ffi::OsStringExt,
+    os::unix::{ffi::OsStringExt, fs::PermissionsExt},
+    path::Path,
 };
 
 use jiff::Timestamp;
@@ -180,7 +181,7 @@ impl Loader<'_> {
         let Some(source) = &entry.source else {
             return Outcome::Refused;
         };
-        let (bytes, span) = match source {
+        let read = match source {
             SecretSource::Digest(at) => {
                 return match digest(&at.value) {
                     Some(digest) => Outcome::Read(Entry {
@@ -197,40 +198,77 @@ impl Loader<'_> {
                     }
                 };
             }
-            SecretSource::File(at) => match std::fs::read(&at.value) {
-                Ok(mut bytes) => {
-                    if bytes.last() == Some(&b'\n') {
-                        bytes.pop();
-                        if bytes.last() == Some(&b'\r') {
-                            bytes.pop();
-                        }
+            SecretSource::File(at) => match read_file(&at.value) {
+                Ok((bytes, exposed)) => {
+                    if exposed {
+                        self.problems.warning(
+                            &at.span,
+                            format!(
+                                "other users can read or change the secret's file `{}`",
+                                at.value.display()
+                            ),
+                            Some("chmod 600, owned by the gateway's user".into()),
+                        );
                     }
                     (bytes, &at.span)
                 }
                 Err(e) => {
-                    self.error(
-                        &at.span,
-                        format!(
-                            "the secret's file `{}` cannot be read: {e}",
-                            at.value.display()
-                        ),
-                        "create it, readable by the gateway's user alone (chmod 600)",
-                    );
+                    let hint = "create it, readable by the gateway's user alone (chmod 600)";
+                    if at.value.components().count() > 1 {
+                        self.error(
+                            &at.span,
+                            format!(
+                                "the secret's file `{}` cannot be read: {e}",
+                                at.value.display()
+                            ),
+                            hint,
+                        );
+                    } else {
+                        // Not a path at all, so perhaps the secret itself.
+                        self.problems.conceal(&at.span);
+                        self.error(
+                            &at.span,
+                            format!("the file of the secret `{list}` cannot be read: {e}"),
+                            hint,
+                        );
+                    }
                     return Outcome::Refused;
                 }
             },
             SecretSource::Env(at) => match (self.env)(&at.value) {
                 Some(value) => (value.into_vec(), &at.span),
                 None => {
-                    self.error(
-                        &at.span,
-                        format!("the variable `{}` is not set", at.value),
-                        "set it in the gateway's environment, or use a file",
-                    );
+                    let hint = "set it in the gateway's environment, or use a file";
+                    if is_variable_name(&at.value) {
+                        self.error(
+                            &at.span,
+                            format!("the variable `{}` is not set", at.value),
+                            hint,
+                        );
+                    } else {
+                        self.problems.conceal(&at.span);
+                        self.error(
+                            &at.span,
+                            format!("the variable that the secret `{list}` names is not set"),
+                            hint,
+                        );
+                    }
                     return Outcome::Refused;
                 }
             },
         };
+        let (bytes, span) = read;
+        self.judge_secret(list, bytes, span, expires)
+    }
+
+    /// What can be told of a secret from its bytes.
+    fn judge_secret(
+        &mut self,
+        list: &str,
+        bytes: Vec<u8>,
+        span: &Range<usize>,
+        expires: Option<Timestamp>,
+    ) -> Outcome {
         if bytes.iter().all(u8::is_ascii_whitespace) {
             self.error(
                 span,
@@ -238,6 +276,18 @@ impl Loader<'_> {
                 "an empty secret proves nothing: put one in, e.g. `openssl rand -hex 32`",
             );
             return Outcome::Refused;
+        }
+        if bytes.trim_ascii().len() != bytes.len() || bytes.iter().any(u8::is_ascii_control) {
+            self.problems.warning(
+                span,
+                format!(
+                    "the secret `{list}` has white space at its ends or control characters in it"
+                ),
+                Some(
+                    "no header can carry such a key or token; is there a line break too many?"
+                        .into(),
+                ),
+            );
         }
         match secret::weakness(&bytes) {
             Some(secret::Weakness::Placeholder) => self.weak(
@@ -265,6 +315,25 @@ enum Outcome {
     Read(Entry),
     Expired,
     Refused,
+}
+
+/// A secret's file without its last line break, and whether other users can get at it.
+fn read_file(path: &Path) -> std::io::Result<(Vec<u8>, bool)> {
+    let mut bytes = std::fs::read(path)?;
+    let mode = std::fs::metadata(path)?.permissions().mode();
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+        if bytes.last() == Some(&b'\r') {
+            bytes.pop();
+        }
+    }
+    Ok((bytes, mode & 0o026 != 0))
+}
+
+/// Names as shells take them, in the upper case that variables are written in.
+fn is_variable_name(text: &str) -> bool {
+    text.bytes()
+        .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
 }
 
 fn digest(text: &str) -> Option<SecretDigest> {
