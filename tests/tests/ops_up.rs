@@ -2,7 +2,7 @@
 //! programs of this build.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use orket_tests::program::{self, Ended, Program, no_process_left};
@@ -67,8 +67,8 @@ async fn run(command: Command) -> Ended {
     }
 }
 
-fn mode(path: PathBuf) -> u32 {
-    std::fs::metadata(&path)
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path)
         .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
         .permissions()
         .mode()
@@ -103,11 +103,11 @@ async fn up_once_goes_all_the_way_and_leaves_nothing_running() {
         rest = &rest[at..];
     }
     for secret in ["api_key", "gitea_secret"] {
-        assert_eq!(mode(state.join(secret)), 0o600, "{secret}");
+        assert_eq!(mode(&state.join(secret)), 0o600, "{secret}");
         let text = std::fs::read_to_string(state.join(secret)).unwrap();
         assert!(!first.output().contains(text.trim()), "{secret} is shown");
     }
-    assert_eq!(mode(state.clone()), 0o700);
+    assert_eq!(mode(&state), 0o700);
     no_process_left(dir.path()).await;
 
     let key = std::fs::read(state.join("api_key")).unwrap();
