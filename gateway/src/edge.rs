@@ -80,17 +80,19 @@ impl Edge {
         let client = exchange.client.map(tracing::field::display);
         let labels = match &exchange.stage {
             Stage::Admitted { admitted, .. } => {
-                let route = admitted.route().id.as_ref();
+                let id = &admitted.route().id;
+                let route = id.as_ref();
                 let actor = admitted.actor();
                 tracing::debug!(target: "access", event = "forwarded", request_id, client, route, %actor, status, millis);
-                RequestLabels::new(route, "forwarded", status)
+                RequestLabels::new(Some(id), "forwarded", status)
             }
             Stage::Answered { what } => {
                 tracing::debug!(target: "access", event = "answered", request_id, client, what, status, millis);
-                RequestLabels::new("", what, status)
+                RequestLabels::new(None, what, status)
             }
             Stage::Refused { reason, route } => {
                 let facts = reason.facts();
+                let id = route.as_ref();
                 let route = route.as_deref();
                 let hint = reason.hint();
                 let reason = facts.word;
@@ -102,11 +104,11 @@ impl Edge {
                         tracing::error!(target: "audit", event = "refused", request_id, client, route, reason, status, hint, millis);
                     }
                 }
-                RequestLabels::new(route.unwrap_or(""), facts.word, status)
+                RequestLabels::new(id, facts.word, status)
             }
             Stage::Judging => {
                 tracing::debug!(target: "access", event = "abandoned", request_id, client, status, millis);
-                RequestLabels::new("", "abandoned", status)
+                RequestLabels::new(None, "abandoned", status)
             }
         };
         self.metrics.requests.get_or_create(&labels).inc();

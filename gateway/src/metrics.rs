@@ -1,7 +1,9 @@
 //! What is counted, for Prometheus: one struct, one name each.
 
+use std::sync::Arc;
+
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
@@ -22,17 +24,27 @@ pub struct Metrics {
 /// What requests are counted by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
-    route: String,
-    outcome: String,
+    route: RouteLabel,
+    outcome: &'static str,
     status: u16,
+}
+
+/// A route's id, shared with the policy; empty where no route was found.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct RouteLabel(Option<Arc<str>>);
+
+impl EncodeLabelValue for RouteLabel {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        self.0.as_deref().unwrap_or("").encode(encoder)
+    }
 }
 
 impl RequestLabels {
     /// Labels of one request.
-    pub fn new(route: &str, outcome: &str, status: u16) -> Self {
+    pub fn new(route: Option<&Arc<str>>, outcome: &'static str, status: u16) -> Self {
         Self {
-            route: route.to_owned(),
-            outcome: outcome.to_owned(),
+            route: RouteLabel(route.cloned()),
+            outcome,
             status,
         }
     }

@@ -232,20 +232,28 @@ impl ProxyHttp for Gateway {
         upstream_request: &mut RequestHeader,
         exchange: &mut Exchange,
     ) -> Result<()> {
-        let (Stage::Admitted { admitted, .. }, Some(connection), Some(client)) =
-            (&exchange.stage, &exchange.connection, exchange.client)
+        let (Stage::Admitted { admitted, .. }, Some(client)) = (&exchange.stage, exchange.client)
         else {
             return Err(no_permit());
         };
         let upstream = upstream_of(exchange, admitted.route().upstream)?;
-        let head = RequestHead::judge(session.req_header(), connection.arrival(client))
-            .map_err(|_| no_permit())?;
+        // Judged before, and a request's head does not change.
+        let request = session.req_header();
+        let target = std::str::from_utf8(request.raw_path()).map_err(|_| no_permit())?;
+        let (path, query) = target
+            .split_once('?')
+            .map_or((target, None), |(path, query)| (path, Some(query)));
+        let host = request
+            .headers
+            .get(http::header::HOST)
+            .and_then(|h| h.to_str().ok())
+            .ok_or_else(no_permit)?;
         let facts = upstream::Facts {
             request_id: &exchange.request_id,
             client,
-            host: head.host,
-            path: head.path,
-            query: head.query,
+            host,
+            path,
+            query,
         };
         upstream::prepare(upstream_request, admitted, upstream, &facts)
     }

@@ -2,7 +2,7 @@
 //!
 //! pingora removes hop-by-hop fields before this runs, so nothing stamped here can be nominated away.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::HashMap, sync::LazyLock};
 
 use http::{HeaderValue, header};
 use orket_shared::header as stamp;
@@ -120,13 +120,6 @@ fn folded(name: &str) -> Cow<'_, str> {
     }
 }
 
-fn is_signature(name: &str) -> bool {
-    SIGNATURES.contains(&name)
-        || PROVIDERS
-            .iter()
-            .any(|p| p.security_headers().first() == Some(&name))
-}
-
 /// Whole families of claims: ours, and those that identity-aware proxies stamp.
 const FAMILIES: [&str; 8] = [
     "x-orket-",
@@ -139,49 +132,92 @@ const FAMILIES: [&str; 8] = [
     "tailscale-user-",
 ];
 
-fn is_claim(name: &str) -> bool {
-    FAMILIES.iter().any(|family| name.starts_with(family)) || SPOOFS.contains(&name)
+/// What a header is to this gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A key or token of ours: never forwarded.
+    Credential,
+    /// `Authorization`: forwarded where the route keeps it.
+    Authorization,
+    /// A sender's signature: forwarded where the route keeps it.
+    Signature,
+    /// A claim about who, from where or what: never forwarded.
+    Claim,
+    /// Of the connection, not of the message: never forwarded.
+    HopByHop,
+    /// Forwarded as it is, and must not be lost on the way.
+    Essential,
+    /// Forwarded as it is.
+    Plain,
+}
+
+/// Every header that is not [`Kind::Plain`], save the families: one look-up, however many there are.
+static KINDS: LazyLock<HashMap<&'static str, Kind>> = LazyLock::new(|| {
+    let providers = || PROVIDERS.iter().map(|p| p.security_headers());
+    let mut kinds = HashMap::new();
+    for name in [
+        "host",
+        "content-length",
+        "content-type",
+        "content-encoding",
+        "transfer-encoding",
+        "cookie",
+        "origin",
+    ] {
+        kinds.insert(name, Kind::Essential);
+    }
+    kinds.extend(providers().flatten().map(|name| (*name, Kind::Essential)));
+    kinds.extend(SPOOFS.map(|name| (name, Kind::Claim)));
+    kinds.extend(HOP_BY_HOP.map(|name| (name, Kind::HopByHop)));
+    kinds.extend(SIGNATURES.map(|name| (name, Kind::Signature)));
+    kinds.extend(
+        providers()
+            .filter_map(|headers| headers.first())
+            .map(|name| (*name, Kind::Signature)),
+    );
+    kinds.extend([
+        (API_KEY, Kind::Credential),
+        (TEST_TOKEN, Kind::Credential),
+        ("authorization", Kind::Authorization),
+    ]);
+    kinds
+});
+
+fn kind(name: &str) -> Kind {
+    if let Some(kind) = KINDS.get(name) {
+        return *kind;
+    }
+    if FAMILIES.iter().any(|family| name.starts_with(family)) {
+        Kind::Claim
+    } else if name.starts_with("sec-") {
+        Kind::Essential
+    } else {
+        Kind::Plain
+    }
 }
 
 fn is_stripped(name: &str, keep: Keep) -> bool {
     let spelled_oddly = name.contains('_');
-    let name = folded(name);
-    let name = name.as_ref();
-    if name == API_KEY || name == TEST_TOKEN || is_claim(name) || HOP_BY_HOP.contains(&name) {
-        return true;
+    match kind(&folded(name)) {
+        Kind::Credential | Kind::Claim | Kind::HopByHop => true,
+        Kind::Authorization => spelled_oddly || !keep.authorization,
+        Kind::Signature => spelled_oddly || !keep.signature,
+        // An odd spelling of a header that decides something would be read as that header further inside.
+        Kind::Essential => spelled_oddly,
+        Kind::Plain => false,
     }
-    if name == header::AUTHORIZATION.as_str() {
-        return spelled_oddly || !keep.authorization;
-    }
-    if is_signature(name) {
-        return spelled_oddly || !keep.signature;
-    }
-    // An odd spelling of a header that decides something would be read as that header further inside.
-    spelled_oddly && is_protected(name)
 }
 
 /// Whether a header must not be removed on the way, so that `Connection` may not nominate it.
 pub fn is_protected(name: &str) -> bool {
-    let name = folded(name);
-    let name = name.as_ref();
-    matches!(
-        name,
-        "host"
-            | "content-length"
-            | "content-type"
-            | "content-encoding"
-            | "transfer-encoding"
-            | "authorization"
-            | "cookie"
-            | "origin"
-    ) || name == API_KEY
-        || name == TEST_TOKEN
-        || name.starts_with("sec-")
-        || is_claim(name)
-        || is_signature(name)
-        || PROVIDERS
-            .iter()
-            .any(|p| p.security_headers().contains(&name))
+    match kind(&folded(name)) {
+        Kind::Credential
+        | Kind::Authorization
+        | Kind::Signature
+        | Kind::Claim
+        | Kind::Essential => true,
+        Kind::HopByHop | Kind::Plain => false,
+    }
 }
 
 /// The facts about a request that are stamped on it.
