@@ -1,7 +1,7 @@
 //! Orket's inside: what work is there, and where does it run?
 //!
 //! The way of a request: `listen` admits a peer → `api` reads it strictly → one method of
-//! [`store::Store`] makes the whole transition durable → the `scheduler` claims what is queued and
+//! [`store::Database`] makes the whole transition durable → the `scheduler` claims what is queued and
 //! hands it to the `executor`, whose supervisors outlive this process.
 //!
 //! Dependencies point one way: `api`, `webhook` and `scheduler` use `sandbox`, `executor` and

@@ -3,7 +3,7 @@
 //! [`Database`] is the engine underneath: one writer thread that commits many requests at once,
 //! a pool of readers, an exclusive lock and an epoch per boot. To store something:
 //!
-//! ```ignore
+//! ```text
 //! let n = db.write(move |tx| { tx.execute("UPDATE …", params)?; Ok::<_, StoreError>(n) }).await?;
 //! let rows = db.read(|conn| …).await?;
 //! ```
