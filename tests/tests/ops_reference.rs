@@ -152,3 +152,40 @@ fn doc_comments_are_read_as_they_are_written() {
     let words: Vec<&str> = read.iter().map(|(_, text)| text.as_str()).collect();
     assert_eq!(words, ["One, and on.", "Two."]);
 }
+
+#[test]
+fn the_page_on_testing_lists_every_stand_in() {
+    let source = read(&root().join("tests/tests/guards/stand_ins.rs"));
+    let from = source.find("const ALLOWED").expect("the list");
+    let list = &source[from..from + source[from..].find("];").expect("its end")];
+    let place = Regex::new(r#"(?s)\(\s*"([^"]+\.rs)",\s*"([^"]+)""#).unwrap();
+    let page = read(&root().join("docs/TESTING.md"));
+    let rows: Vec<String> = place
+        .captures_iter(list)
+        .map(|found| format!("| `{}` | {} |", &found[1], &found[2]))
+        .collect();
+    assert!(!rows.is_empty());
+    for row in &rows {
+        assert!(page.contains(row), "docs/TESTING.md lacks: {row}");
+    }
+    let listed = page
+        .lines()
+        .filter(|line| line.starts_with("| `") && line.contains(".rs` | "))
+        .count();
+    assert_eq!(listed, rows.len(), "docs/TESTING.md lists more");
+}
+
+#[test]
+fn the_page_on_testing_names_every_suite() {
+    let all = read(&root().join("tests/tests/all.rs"));
+    let page = read(&root().join("docs/TESTING.md"));
+    for suite in all
+        .lines()
+        .filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';'))
+    {
+        assert!(
+            page.contains(&format!("`{suite}`")),
+            "docs/TESTING.md does not name {suite}"
+        );
+    }
+}
