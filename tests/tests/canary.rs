@@ -110,6 +110,34 @@ async fn an_api_route_without_auth_fails() {
     .await;
 }
 
+/// A route beside the guarded ones that lets changes in.
+async fn with_an_open_route(path: &str, methods: &str) {
+    let backend = Backend::start("").await;
+    let route = format!(
+        "[[routes]]\nid = \"leak\"\npath = \"{path}\"\nmethods = {methods}\nauth = {{ kind = \"none\" }}\nupstream = \"backend\""
+    );
+    let policy = Policy::new().rest(&route).to_string();
+    // The guarded route gives up the methods, as two routes may not take the same requests.
+    let policy = policy.replacen(
+        "methods = [\"GET\", \"POST\", \"PATCH\", \"DELETE\"]",
+        "methods = [\"GET\", \"POST\"]",
+        1,
+    );
+    let gateway = Gateway::before(backend.address())
+        .file(SECRET_FILE.0, SECRET_FILE.1)
+        .policy(&policy)
+        .start()
+        .await;
+    let ended = canary(gateway.dir(), gateway.address()).await;
+    assert_failed(&ended, &["nothing can be changed without a key"]);
+}
+
+#[tokio::test]
+async fn a_route_that_lets_changes_in_fails() {
+    with_an_open_route("/v1/*", "[\"PATCH\", \"DELETE\"]").await;
+    with_an_open_route("/v1/runs", "[\"POST\"]").await;
+}
+
 #[tokio::test]
 async fn a_webhook_route_without_auth_fails() {
     let webhook = "auth = { kind = \"webhook\", provider = \"gitea\", secret = \"gitea\" }";

@@ -339,3 +339,28 @@ upstream = "backend"
     let answer = Request::get("/v1/version").send(gateway.address()).await;
     assert_refused(&answer, 403, "Could not validate credentials");
 }
+
+#[tokio::test]
+async fn what_came_through_a_proxy_or_from_a_page_is_refused() {
+    let upstream = Upstream::tcp().await;
+    let gateway = Gateway::builtin(upstream.address(), &[INSECURE]).await;
+    for (name, value) in [
+        ("X-Forwarded-For", "8.8.8.8"),
+        ("X-Forwarded-Host", "orket.example"),
+        ("X-Real-IP", "8.8.8.8"),
+        ("Forwarded", "for=8.8.8.8"),
+        ("Via", "1.1 proxy"),
+        ("Referer", "http://evil.example/"),
+        ("Referer", "not a url"),
+    ] {
+        let request = Request::get("/v1/version").header(name, value);
+        assert_refused(
+            &request.send(gateway.address()).await,
+            403,
+            NOT_FROM_A_BROWSER,
+        );
+    }
+    assert_eq!(upstream.count(), 0);
+    let own = Request::get("/v1/version").header("Referer", "http://127.0.0.1:3000/docs");
+    assert_eq!(own.send(gateway.address()).await.status, 200);
+}

@@ -131,3 +131,29 @@ async fn a_real_websocket_client_speaks_through_the_gateway() {
         .unwrap_err();
     assert!(refused.to_string().contains("403"), "{refused}");
 }
+
+#[tokio::test]
+async fn an_upgrade_nobody_asked_for_is_not_relayed() {
+    let upstream = Upstream::tcp().await;
+    let gateway = Gateway::with_key_and_secret(upstream.address()).await;
+    upstream.react(Reaction::Answer {
+        status: 101,
+        content_type: "text/plain".to_owned(),
+        body: Vec::new(),
+        headers: vec![("Upgrade".to_owned(), "websocket".to_owned())],
+    });
+    let answer = Request::get("/v1/version")
+        .key(API_KEY)
+        .send(gateway.address())
+        .await;
+    assert_refused(&answer, 502, "Backend unreachable");
+}
+
+#[tokio::test]
+async fn a_handshake_with_a_body_is_refused() {
+    let upstream = Upstream::tcp().await;
+    let gateway = Gateway::with_key_and_secret(upstream.address()).await;
+    let request = upgrade().key(API_KEY).body("abcd");
+    assert_refused(&request.send(gateway.address()).await, 400, "Bad request");
+    assert_eq!(upstream.count(), 0);
+}
