@@ -19,6 +19,7 @@ pub mod control;
 pub mod denial;
 pub mod edge;
 pub mod exchange;
+pub mod explain;
 pub mod guard;
 pub mod limit;
 pub mod log;

@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use orket_gateway::{
     canary, control,
     edge::Edge,
-    log,
+    explain, log,
     policy::posture,
     reload::{Outcome, Source},
     server,
@@ -40,6 +40,8 @@ enum Command {
         /// The policy file.
         file: PathBuf,
     },
+    /// Say what the policy makes of a request, and why.
+    Explain(explain::Options),
     /// Ask the running gateway to read its policy again, and print the verdict.
     Reload {
         /// The policy file the gateway runs with; tells where its control socket is.
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve { config } => serve(source(config)),
         Command::Check { file } => check(&file),
+        Command::Explain(options) => explain::run(options),
         Command::Reload { config, control } => reload(config.as_deref(), control),
         Command::Canary(options) => canary::run(&options),
     }

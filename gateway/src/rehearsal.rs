@@ -3,7 +3,10 @@
 //!
 //! A rehearsal spends budgets of its own, remembers nothing and sends nothing.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -38,15 +41,25 @@ pub struct Request {
 /// What would become of it.
 #[derive(Debug)]
 pub enum Outcome {
-    /// It would be forwarded to this upstream.
-    Forwarded {
-        /// The upstream's name.
-        upstream: String,
-    },
+    /// It would be forwarded.
+    Forwarded(Forwarding),
     /// The gateway would answer 200 itself.
     Answered,
     /// It would be refused.
     Refused(Denial),
+}
+
+/// How a request would be forwarded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forwarding {
+    /// The upstream's name.
+    pub upstream: String,
+    /// The route's id.
+    pub route: Arc<str>,
+    /// Who it would come from.
+    pub actor: String,
+    /// The event and the idempotency key of a delivery.
+    pub delivery: Option<(Option<String>, String)>,
 }
 
 /// Judges a request.
@@ -73,10 +86,19 @@ fn judge(snapshot: &Snapshot, request: &Request) -> Result<Outcome, Denial> {
     let head = RequestHead::judge(&header, arrival)?;
     let now = Timestamp::now();
     let forwarded = |admitted: &pipeline::Admitted| {
-        let upstream = policy.upstreams.get(admitted.route().upstream);
-        Outcome::Forwarded {
-            upstream: upstream.map(|u| u.id.clone()).unwrap_or_default(),
-        }
+        let route = admitted.route();
+        Outcome::Forwarded(Forwarding {
+            upstream: policy
+                .upstreams
+                .get(route.upstream)
+                .map(|u| u.id.clone())
+                .unwrap_or_default(),
+            route: route.id.clone(),
+            actor: admitted.actor().to_string(),
+            delivery: admitted
+                .delivery()
+                .map(|d| (d.event.clone(), d.key.clone())),
+        })
     };
     match pipeline::judge_head(snapshot, &head, "rehearsal", now)? {
         Verdict::Health => Ok(Outcome::Answered),
@@ -247,10 +269,10 @@ struct Seen {
 impl Seen {
     fn of(outcome: &Outcome) -> Self {
         match outcome {
-            Outcome::Forwarded { upstream } => Self {
+            Outcome::Forwarded(forwarding) => Self {
                 status: None,
                 reason: None,
-                forward: Some(upstream.clone()),
+                forward: Some(forwarding.upstream.clone()),
             },
             Outcome::Answered => Self {
                 status: Some(200),

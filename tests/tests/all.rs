@@ -13,6 +13,7 @@ mod backend_runs;
 mod backend_start;
 mod backend_webhooks;
 mod canary;
+mod gateway_explain;
 mod gateway_forwarding;
 mod gateway_insecure;
 mod gateway_limits;
