@@ -78,7 +78,9 @@ impl Backend {
             .map_err(failed("workspace", &settings.workspace))?;
         // The lock first: what follows may only be done by the one owner.
         let store = store::Database::open(&settings.store)?;
-        let attempts = settings.state_dir().join("attempts");
+        let state = store.state_dir();
+        private_dir(&state).map_err(failed("state directory", &state))?;
+        let attempts = state.join("attempts");
         let executor = executor::Executor::new(&attempts, "/proc/self/exe")
             .map_err(failed("attempts' directory", &attempts))?;
         let stop = Stop::default();
@@ -94,7 +96,7 @@ impl Backend {
             workspace.clone(),
             settings.sandboxes.clone(),
             settings.runs.min_isolation,
-            &settings.state_dir(),
+            &state,
             std::path::Path::new("/proc/self/exe"),
         )?;
         let settled = scheduler.settle().await?;
@@ -172,4 +174,14 @@ impl Backend {
             }
         }
     }
+}
+
+/// Makes a directory that is closed to everyone else, also where it exists.
+fn private_dir(dir: &std::path::Path) -> io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)?;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
 }

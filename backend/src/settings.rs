@@ -1,11 +1,7 @@
 //! The configuration as meant: parsed, complete, immutable. Made from [`crate::config`] only;
 //! nothing at run time holds a config struct.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use toml::Spanned;
 
@@ -133,15 +129,6 @@ impl Settings {
     pub fn load(text: &str) -> Result<Loaded, Vec<Diagnostic>> {
         let config = config::parse(text).map_err(|error| vec![error])?;
         Reading::default().settings(config)
-    }
-
-    /// Where the attempts of runs lie: beside the store.
-    pub fn state_dir(&self) -> PathBuf {
-        let parent = self
-            .store
-            .parent()
-            .filter(|dir| !dir.as_os_str().is_empty());
-        parent.map_or_else(|| PathBuf::from("."), Path::to_owned)
     }
 }
 

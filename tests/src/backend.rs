@@ -86,6 +86,11 @@ impl Backend {
         self.dir.path().join("orket.db")
     }
 
+    /// The directory that belongs to the store.
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.path().join("orket.db.d")
+    }
+
     /// The program: its output, its process id, signals.
     pub fn program(&mut self) -> &mut Program {
         self.program

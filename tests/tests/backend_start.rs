@@ -2,7 +2,7 @@
 
 use std::os::unix::{fs::FileTypeExt as _, fs::PermissionsExt as _, net::UnixListener};
 
-use orket_tests::{Backend, Request, backend, program};
+use orket_tests::{Backend, DEADLINE, Request, backend, eventually, program};
 use rustix::process::geteuid;
 use serde_json::json;
 use tempfile::TempDir;
@@ -76,6 +76,35 @@ async fn a_second_backend_on_the_store_is_refused() {
         second.stderr
     );
     assert_eq!(first.get("/health").await.status, 200);
+}
+
+#[tokio::test]
+async fn two_stores_in_one_folder_leave_each_other_alone() {
+    let mut first = Backend::start("").await;
+    let body =
+        json!({ "id": "r", "command": ["sh", "-c", "until test -e go; do sleep 0.02; done"] });
+    assert_eq!(first.post("/v1/runs", &body).await.status, 201);
+    let state = async |wanted: &str| {
+        eventually(&format!("the run is {wanted}"), DEADLINE, || async {
+            first.get("/v1/runs/r").await.json()["state"] == wanted
+        })
+        .await;
+    };
+    state("running").await;
+    let place = first.dir().join("other.db");
+    let second = Backend::start(&format!("[store]\nurl = \"sqlite:{}\"\n", place.display())).await;
+    assert!(
+        second.output().contains("\"forgotten\":0"),
+        "{}",
+        second.output()
+    );
+    for name in ["orket.db.d", "other.db.d"] {
+        let mode = std::fs::metadata(first.dir().join(name)).unwrap();
+        assert_eq!(mode.permissions().mode() & 0o777, 0o700, "{name}");
+    }
+    std::fs::write(first.workspace().join("go"), "").unwrap();
+    state("succeeded").await;
+    assert!(first.terminate().await.success());
 }
 
 #[tokio::test]

@@ -143,5 +143,5 @@ async fn ask(port: u16, path: &str) -> Option<String> {
 
 /// The directory that belongs to a sandbox.
 fn folder(backend: &Backend, id: &str) -> std::path::PathBuf {
-    Path::new(backend.dir()).join("sandboxes/boxes").join(id)
+    backend.state_dir().join("sandboxes/boxes").join(id)
 }

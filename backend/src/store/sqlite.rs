@@ -254,6 +254,15 @@ impl Database {
         &self.inner.feed
     }
 
+    /// The directory of what belongs to this store and lies outside of it, such as the attempts of
+    /// runs: the store's file name with `.d`. Another store in the same folder has another one, so
+    /// that nobody settles what is not theirs.
+    pub fn state_dir(&self) -> PathBuf {
+        let mut name = self.inner.path.as_os_str().to_owned();
+        name.push(".d");
+        name.into()
+    }
+
     /// The database file.
     pub fn path(&self) -> &Path {
         &self.inner.path

@@ -304,7 +304,7 @@ async fn nothing_is_left_of_many() {
     no_process_left(backend.dir()).await;
     for sub in ["boxes", "attempts"] {
         assert_eq!(
-            std::fs::read_dir(backend.dir().join("sandboxes").join(sub))
+            std::fs::read_dir(backend.state_dir().join("sandboxes").join(sub))
                 .unwrap()
                 .count(),
             0,

@@ -16,7 +16,7 @@ fn kill(pid: u32) {
 
 /// The supervisors of a sandbox's services, by their command line.
 fn supervisors(backend: &Backend, id: &str) -> Vec<u32> {
-    processes_under(&backend.dir().join("sandboxes/attempts"))
+    processes_under(&backend.state_dir().join("sandboxes/attempts"))
         .into_iter()
         .filter(|pid| {
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -163,7 +163,7 @@ async fn kills_at_any_moment_leave_every_sandbox_with_an_end() {
     assert!((26_400..26_410).all(is_free));
     assert!(supervisors(&backend, "sbx_").is_empty());
     for sub in ["boxes", "attempts"] {
-        let left: Vec<_> = std::fs::read_dir(backend.dir().join("sandboxes").join(sub))
+        let left: Vec<_> = std::fs::read_dir(backend.state_dir().join("sandboxes").join(sub))
             .unwrap()
             .collect();
         assert!(left.is_empty(), "{sub}: {left:?}");
