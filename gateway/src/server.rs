@@ -5,19 +5,18 @@
 //! so the workers are evenly loaded.
 
 mod admin;
+mod caps;
 mod control;
 mod stop;
 
 use std::{
-    collections::HashMap,
     io,
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener},
     sync::Arc,
     time::Duration,
 };
 
 use async_trait::async_trait;
-use parking_lot::Mutex;
 use pingora_core::{
     apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp},
     protocols::http::ServerSession,
@@ -25,16 +24,13 @@ use pingora_core::{
     services::Service,
 };
 use pingora_proxy::HttpProxy;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{net::TcpStream, sync::mpsc, task::JoinSet};
 
+use self::caps::{Caps, Place, connections_possible};
 use crate::{
-    connection::{Connection, ConnectionLimits, Gate, Slot},
+    connection::{Connection, ConnectionLimits, Gate},
     edge::Edge,
-    policy::{
-        Listen, Policy,
-        address::{budget_address, plain},
-    },
+    policy::Listen,
     proxy::Gateway,
     reload::{Reloader, Source},
 };
@@ -119,25 +115,6 @@ fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
     listen().map_err(|source| StartError::Listen { address, source })
 }
 
-/// How many client connections the file descriptors allow, after the soft limit was raised to the hard
-/// one: half of them, for each may need another towards the upstream.
-fn connections_possible() -> usize {
-    let mut limit = getrlimit(Resource::Nofile);
-    if limit.current != limit.maximum {
-        let raised = Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
-        };
-        if setrlimit(Resource::Nofile, raised).is_ok() {
-            limit = raised;
-        }
-    }
-    match limit.current {
-        None => usize::MAX,
-        Some(n) => usize::try_from(n / 2).unwrap_or(usize::MAX).max(1),
-    }
-}
-
 /// Serves until told to stop, then lets requests in flight end.
 pub fn run(edge: &Arc<Edge>, source: Source, bound: Bound) {
     let announcement = bound.announcement();
@@ -205,75 +182,6 @@ pub fn run(edge: &Arc<Edge>, source: Source, bound: Bound) {
     server.run(RunArgs {
         shutdown_signal: Box::new(signal),
     });
-}
-
-/// How many connections there are, in all and from each address.
-#[derive(Debug)]
-struct Caps {
-    open: Mutex<Open>,
-    possible: usize,
-}
-
-#[derive(Debug, Default)]
-struct Open {
-    all: usize,
-    by_address: HashMap<IpAddr, usize>,
-}
-
-impl Caps {
-    fn of(possible: usize) -> Self {
-        Self {
-            open: Mutex::default(),
-            possible,
-        }
-    }
-
-    /// Takes a place for a connection from `peer`, within the limits of the policy in force.
-    fn enter(this: &Arc<Self>, peer: IpAddr, policy: &Policy, edge: &Arc<Edge>) -> Option<Place> {
-        let address = budget_address(peer);
-        let mut open = this.open.lock();
-        if open.all >= policy.limits.connections.min(this.possible) {
-            return None;
-        }
-        let here = open.by_address.get(&address).copied().unwrap_or(0);
-        if here >= policy.limits.connections_per_address
-            && !policy.trusted_proxies.contains(plain(peer))
-        {
-            return None;
-        }
-        open.by_address.insert(address, here + 1);
-        open.all += 1;
-        edge.metrics.connections.inc();
-        Some(Place {
-            caps: this.clone(),
-            address,
-            edge: edge.clone(),
-        })
-    }
-}
-
-/// A place among the connections.
-#[derive(Debug)]
-struct Place {
-    caps: Arc<Caps>,
-    address: IpAddr,
-    edge: Arc<Edge>,
-}
-
-impl Slot for Place {}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.edge.metrics.connections.dec();
-        let mut open = self.caps.open.lock();
-        open.all = open.all.saturating_sub(1);
-        if let Some(here) = open.by_address.get_mut(&self.address) {
-            *here -= 1;
-            if *here == 0 {
-                open.by_address.remove(&self.address);
-            }
-        }
-    }
 }
 
 /// A connection on its way to a worker.

@@ -1,0 +1,210 @@
+//! Where the gateway listens, and where it sends.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use http::{HeaderName, HeaderValue};
+
+use super::{DEFAULT_ADMIN, DEFAULT_HTTP, Loader, Weakness, secrets::Secrets};
+use crate::{
+    config::{Written, reader::At},
+    policy::{Listen, Upstream, UpstreamAddress},
+};
+
+impl Loader<'_> {
+    pub(super) fn listen(&mut self, written: &Written, state_dir: &Path) -> Option<Listen> {
+        let http = address_or(written.listen.http.as_ref(), DEFAULT_HTTP)?;
+        let admin = address_or(written.listen.admin.as_ref(), DEFAULT_ADMIN)?;
+        if let Some(at) = &written.listen.http
+            && !http.ip().is_loopback()
+        {
+            self.weak(
+                Weakness::PlainHttp,
+                &at.span,
+                format!("`{http}` offers plain HTTP beyond loopback: keys and bodies can be read on the way"),
+                "listen on loopback behind something that ends TLS",
+            );
+        }
+        if let Some(at) = &written.listen.admin
+            && !admin.ip().is_loopback()
+        {
+            self.error(
+                &at.span,
+                format!("the admin listener `{admin}` is not on loopback"),
+                "it shows metrics to whoever connects: use 127.0.0.1",
+            );
+        }
+        if http == admin && http.port() != 0 {
+            let span = written
+                .listen
+                .http
+                .as_ref()
+                .map_or(0..0, |a| a.span.clone());
+            self.error(
+                &span,
+                "clients and the admin listener share one address",
+                "give the admin listener another port",
+            );
+        }
+        let threads = match &written.listen.threads {
+            Some(n) if n.value == 0 || n.value > 256 => {
+                self.error(
+                    &n.span,
+                    "`threads` is between 1 and 256",
+                    "leave it out for one per core",
+                );
+                1
+            }
+            Some(n) => usize::try_from(n.value).unwrap_or(1),
+            None => std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        let control = self.control(written.listen.control.as_ref(), state_dir);
+        Some(Listen {
+            http,
+            admin,
+            control,
+            threads,
+        })
+    }
+
+    pub(super) fn control(&mut self, written: Option<&At<String>>, state_dir: &Path) -> PathBuf {
+        let default = state_dir.join(crate::control::SOCKET_NAME);
+        let Some(at) = written else { return default };
+        match self.upstream_address(at) {
+            Some(UpstreamAddress::Unix(path)) => PathBuf::from(path),
+            Some(UpstreamAddress::Tcp(_)) => {
+                self.error(
+                    &at.span,
+                    "the control socket is a unix socket: whoever reaches it steers the gateway",
+                    "e.g. \"unix:/run/orket/gateway.sock\"",
+                );
+                default
+            }
+            None => default,
+        }
+    }
+
+    pub(super) fn upstreams(&mut self, written: &Written, secrets: &Secrets) -> Vec<Upstream> {
+        let mut out = Vec::new();
+        for upstream in &written.upstreams {
+            let Some(address) = &upstream.address else {
+                self.error(
+                    &upstream.id.span,
+                    format!("upstream `{}` lacks `address`", upstream.id.value),
+                    "e.g. address = \"unix:/run/orket/backend.sock\"",
+                );
+                continue;
+            };
+            let Some(parsed) = self.upstream_address(address) else {
+                continue;
+            };
+            let mut set_headers = Vec::new();
+            for (name, secret) in &upstream.set_headers {
+                let Ok(header) = HeaderName::from_bytes(name.value.as_bytes()) else {
+                    self.error(
+                        &name.span,
+                        format!("`{}` is not a header name", name.value),
+                        "",
+                    );
+                    continue;
+                };
+                if header.as_str().starts_with("x-orket-")
+                    || matches!(
+                        header.as_str(),
+                        "host" | "content-length" | "transfer-encoding" | "connection"
+                    )
+                {
+                    self.error(
+                        &name.span,
+                        format!("`{}` is the gateway's own", name.value),
+                        "take it out",
+                    );
+                    continue;
+                }
+                let Some(value) = secrets.first_text(secret, self.problems) else {
+                    continue;
+                };
+                match HeaderValue::from_bytes(value.expose()) {
+                    Ok(mut value) => {
+                        value.set_sensitive(true);
+                        set_headers.push((header, value));
+                    }
+                    Err(_) => self.error(
+                        &secret.span,
+                        format!("secret `{}` cannot stand in a header", secret.value),
+                        "it holds control characters",
+                    ),
+                }
+            }
+            out.push(Upstream {
+                id: upstream.id.value.clone(),
+                address: parsed,
+                connect_timeout: upstream
+                    .connect_timeout
+                    .as_ref()
+                    .map_or(Duration::from_secs(1), |d| d.value),
+                response_timeout: upstream
+                    .response_timeout
+                    .as_ref()
+                    .map_or(Duration::from_secs(30), |d| d.value),
+                set_headers,
+            });
+        }
+        out
+    }
+
+    pub(super) fn upstream_address(&mut self, address: &At<String>) -> Option<UpstreamAddress> {
+        if let Some(path) = address.value.strip_prefix("unix:") {
+            // 107 bytes: sun_path less its terminating NUL (unix(7)).
+            if path.is_empty() || path.len() > 107 {
+                self.error(
+                    &address.span,
+                    "the path of a unix socket has 1 to 107 bytes",
+                    "use a shorter path",
+                );
+                return None;
+            }
+            return Some(UpstreamAddress::Unix(path.to_owned()));
+        }
+        if address.value.contains('@') {
+            self.problems.conceal(&address.span);
+            self.error(
+                &address.span,
+                "an upstream's address holds no user or password",
+                "write `host:port`; set a header with `set_headers`",
+            );
+            return None;
+        }
+        let found = std::net::ToSocketAddrs::to_socket_addrs(address.value.as_str())
+            .ok()
+            .and_then(|mut all| all.next());
+        if found.is_none() {
+            self.error(
+                &address.span,
+                format!(
+                    "`{}` is neither `host:port` nor `unix:/path`, or the name is not known",
+                    address.value
+                ),
+                "e.g. \"127.0.0.1:8082\" or \"unix:/run/orket/backend.sock\"",
+            );
+        }
+        if let Some(beyond) = found.filter(|a| !a.ip().is_loopback()) {
+            self.problems.warning(
+                &address.span,
+                format!("requests to `{beyond}` leave this machine as plain HTTP"),
+                Some("let the upstream listen on loopback or a unix socket, or be sure of the network between".into()),
+            );
+        }
+        found.map(UpstreamAddress::Tcp)
+    }
+}
+
+fn address_or(written: Option<&At<SocketAddr>>, default: &str) -> Option<SocketAddr> {
+    match written {
+        Some(at) => Some(at.value),
+        None => default.parse().ok(),
+    }
+}
