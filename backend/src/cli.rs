@@ -80,7 +80,7 @@ pub async fn archive(
         Ok(store) => archive_now(&store, request)
             .await
             .map_err(|error| ArchiveError::Refused(error.to_string())),
-        Err(OpenError::Locked { .. }) => {
+        Err(OpenError::Locked { .. } | OpenError::Linked { .. }) => {
             let address = settings.listen.address.clone();
             ask(&address, &request)
                 .await

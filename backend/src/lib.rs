@@ -30,6 +30,10 @@ use std::{io, time::Duration};
 use listen::{BindError, Listener, Stop, peer};
 use settings::{Address, OnStop, Settings};
 
+/// How long a start waits for the former owner of the store: one that was just killed may take a
+/// moment to be gone.
+const STORE_PATIENCE: Duration = Duration::from_millis(1500);
+
 /// Why the backend does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -77,10 +81,13 @@ impl Backend {
         let workspace = workspace::Workspace::open(&settings.workspace)
             .map_err(failed("workspace", &settings.workspace))?;
         // The lock first: what follows may only be done by the one owner.
-        let store = store::Database::open(&settings.store)?;
+        let store = store::Database::open_within(&settings.store, STORE_PATIENCE)?;
         let state = store.state_dir();
         private_dir(&state).map_err(failed("state directory", &state))?;
         let attempts = state.join("attempts");
+        if let Err(error) = executor::orphans::take_in() {
+            tracing::warn!(%error, "what outlives a killed supervisor cannot be taken in");
+        }
         let executor = executor::Executor::new(&attempts, "/proc/self/exe")
             .map_err(failed("attempts' directory", &attempts))?;
         let stop = Stop::default();

@@ -19,6 +19,7 @@ pub mod cards;
 pub mod claims;
 pub mod deliveries;
 pub mod feed;
+mod lock;
 mod migrate;
 pub mod output;
 pub mod runs;

@@ -79,6 +79,55 @@ async fn a_second_backend_on_the_store_is_refused() {
 }
 
 #[tokio::test]
+async fn a_second_backend_is_refused_under_every_name_of_the_store() {
+    let mut first = Backend::start("").await;
+    let links = TempDir::new().unwrap();
+    let (soft, hard) = (links.path().join("soft.db"), links.path().join("hard.db"));
+    std::os::unix::fs::symlink(first.database(), &soft).unwrap();
+    std::fs::hard_link(first.database(), &hard).unwrap();
+    let folder = links.path().join("folder");
+    std::os::unix::fs::symlink(first.dir(), &folder).unwrap();
+    for name in [soft, hard, folder.join("orket.db")] {
+        let url = format!("[store]\nurl = \"sqlite:{}\"\n", name.display());
+        let second = Backend::refused(&url).await;
+        assert!(
+            second.stderr.contains("another backend"),
+            "{}: {}",
+            name.display(),
+            second.stderr
+        );
+    }
+    assert_eq!(first.get("/health").await.status, 200);
+    // What it holds open goes with it.
+    first.kill_and_restart().await;
+    assert_eq!(first.get("/health").await.status, 200);
+    assert!(first.terminate().await.success());
+}
+
+#[tokio::test]
+async fn a_start_waits_for_a_former_owner_that_is_about_to_be_gone() {
+    let dir = TempDir::new().unwrap();
+    let place = dir.path().join("orket.db");
+    let name = dir.path().join("orket.db.lock");
+    let former = std::fs::File::create(&name).unwrap();
+    former.lock().unwrap();
+    let is_waiting = || {
+        let fds = std::fs::read_dir("/proc").unwrap().flatten();
+        fds.filter(|process| process.file_name() != *std::process::id().to_string())
+            .filter_map(|process| std::fs::read_dir(process.path().join("fd")).ok())
+            .flat_map(Iterator::flatten)
+            .any(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to == name))
+    };
+    let config = format!("[store]\nurl = \"sqlite:{}\"\n", place.display());
+    let gone = async {
+        eventually("it waits", DEADLINE, async || is_waiting()).await;
+        former.unlock().unwrap();
+    };
+    let (backend, ()) = tokio::join!(Backend::start(&config), gone);
+    assert_eq!(backend.get("/health").await.status, 200);
+}
+
+#[tokio::test]
 async fn two_stores_in_one_folder_leave_each_other_alone() {
     let mut first = Backend::start("").await;
     let body =

@@ -5,12 +5,11 @@
 //! Nothing else may write. WAL and `synchronous = FULL`: what was answered survives power loss.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
-    io::{Read as _, Seek as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::DirBuilderExt as _,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -18,7 +17,12 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::{StoreError, feed::Feed, migrate};
+use super::{
+    StoreError,
+    feed::Feed,
+    lock::{self, Lock},
+    migrate,
+};
 
 /// Requests that may wait for the writer before a caller waits itself.
 const WAITING: usize = 4096;
@@ -42,6 +46,15 @@ pub enum OpenError {
         path: PathBuf,
         /// The process id the owner left in the lock file, or `?`.
         holder: String,
+    },
+    /// Another backend owns it under another name of the same file.
+    #[error(
+        "another backend has the store {} open under another name (a hard link); stop it first, or give this one its own [store] url",
+        path.display()
+    )]
+    Linked {
+        /// The database file.
+        path: PathBuf,
     },
     /// A newer program made it.
     #[error(
@@ -96,15 +109,36 @@ pub struct Database {
     inner: Arc<Inner>,
 }
 
+/// What is in it is dropped in this order: the writer's connection is the last to be closed, and
+/// the lock is let go of after it.
 struct Inner {
-    writer: mpsc::Sender<Job>,
     readers: Mutex<Vec<Connection>>,
+    writer: Writer,
     free_readers: Arc<Semaphore>,
     feed: Arc<Feed>,
     epoch: i64,
     path: PathBuf,
-    /// Held for as long as the store is open: the kernel lets go of it when the process ends.
-    _lock: File,
+    _lock: Lock,
+}
+
+/// The writer thread and the way to it.
+struct Writer {
+    jobs: mpsc::Sender<Job>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Writer {
+    /// Waits until what was asked for is done and the connection is closed.
+    fn drop(&mut self) {
+        let (closed, _) = mpsc::channel(1);
+        self.jobs = closed;
+        if let Some(thread) = self.thread.take()
+            && thread.thread().id() != thread::current().id()
+            && thread.join().is_err()
+        {
+            tracing::error!("the store's writer thread panicked");
+        }
+    }
 }
 
 impl std::fmt::Debug for Database {
@@ -118,6 +152,11 @@ impl std::fmt::Debug for Database {
 impl Database {
     /// Opens or creates the store at `path`, takes its lock, migrates it and raises its epoch.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
+        Self::open_within(path, Duration::ZERO)
+    }
+
+    /// The same; whoever has the store open gets `patience` to end.
+    pub fn open_within(path: &Path, patience: Duration) -> Result<Self, OpenError> {
         let io = |source| OpenError::Io {
             path: path.to_owned(),
             source,
@@ -132,14 +171,8 @@ impl Database {
                     source,
                 })?;
         }
-        let lock = lock(path)?;
-        // Created by us first: SQLite would create it readable for everyone the umask lets in.
-        OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(io)?;
+        let path = &lock::real_path(path).map_err(io)?;
+        let lock = Lock::take(path, patience)?;
         let mut conn = Connection::open(path)?;
         prepare(&conn)?;
         migrate::run(&mut conn)?;
@@ -152,12 +185,16 @@ impl Database {
         let readers = (0..READERS)
             .map(|_| reader(path))
             .collect::<Result<Vec<_>, _>>()?;
-        let (writer, jobs) = mpsc::channel(WAITING);
+        let (jobs, waiting) = mpsc::channel(WAITING);
         let published = Arc::clone(&feed);
-        std::thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || write_loop(&conn, jobs, &published))
+            .spawn(move || write_loop(&conn, waiting, &published))
             .map_err(io)?;
+        let writer = Writer {
+            jobs,
+            thread: Some(thread),
+        };
         Ok(Self {
             inner: Arc::new(Inner {
                 writer,
@@ -199,7 +236,7 @@ impl Database {
             });
             Executed { keep, reply }
         });
-        if self.inner.writer.send(job).await.is_err() {
+        if self.inner.writer.jobs.send(job).await.is_err() {
             return Err(StoreError::Closed.into());
         }
         receive
@@ -267,44 +304,6 @@ impl Database {
     pub fn path(&self) -> &Path {
         &self.inner.path
     }
-}
-
-/// Takes the exclusive lock beside the database file.
-fn lock(path: &Path) -> Result<File, OpenError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let lock_path = PathBuf::from(name);
-    let io = |source| OpenError::Io {
-        path: lock_path.clone(),
-        source,
-    };
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&lock_path)
-        .map_err(io)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            let read = file.read_to_string(&mut holder);
-            let holder = holder.trim();
-            let known = read.is_ok() && !holder.is_empty();
-            let holder = if known { holder } else { "?" }.to_owned();
-            return Err(OpenError::Locked {
-                path: path.to_owned(),
-                holder,
-            });
-        }
-        Err(TryLockError::Error(source)) => return Err(io(source)),
-    }
-    file.set_len(0).map_err(io)?;
-    file.rewind().map_err(io)?;
-    writeln!(file, "{}", std::process::id()).map_err(io)?;
-    Ok(file)
 }
 
 fn prepare(conn: &Connection) -> Result<(), rusqlite::Error> {
