@@ -100,6 +100,31 @@ async fn new_commits_run_it_again() {
     );
 }
 
+#[tokio::test]
+async fn a_review_that_goes_on_does_not_hold_the_card_of_another_run() {
+    let config = format!("{REVIEW}[runs]\ngrace = \"1s\"\n");
+    let wait = json!(["sh", "-c", "until test -e go; do sleep 0.02; done"]);
+    let mut backend = with_card(&config, wait).await;
+    let body = pull_request("ISSUE-1").to_string();
+    let review = forwarded("k", "pull_request", body);
+    assert_eq!(review.send(backend.address()).await.status, 202);
+    let card = json!({ "id": "work", "card_id": "ISSUE-1" });
+    assert_eq!(backend.post("/v1/runs", &card).await.status, 201);
+    let status = async || backend.get("/v1/cards/ISSUE-1").await.json()["status"].clone();
+    assert_eq!(status().await, "in_progress");
+    backend.post("/v1/runs/work/cancel", &json!({})).await;
+    eventually("the card is canceled", DEADLINE, || async {
+        status().await == "canceled"
+    })
+    .await;
+    std::fs::write(backend.workspace().join("go"), "").unwrap();
+    convergence::settled(&mut backend).await;
+    assert_eq!(
+        backend.get("/v1/cards/ISSUE-1").await.json()["status"],
+        "canceled"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_key_acts_once_and_gets_the_first_answer() {
     let backend = Arc::new(with_card(REVIEW, json!(["true"])).await);

@@ -143,6 +143,17 @@ pub fn unfinished_of_card(tx: &Connection, card: &str) -> Result<Option<String>,
         .optional()?)
 }
 
+/// Whether a run of that card that moves it has not ended. A review does not move it: it must not
+/// keep the card from what its other runs came to.
+fn is_worked_on(tx: &Connection, card: &str) -> Result<bool, StoreError> {
+    Ok(tx
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM runs WHERE card_id = ?1 AND cause <> 'review' \
+             AND state IN ('scheduled', 'queued', 'running', 'canceling'))",
+        )?
+        .query_row([card], |row| row.get(0))?)
+}
+
 /// Adds the event that tells of a run's new state.
 pub(super) fn announce(
     tx: &Connection,
@@ -209,7 +220,7 @@ pub fn step(
     if to.is_final()
         && run.cause != Cause::Review
         && let Some(card_id) = &run.card_id
-        && unfinished_of_card(tx, card_id)?.is_none()
+        && !is_worked_on(tx, card_id)?
         && let Some(card) = cards::find(tx, card_id)?
         && let Some(ending) = to.ending()
         && card.status.after(card::Step::RunEnded(ending)).is_ok()
