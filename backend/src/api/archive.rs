@@ -7,15 +7,25 @@ use serde::{Deserialize, Serialize};
 use super::{ApiError, App, extract::Document};
 use crate::store::{Database, archive::Selection};
 
+/// Cards by id, at most.
+const IDS_MOST: usize = 1000;
+/// Tokens, at most.
+const TOKENS_MOST: usize = 100;
+/// Bytes of a token, at most.
+const TOKEN_BYTES_MOST: usize = 200;
+/// Bytes of a reason and of a name, at most.
+const REMARK_BYTES_MOST: usize = 1000;
+
 /// Which cards to archive. At least one selector; they add up.
 #[derive(Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ArchiveRequest {
-    /// Cards by id.
+    /// Cards by id, 1000 at most.
     pub card_ids: Vec<String>,
     /// All cards of a build.
     pub build_id: Option<String>,
-    /// All cards whose id, title or build contains one of these, whatever the case.
+    /// All cards whose id, title or build contains one of these, whatever the case; 100 at most, of
+    /// 200 bytes each.
     pub related_tokens: Vec<String>,
     /// Why, for the record.
     pub reason: Option<String>,
@@ -24,8 +34,9 @@ pub struct ArchiveRequest {
 }
 
 impl ArchiveRequest {
-    /// The selection it means; an error when it selects nothing.
+    /// The selection it means; an error when it selects nothing, or is too long.
     pub fn selection(self) -> Result<Selection, ApiError> {
+        self.check()?;
         let meant = |list: Vec<String>| -> Vec<String> {
             list.into_iter()
                 .filter(|item| !item.trim().is_empty())
@@ -52,6 +63,38 @@ impl ArchiveRequest {
         }
         Ok(selection)
     }
+
+    fn check(&self) -> Result<(), ApiError> {
+        let too_many = |field: &str, most: usize, what: &str| {
+            Err(ApiError::invalid(format!(
+                "`{field}` has more than {most} {what}: send several requests"
+            )))
+        };
+        if self.card_ids.len() > IDS_MOST {
+            return too_many("card_ids", IDS_MOST, "entries");
+        }
+        if self.related_tokens.len() > TOKENS_MOST {
+            return too_many("related_tokens", TOKENS_MOST, "entries");
+        }
+        let too_long = |field: &str, most: usize| {
+            Err(ApiError::invalid(format!(
+                "`{field}` has text of more than {most} bytes: shorten it"
+            )))
+        };
+        let tokens = &self.related_tokens;
+        if tokens.iter().any(|token| token.len() > TOKEN_BYTES_MOST) {
+            return too_long("related_tokens", TOKEN_BYTES_MOST);
+        }
+        for (field, text) in [("reason", &self.reason), ("archived_by", &self.archived_by)] {
+            if text
+                .as_ref()
+                .is_some_and(|text| text.len() > REMARK_BYTES_MOST)
+            {
+                return too_long(field, REMARK_BYTES_MOST);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What was archived.
@@ -71,7 +114,7 @@ pub struct ArchiveAnswer {
 #[utoipa::path(post, path = "/v1/cards/archive", tag = "cards", request_body = ArchiveRequest,
     responses(
         (status = 200, body = ArchiveAnswer),
-        (status = 400, description = "No selector.", body = super::openapi::Problem),
+        (status = 400, description = "No selector, or too much at once.", body = super::openapi::Problem),
 ))]
 pub(super) async fn archive(
     State(app): State<App>,

@@ -203,6 +203,41 @@ async fn cards_are_archived_by_id_build_and_token() {
 }
 
 #[tokio::test]
+async fn archiving_is_bounded_and_knows_every_script() {
+    let backend = Backend::start("").await;
+    let body = json!({ "id": "umlaut", "title": "Viel Ärger", "command": ["true"] });
+    create(&backend, &body).await;
+    let ids = |n: usize| (0..n).map(|n| format!("c{n}")).collect::<Vec<_>>();
+    for (bad, field) in [
+        (json!({ "card_ids": ids(1001) }), "card_ids"),
+        (json!({ "related_tokens": ids(101) }), "related_tokens"),
+        (
+            json!({ "related_tokens": ["x".repeat(201)] }),
+            "related_tokens",
+        ),
+        (
+            json!({ "card_ids": ["a"], "reason": "x".repeat(1001) }),
+            "reason",
+        ),
+        (
+            json!({ "card_ids": ["a"], "archived_by": "x".repeat(1001) }),
+            "archived_by",
+        ),
+    ] {
+        let answer = backend.post("/v1/cards/archive", &bad).await;
+        assert_eq!(answer.status, 400, "{field}");
+        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains(&format!("`{field}`")), "{detail}");
+    }
+    let most = json!({ "card_ids": ids(1000), "related_tokens": ids(100) });
+    let answer = backend.post("/v1/cards/archive", &most).await.json();
+    assert_eq!(answer["missing_ids"].as_array().unwrap().len(), 1000);
+    let token = json!({ "related_tokens": ["ÄRGER"] });
+    let answer = backend.post("/v1/cards/archive", &token).await.json();
+    assert_eq!(answer["archived_ids"], json!(["umlaut"]));
+}
+
+#[tokio::test]
 async fn the_command_line_archives_through_the_running_backend_and_without_one() {
     let mut backend = Backend::start("").await;
     for id in ["one", "two"] {
