@@ -45,7 +45,7 @@ pub(super) struct DeliveryView {
     /// The delivery it repeats.
     replay_of: Option<String>,
     /// The size of its body.
-    body_bytes: usize,
+    body_bytes: i64,
 }
 
 impl From<&Delivery> for DeliveryView {
@@ -64,7 +64,7 @@ impl From<&Delivery> for DeliveryView {
             card_id: delivery.card_id.clone(),
             run_id: delivery.run_id.clone(),
             replay_of: new.replay_of,
-            body_bytes: new.body.len(),
+            body_bytes: delivery.body_bytes,
         }
     }
 }
@@ -102,7 +102,7 @@ pub(super) async fn list(
     )))
 }
 
-async fn find(app: &App, id: String) -> Result<Delivery, ApiError> {
+async fn find(app: &App, id: String) -> Result<(Delivery, Vec<u8>), ApiError> {
     app.store
         .delivery(id)
         .await?
@@ -116,9 +116,9 @@ pub(super) async fn detail(
     State(app): State<App>,
     Id(id): Id,
 ) -> Result<Json<DeliveryDetail>, ApiError> {
-    let found = find(&app, id).await?;
+    let (found, body) = find(&app, id).await?;
     let delivery = DeliveryView::from(&found);
-    let (body, body_b64) = match String::from_utf8(found.new.body) {
+    let (body, body_b64) = match String::from_utf8(body) {
         Ok(text) => (Some(text), None),
         Err(error) => (None, Some(STANDARD.encode(error.as_bytes()))),
     };
@@ -143,9 +143,9 @@ pub(super) async fn replay(
     caller: Caller,
     Id(id): Id,
 ) -> Result<Response, ApiError> {
-    let first = find(&app, id).await?;
+    let (first, body) = find(&app, id).await?;
     let new_id = id::new_ulid();
-    let intent = webhook::reinterpret(&app, &first.new.provider, &first.new.event, &first.new.body);
+    let intent = webhook::reinterpret(&app, &first.new.provider, &first.new.event, &body);
     let new = NewDelivery {
         key: format!("replay:{new_id}"),
         id: new_id,
@@ -157,7 +157,7 @@ pub(super) async fn replay(
     let limit = app.settings.runs.queue_limit;
     Ok(webhook::respond(
         app.store
-            .deliver(Timestamp::now(), new, intent, limit)
+            .deliver(Timestamp::now(), new, body.into(), intent, limit)
             .await?,
     ))
 }

@@ -80,7 +80,7 @@ pub(super) struct LogQuery {
     follow: bool,
     /// Only what comes after this number.
     after: Option<i64>,
-    /// How many items at most, 1 to 500.
+    /// How many items at most, 1 to 500; a page also ends at about 256 KiB.
     limit: Option<i64>,
 }
 

@@ -127,13 +127,12 @@ pub(super) async fn receive(
         sender_delivery: extract::text(&headers, WEBHOOK_DELIVERY)?,
         actor: caller.actor(),
         request_id: caller.request_id,
-        body: bytes.to_vec(),
         replay_of: None,
     };
     let limit = app.settings.runs.queue_limit;
     Ok(respond(
         app.store
-            .deliver(Timestamp::now(), new, intent, limit)
+            .deliver(Timestamp::now(), new, bytes, intent, limit)
             .await?,
     ))
 }

@@ -1,5 +1,6 @@
 //! Deliveries: what came in, and what it caused, stored in one transaction under its key.
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 use serde_json::{Value, json};
@@ -30,8 +31,6 @@ pub struct NewDelivery {
     pub actor: String,
     /// The request it came with.
     pub request_id: String,
-    /// The body, byte for byte.
-    pub body: Vec<u8>,
     /// The delivery this one repeats on request.
     pub replay_of: Option<String>,
 }
@@ -50,7 +49,7 @@ pub enum Intent {
     },
 }
 
-/// A delivery as stored.
+/// A delivery as stored, without its body: that may be large.
 #[derive(Debug, Clone)]
 pub struct Delivery {
     /// Its place in the order of arrival.
@@ -59,6 +58,8 @@ pub struct Delivery {
     pub new: NewDelivery,
     /// When it came in.
     pub received_at: Timestamp,
+    /// The size of its body.
+    pub body_bytes: i64,
     /// The status it was answered with.
     pub http_status: u16,
     /// The answer.
@@ -79,7 +80,7 @@ pub struct Answer {
 }
 
 const COLUMNS: &str = "seq, id, source, key, provider, event, sender_delivery, actor, request_id, \
-     received_at, body, http_status, answer, card_id, run_id, replay_of";
+     received_at, length(body), http_status, answer, card_id, run_id, replay_of";
 
 fn read(row: &Row<'_>) -> Result<Delivery, StoreError> {
     Ok(Delivery {
@@ -93,10 +94,10 @@ fn read(row: &Row<'_>) -> Result<Delivery, StoreError> {
             sender_delivery: row.get(6)?,
             actor: row.get(7)?,
             request_id: row.get(8)?,
-            body: row.get(10)?,
             replay_of: row.get(15)?,
         },
         received_at: time(row.get(9)?)?,
+        body_bytes: row.get(10)?,
         http_status: row.get(11)?,
         answer: serde_json::from_str(&row.get::<_, String>(12)?)?,
         card_id: row.get(13)?,
@@ -188,6 +189,7 @@ impl Database {
         &self,
         now: Timestamp,
         new: NewDelivery,
+        body: Bytes,
         intent: Intent,
         queue_limit: i64,
     ) -> Result<Answer, SubmitError> {
@@ -196,12 +198,12 @@ impl Database {
                 return Ok(answer);
             }
             let effect = act(tx, now, &new, &intent, queue_limit)?;
-            let mut body = json!({
+            let mut answer = json!({
                 "status": effect.status, "message": effect.message, "delivery_id": new.id,
             });
             if let (Some(card_id), Some(run_id)) = (&effect.card_id, &effect.run_id) {
-                body["card_id"] = json!(card_id);
-                body["run_id"] = json!(run_id);
+                answer["card_id"] = json!(card_id);
+                answer["run_id"] = json!(run_id);
             }
             tx.prepare_cached(
                 "INSERT INTO deliveries (id, source, key, provider, event, sender_delivery, actor, \
@@ -218,9 +220,9 @@ impl Database {
                 new.actor,
                 new.request_id,
                 now.as_microsecond(),
-                new.body,
+                &body[..],
                 effect.http_status,
-                body.to_string(),
+                answer.to_string(),
                 effect.card_id,
                 effect.run_id,
                 new.replay_of,
@@ -238,18 +240,22 @@ impl Database {
             )?;
             Ok(Answer {
                 http_status: effect.http_status,
-                body,
+                body: answer,
             })
         })
         .await
     }
 
-    /// The delivery of that id.
-    pub async fn delivery(&self, id: String) -> Result<Option<Delivery>, StoreError> {
+    /// The delivery of that id, and its body, byte for byte.
+    pub async fn delivery(&self, id: String) -> Result<Option<(Delivery, Vec<u8>)>, StoreError> {
         self.read(move |conn| {
-            conn.prepare_cached(&format!("SELECT {COLUMNS} FROM deliveries WHERE id = ?1"))?
-                .query_row([id], |row| Ok(read(row)))
-                .optional()?
+            let sql = format!("SELECT {COLUMNS}, body FROM deliveries WHERE id = ?1");
+            let found = conn
+                .prepare_cached(&sql)?
+                .query_row([id], |row| Ok((read(row), row.get(16)?)))
+                .optional()?;
+            found
+                .map(|(delivery, body)| Ok((delivery?, body)))
                 .transpose()
         })
         .await

@@ -5,6 +5,9 @@ use jiff::Timestamp;
 use super::{Database, StoreError, attempts::open_base, time};
 use crate::executor::OutputRecord;
 
+/// Bytes of output read at a time: whatever the limit, a page ends with the piece that reaches it.
+const PAGE_BYTES: usize = 256 * 1024;
+
 /// One piece of a run's output.
 #[derive(Debug, Clone)]
 pub struct OutputRow {
@@ -51,7 +54,8 @@ impl Database {
         .await
     }
 
-    /// Output of a run after number `after`, at most `limit` pieces.
+    /// Output of a run after number `after`: at most `limit` pieces, and no more pieces once there
+    /// are 256 KiB.
     pub async fn output(
         &self,
         run_id: String,
@@ -59,23 +63,25 @@ impl Database {
         limit: i64,
     ) -> Result<Vec<OutputRow>, StoreError> {
         self.read(move |conn| {
-            conn.prepare_cached(
+            let mut statement = conn.prepare_cached(
                 "SELECT seq, stream, time, bytes FROM output \
                  WHERE run_id = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3",
-            )?
-            .query_map((&run_id, after, limit), |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get::<_, i64>(2)?, row.get(3)?))
-            })?
-            .map(|row| {
-                let (seq, stream, at, bytes) = row?;
-                Ok(OutputRow {
-                    seq,
-                    stream,
-                    time: time(at)?,
+            )?;
+            let mut rows = statement.query((&run_id, after, limit))?;
+            let (mut output, mut size) = (Vec::new(), 0);
+            while size < PAGE_BYTES
+                && let Some(row) = rows.next()?
+            {
+                let bytes: Vec<u8> = row.get(3)?;
+                size += bytes.len();
+                output.push(OutputRow {
+                    seq: row.get(0)?,
+                    stream: row.get(1)?,
+                    time: time(row.get(2)?)?,
                     bytes,
-                })
-            })
-            .collect()
+                });
+            }
+            Ok(output)
         })
         .await
     }

@@ -26,6 +26,30 @@ async fn bytes_survive_as_they_are() {
     assert_eq!((&rest["items"], &rest["next"]), (&json!([]), &json!(next)));
 }
 
+#[tokio::test]
+async fn a_page_is_bounded_by_its_bytes_too_and_nothing_is_left_out() {
+    let backend = Backend::start("").await;
+    let id = script(&backend, "head -c 2000000 /dev/zero | tr '\\0' x").await;
+    ended(&backend, &id).await;
+    let (mut after, mut total, mut pages) = (0, 0, 0);
+    loop {
+        let target = format!("/v1/runs/{id}/logs?limit=500&after={after}");
+        let page = backend.get(&target).await.json();
+        let items = page["items"].as_array().unwrap();
+        if items.is_empty() {
+            break;
+        }
+        let texts = items.iter().map(|item| item["text"].as_str().unwrap());
+        let size = texts.map(str::len).sum::<usize>();
+        assert!(size < 512 * 1024, "a page of {size} bytes");
+        total += size;
+        pages += 1;
+        after = page["next"].as_i64().unwrap();
+    }
+    assert_eq!(total, 2_000_000);
+    assert!(pages > 3, "{pages} pages");
+}
+
 /// Reads server-sent events until one of kind `last`; their kinds, ids and data.
 pub(crate) async fn events(
     connection: &mut Connection,
