@@ -11,8 +11,16 @@
 //! Next: `watch` for its loop, `files` for what is on disk, `launch` for how the command comes to
 //! be, [`crate::executor`] for the other side.
 
+#![deny(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "they panic when the disk behind them is full, and a supervisor must live on"
+)]
+
 use std::{
     ffi::OsString,
+    fmt,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -56,9 +64,14 @@ fn supervise(dir: &Path) -> ExitCode {
     match watch::supervise(&files::AttemptDir::new(dir.to_owned())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Standard error is the attempt's supervisor.log; the backend quotes it.
-            eprintln!("cannot supervise {}: {error}", dir.display());
+            complain(format_args!("cannot supervise {}: {error}", dir.display()));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Writes to standard error, which is the attempt's `supervisor.log`: the backend quotes it. What
+/// the disk does not take is lost, and nothing else is.
+fn complain(what: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{what}");
 }

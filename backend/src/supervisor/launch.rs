@@ -36,7 +36,9 @@ pub(crate) fn become_command(dir: PathBuf, supervisor: u32) -> ExitCode {
     };
     if let Err(error) = dir.refuse_launch(&refusal) {
         // Standard error is the command's own: it lands in its output, the next best place.
-        eprintln!("orket: cannot launch the command ({refusal:?}) and cannot report it: {error}");
+        super::complain(format_args!(
+            "orket: cannot launch the command ({refusal:?}) and cannot report it: {error}"
+        ));
     }
     ExitCode::from(127)
 }

@@ -126,7 +126,7 @@ pub(crate) fn ask_to_end(filter: impl Fn(&ProcessStat) -> bool) -> HashSet<(u32,
                 .collect()
         }
         Err(error) => {
-            eprintln!("cannot look for the tree: {error}");
+            super::complain(format_args!("cannot look for the tree: {error}"));
             HashSet::new()
         }
     }

@@ -91,7 +91,9 @@ fn write_exit(dir: &AttemptDir, exit: &Exit) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
             Err(error) => {
                 if !complained {
-                    eprintln!("cannot write the exit, trying until it works: {error}");
+                    super::complain(format_args!(
+                        "cannot write the exit, trying until it works: {error}"
+                    ));
                     complained = true;
                 }
                 std::thread::sleep(EXIT_RETRY);
@@ -224,7 +226,7 @@ impl<'a> Supervision<'a> {
                 Err(Errno::CHILD) => return true,
                 Err(Errno::INTR) => {}
                 Err(errno) => {
-                    eprintln!("cannot wait for children: {errno}");
+                    super::complain(format_args!("cannot wait for children: {errno}"));
                     return false;
                 }
             }
@@ -285,8 +287,8 @@ impl<'a> Supervision<'a> {
     }
 
     fn kill(&mut self, now: Instant) {
-        if let Err(error) = tree::kill_descendants(std::process::id()) {
-            eprintln!("cannot kill the tree, trying again: {error}");
+        if let Err(error) = Identity::own().and_then(|own| tree::kill_below(&own)) {
+            super::complain(format_args!("cannot kill the tree, trying again: {error}"));
         }
         self.phase = Phase::Killing {
             next: now + LOOK_PERIOD,
@@ -315,7 +317,7 @@ impl<'a> Supervision<'a> {
         match poll(&mut sources, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => {
-                eprintln!("cannot poll: {errno}");
+                super::complain(format_args!("cannot poll: {errno}"));
                 std::thread::sleep(LOOK_PERIOD);
             }
         }
