@@ -134,15 +134,10 @@ impl Follower {
             .take()
             .map(|mut child| reap(&mut child))
             .unwrap_or_default();
-        let last_words = std::fs::read(self.dir.log()).unwrap_or_default();
-        let last_words =
-            String::from_utf8_lossy(&last_words[last_words.len().saturating_sub(500)..])
-                .trim()
-                .to_owned();
         let detail = [
             String::from("the supervisor ended without writing an exit"),
             how,
-            last_words,
+            self.dir.last_words(),
         ]
         .into_iter()
         .filter(|part| !part.is_empty())

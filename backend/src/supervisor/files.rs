@@ -15,15 +15,19 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io::{self, Read, Seek, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{exit::Exit, identity::Identity};
+
+/// The largest file that is read; far more than a specification can be.
+const READ_MAX: u64 = 64 * 1024 * 1024;
 
 /// What the supervisor is to run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -84,6 +88,21 @@ impl AttemptDir {
         self.dir.join("supervisor.log")
     }
 
+    /// The end of what the supervisor complained about, for a person.
+    pub(crate) fn last_words(&self) -> String {
+        const LENGTH: u64 = 500;
+        let read = || -> io::Result<Vec<u8>> {
+            let mut file = open_regular(&self.log())?;
+            let start = file.metadata()?.len().saturating_sub(LENGTH);
+            file.seek(io::SeekFrom::Start(start))?;
+            let mut bytes = Vec::new();
+            file.take(LENGTH).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        let bytes = read().unwrap_or_default();
+        String::from_utf8_lossy(&bytes).trim().to_owned()
+    }
+
     pub(crate) fn tmp(&self) -> PathBuf {
         self.dir.join("tmp")
     }
@@ -125,13 +144,7 @@ impl AttemptDir {
 
     /// Writes the claim if there is none; returns the one that stands.
     pub(crate) fn stake(&self, claim: &Claim) -> io::Result<Claim> {
-        let draft = self.draft("claim");
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&draft)?;
+        let (draft, mut file) = self.draft("claim")?;
         file.write_all(&serde_json::to_vec(claim)?)?;
         // A link appears whole or not at all, and only where there is none.
         let linked = fs::hard_link(&draft, self.dir.join("claim.json"));
@@ -145,12 +158,21 @@ impl AttemptDir {
         }
     }
 
-    /// A name that nobody else writes to, neither another process nor another thread of this one.
-    fn draft(&self, name: &str) -> PathBuf {
+    /// A file that nobody else writes to: neither another process, nor another thread of this one,
+    /// nor a command that put something in its place.
+    fn draft(&self, name: &str) -> io::Result<(PathBuf, File)> {
         static DRAFTS: AtomicU64 = AtomicU64::new(0);
-        let number = DRAFTS.fetch_add(1, Ordering::Relaxed);
-        self.dir
-            .join(format!("{name}.{}.{number}", std::process::id()))
+        loop {
+            let number = DRAFTS.fetch_add(1, Ordering::Relaxed);
+            let path = self
+                .dir
+                .join(format!("{name}.{}.{number}", std::process::id()));
+            match private_file(&path) {
+                Ok(file) => return Ok((path, file)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Asks for the end. Survives us; not fsynced, for a request need not survive the machine on
@@ -161,12 +183,14 @@ impl AttemptDir {
             .create(true)
             .truncate(false)
             .mode(0o600)
+            .custom_flags(WARY)
             .open(self.dir.join("cancel"))
             .map(drop)
     }
 
+    /// Whatever lies there asks for the end.
     pub(crate) fn cancel_requested(&self) -> bool {
-        self.dir.join("cancel").exists()
+        self.dir.join("cancel").symlink_metadata().is_ok()
     }
 
     pub(crate) fn refuse_launch(&self, refusal: &LaunchRefusal) -> io::Result<()> {
@@ -188,16 +212,24 @@ impl AttemptDir {
 
     /// Writes the end: durable once this returns.
     pub(crate) fn write_exit(&self, exit: &Exit) -> io::Result<()> {
-        let draft = self.draft("exit");
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&draft)?;
-        file.write_all(&serde_json::to_vec(exit)?)?;
-        file.sync_all()?;
-        fs::rename(&draft, self.dir.join("exit.json"))?;
+        let (draft, mut file) = self.draft("exit")?;
+        let place = self.dir.join("exit.json");
+        let written = file
+            .write_all(&serde_json::to_vec(exit)?)
+            .and_then(|()| file.sync_all())
+            .and_then(|()| match fs::rename(&draft, &place) {
+                // Only the command can have put a directory there.
+                Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                    fs::remove_dir_all(&place)?;
+                    fs::rename(&draft, &place)
+                }
+                renamed => renamed,
+            });
+        if let Err(error) = written {
+            // What a full disk did not take whole must not fill it further.
+            let _ = fs::remove_file(&draft);
+            return Err(error);
+        }
         File::open(&self.dir)?.sync_all()
     }
 }
@@ -215,21 +247,81 @@ fn private_file(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Parses a file that appears whole; `None` when it is not there.
-fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
-    match fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+/// A command that runs as our user can put anything in the place of a file: opening it must neither
+/// block nor lead elsewhere.
+const WARY: i32 = OFlags::NONBLOCK
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC)
+    .bits()
+    .cast_signed();
+
+/// Opens a regular file for reading. `InvalidData` when it is anything else.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    let other = || io::Error::new(io::ErrorKind::InvalidData, "not a regular file");
+    let opened = OpenOptions::new().read(true).custom_flags(WARY).open(path);
+    let file = opened.map_err(|error| {
+        let kinds = [rustix::io::Errno::LOOP, rustix::io::Errno::NXIO];
+        if kinds
+            .iter()
+            .any(|kind| error.raw_os_error() == Some(kind.raw_os_error()))
+        {
+            other()
+        } else {
+            error
+        }
+    })?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(other())
     }
+}
+
+/// Parses a file that appears whole; `None` when it is not there, `InvalidData` when it is not what
+/// was written there.
+fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    let file = match open_regular(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    file.take(READ_MAX).read_to_end(&mut bytes)?;
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may fail")]
     use super::*;
+
+    #[test]
+    fn what_is_not_a_plain_file_is_not_read_and_holds_nobody_up() {
+        let dir = AttemptDir::new(tempfile::tempdir().unwrap().keep());
+        let place = dir.path().join("exit.json");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, &place, mode).unwrap();
+        assert_eq!(dir.exit().unwrap(), None);
+        fs::remove_file(&place).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &place).unwrap();
+        assert_eq!(dir.exit().unwrap(), None);
+        fs::remove_file(&place).unwrap();
+        fs::create_dir(&place).unwrap();
+        fs::write(place.join("full"), "").unwrap();
+        assert_eq!(dir.exit().unwrap(), None);
+        let exit = Exit {
+            outcome: super::super::exit::Outcome::Canceled,
+            cpu_ms: 0,
+            memory_peak_bytes: 0,
+            dropped_bytes: 0,
+            ended_at: jiff::Timestamp::UNIX_EPOCH,
+        };
+        dir.write_exit(&exit).unwrap();
+        assert_eq!(dir.exit().unwrap(), Some(exit));
+        fs::remove_dir_all(dir.path()).unwrap();
+    }
 
     #[test]
     fn of_two_claims_the_first_stands() {

@@ -6,15 +6,15 @@
 //! does not.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, Read},
-    os::unix::fs::OpenOptionsExt,
     path::Path,
 };
 
 use jiff::Timestamp;
-use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
+
+use super::files::open_regular;
 
 /// The largest payload of one record.
 pub(crate) const PAYLOAD_MAX: usize = 64 * 1024;
@@ -131,12 +131,7 @@ pub struct RecordReader {
 impl RecordReader {
     /// A reader of the records behind `after_seq` (0: all of them; the largest number: none).
     pub(crate) fn open(path: &Path, after_seq: u64) -> io::Result<Self> {
-        // Whoever runs as our user may have put something else in its place; opening must not
-        // block.
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags((OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed())
-            .open(path)?;
+        let file = open_regular(path)?;
         Ok(Self {
             file,
             pending: Vec::new(),
