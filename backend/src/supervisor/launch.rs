@@ -75,7 +75,7 @@ fn prepare(dir: &AttemptDir, supervisor: u32) -> Result<Image, LaunchRefusal> {
     let spec = dir
         .spec()
         .map_err(|error| failed("cannot read what to run", &error))?;
-    env::set_current_dir(&spec.workdir).map_err(|error| {
+    enter(&spec.workdir).map_err(|error| {
         failed(
             &format!("working directory {}", spec.workdir.display()),
             &error,
@@ -102,6 +102,20 @@ fn prepare(dir: &AttemptDir, supervisor: u32) -> Result<Image, LaunchRefusal> {
             .map(|(name, value)| text(format!("{name}={value}").as_bytes()))
             .collect::<Result<_, _>>()?,
     })
+}
+
+/// Goes to the working directory as it was resolved. Another run may have put a link in its path
+/// since then, which would lead out of the workspace.
+fn enter(workdir: &Path) -> std::io::Result<()> {
+    env::set_current_dir(workdir)?;
+    let reached = env::current_dir()?;
+    if reached == workdir {
+        return Ok(());
+    }
+    Err(std::io::Error::other(format!(
+        "it leads to {} by now; name the directory itself, without symbolic links",
+        reached.display()
+    )))
 }
 
 fn confine(supervisor: u32) -> std::io::Result<()> {
