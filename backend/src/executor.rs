@@ -20,10 +20,14 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
-use tokio::{sync::mpsc, task::spawn_blocking};
+use tokio::{
+    sync::{mpsc, watch},
+    task::spawn_blocking,
+};
 
 use crate::supervisor::{
     SUPERVISE,
@@ -33,9 +37,10 @@ use crate::supervisor::{
 mod attempt;
 mod follow;
 mod launch;
+pub mod orphans;
 
 pub use attempt::{Attempt, Canceler};
-use follow::{Follower, wait_gone};
+use follow::{Follower, Terms, wait_gone};
 pub use launch::Launch;
 use launch::{is_safe_name, specify, validate};
 
@@ -147,16 +152,17 @@ impl Executor {
         let program = self.program.clone();
         let prepared = spawn_blocking({
             let dir = dir.clone();
-            move || spawn(&program, &dir, &spec)
+            move || spawn(&program, &dir, spec)
         });
-        let (child, identity, reader) = match prepared.await.map_err(io::Error::other).flatten() {
-            Ok(started) => started,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(LaunchError::Exists(id));
-            }
-            Err(source) => return Err(LaunchError::Io { id, source }),
-        };
-        Ok(self.follow(id, dir, identity, Some(child), reader))
+        let (child, identity, reader, terms) =
+            match prepared.await.map_err(io::Error::other).flatten() {
+                Ok(started) => started,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    return Err(LaunchError::Exists(id));
+                }
+                Err(source) => return Err(LaunchError::Io { id, source }),
+            };
+        Ok(self.follow(id, dir, identity, Some(child), reader, terms))
     }
 
     /// Takes over an attempt that an earlier process started; output comes from `after_seq`
@@ -180,10 +186,24 @@ impl Executor {
             move || {
                 // Without a claim nothing has run yet, and with ours standing nothing will.
                 match dir.stake(&Claim::Abandoned)? {
-                    Claim::Supervisor(identity) => Ok(Some((
-                        identity,
-                        OutputReader::open(&dir.output(), after_seq)?,
-                    ))),
+                    Claim::Supervisor(identity) => {
+                        let reader = OutputReader::open(&dir.output(), after_seq)?;
+                        let spec = match dir.spec() {
+                            Ok(spec) => Some(spec),
+                            // Torn by the fall of a machine, or removed by the command.
+                            Err(error)
+                                if matches!(
+                                    error.kind(),
+                                    io::ErrorKind::NotFound | io::ErrorKind::InvalidData
+                                ) =>
+                            {
+                                None
+                            }
+                            Err(error) => return Err(error),
+                        };
+                        let terms = Terms::new(spec, &identity);
+                        Ok(Some((identity, reader, terms)))
+                    }
                     Claim::Abandoned => Ok(None),
                 }
             }
@@ -194,12 +214,13 @@ impl Executor {
             .flatten()
             .map_err(failed)?
         {
-            Some((identity, reader)) => Ok(Adoption::Running(self.follow(
+            Some((identity, reader, terms)) => Ok(Adoption::Running(self.follow(
                 id.to_owned(),
                 dir,
                 identity,
                 None,
                 reader,
+                terms,
             ))),
             None => vanished("it was given up before its supervisor began"),
         }
@@ -210,11 +231,6 @@ impl Executor {
     pub fn output(&self, id: &str) -> io::Result<OutputReader> {
         let dir = self.dir(id).ok_or(io::ErrorKind::NotFound)?;
         OutputReader::open(&dir.output(), 0)
-    }
-
-    /// A way to end an attempt that is known by its id only.
-    pub fn canceler(&self, id: &str) -> Option<Canceler> {
-        self.dir(id).map(|dir| Canceler { dir })
     }
 
     /// The ids of all attempts that have a directory, whatever became of them.
@@ -271,22 +287,31 @@ impl Executor {
         identity: Identity,
         child: Option<Child>,
         reader: OutputReader,
+        terms: Terms,
     ) -> Attempt {
         let (sender, updates) = mpsc::channel(UPDATES_WAITING);
+        let (asked, asked_of) = watch::channel(None);
         let follower = Follower {
             dir: dir.clone(),
             identity: identity.clone(),
             child,
             reader,
             updates: sender,
+            terms,
+            asked: asked_of,
+            forced: false,
         };
         tokio::spawn(follower.run());
         Attempt {
             id,
-            identity,
+            identity: identity.clone(),
             isolation: self.isolation(),
             updates,
-            canceler: Canceler { dir },
+            canceler: Canceler {
+                dir,
+                supervisor: identity,
+                asked: Arc::new(asked),
+            },
         }
     }
 }
@@ -303,9 +328,9 @@ pub type Updates = mpsc::Receiver<Update>;
 fn spawn(
     program: &Path,
     dir: &AttemptDir,
-    spec: &Spec,
-) -> io::Result<(Child, Identity, OutputReader)> {
-    dir.create(spec)?;
+    spec: Spec,
+) -> io::Result<(Child, Identity, OutputReader, Terms)> {
+    dir.create(&spec)?;
     let start = || {
         let log = fs::OpenOptions::new()
             .append(true)
@@ -313,7 +338,8 @@ fn spawn(
             .mode(0o600)
             .open(dir.log())?;
         let reader = OutputReader::open(&dir.output(), 0)?;
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .arg0("orket-supervisor")
             .arg(SUPERVISE)
             .arg(dir.path())
@@ -321,13 +347,17 @@ fn spawn(
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()?;
+            .stderr(log);
+        let child = orphans::start(&mut command)?;
         // It is our child and not reaped: its number cannot belong to anyone else.
         let identity = Identity::of(child.id())?;
         Ok((child, identity, reader))
     };
-    start().inspect_err(|_: &io::Error| {
+    let started = start().map(|(child, identity, reader)| {
+        let terms = Terms::new(Some(spec), &identity);
+        (child, identity, reader, terms)
+    });
+    started.inspect_err(|_: &io::Error| {
         let _ = dir.stake(&Claim::Abandoned);
         let _ = fs::remove_dir_all(dir.path());
     })

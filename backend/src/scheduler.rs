@@ -151,13 +151,26 @@ impl Scheduler {
                     attempt = id,
                     "an attempt nobody knows of still runs: ending it"
                 );
-                if let Some(canceler) = self.inner.executor.canceler(&id)
-                    && let Err(error) = canceler.cancel()
-                {
-                    tracing::error!(attempt = id, %error, "it cannot be ended");
-                }
+                tokio::spawn(self.clone().end_unknown(id));
             }
             Err(error) => tracing::warn!(attempt = id, %error, "files of an attempt stay behind"),
+        }
+    }
+
+    /// Ends an attempt whose end is recorded, or that never had a record, and removes its files.
+    async fn end_unknown(self, id: String) {
+        match self.inner.executor.adopt(&id, u64::MAX).await {
+            Ok(Adoption::Running(mut attempt)) => {
+                if let Err(error) = attempt.cancel() {
+                    tracing::error!(attempt = id, %error, "it cannot be ended");
+                }
+                while attempt.updates.recv().await.is_some() {}
+            }
+            Ok(Adoption::Vanished { .. }) => {}
+            Err(error) => tracing::error!(attempt = id, %error, "it cannot be ended"),
+        }
+        if let Err(error) = self.inner.executor.forget(&id).await {
+            tracing::warn!(attempt = id, %error, "files of an attempt stay behind");
         }
     }
 

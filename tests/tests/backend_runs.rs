@@ -3,6 +3,7 @@
 mod cancel;
 mod convergence;
 mod crash;
+mod escape;
 pub(crate) mod output;
 
 use orket_tests::{Answer, Backend, DEADLINE, wait::obtain};

@@ -3,6 +3,7 @@
 mod adoption;
 mod endings;
 mod output;
+mod sabotage;
 mod tree;
 
 use std::{

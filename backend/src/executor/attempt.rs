@@ -1,8 +1,9 @@
 //! One attempt as its owner sees it.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use rustix::process::Signal;
+use tokio::{sync::watch, time::Instant};
 
 use super::{Identity, Isolation, Updates};
 use crate::supervisor::files::{AttemptDir, Claim};
@@ -34,6 +35,10 @@ impl Attempt {
 #[derive(Debug, Clone)]
 pub struct Canceler {
     pub(super) dir: AttemptDir,
+    /// Known from the start: the command may remove every file that would tell.
+    pub(super) supervisor: Identity,
+    /// Tells the follower since when an end is due.
+    pub(super) asked: Arc<watch::Sender<Option<Instant>>>,
 }
 
 impl Canceler {
@@ -42,13 +47,22 @@ impl Canceler {
         // First the request, then the look for somebody to wake. A supervisor claims first and
         // looks for a request then, so one of the two sees the other, and none is signalled before
         // it listens.
-        match self.dir.request_cancel() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            other => other?,
+        let requested = self.dir.request_cancel();
+        self.asked.send_if_modified(|asked| {
+            let first = asked.is_none();
+            asked.get_or_insert_with(Instant::now);
+            first
+        });
+        let listens = match (&requested, self.dir.claim()) {
+            (Ok(()), Ok(Some(Claim::Abandoned) | None)) => false,
+            (Ok(()), Ok(Some(Claim::Supervisor(_)))) => true,
+            // The files are gone or not what they were: somebody works against us, so it runs.
+            (Err(_), _) | (_, Err(_)) => true,
+        };
+        if listens && self.supervisor.signal(Signal::TERM)? {
+            // One that was stopped would never hear it.
+            self.supervisor.signal(Signal::CONT)?;
         }
-        match self.dir.claim()? {
-            Some(Claim::Supervisor(supervisor)) => supervisor.signal(Signal::TERM).map(drop),
-            Some(Claim::Abandoned) | None => Ok(()),
-        }
+        Ok(())
     }
 }

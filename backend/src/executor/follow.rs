@@ -7,22 +7,34 @@
 use std::{io, process::Child, time::Duration};
 
 use jiff::Timestamp;
+use rustix::process::Signal;
 use tokio::{
     net::unix::pipe,
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::spawn_blocking,
     time::{Instant, sleep, timeout},
 };
 use tracing::{error, warn};
 
-use super::{Exit, Identity, Outcome, OutputRecord, Update};
-use crate::supervisor::{files::AttemptDir, record::RecordReader, tree};
+use super::{Exit, Identity, Outcome, OutputRecord, Update, orphans};
+use crate::supervisor::{
+    files::{AttemptDir, Spec},
+    record::RecordReader,
+    tree,
+};
 
 const TICK: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(500);
 /// How often a process that is on its way out is looked at.
 const LEAVING_PERIOD: Duration = Duration::from_millis(2);
 const SWEEP_PERIOD: Duration = Duration::from_millis(10);
+/// How long beyond timeout or cancel and grace a supervisor may take before it is helped along,
+/// before its tree is ended without it, and before it is killed itself.
+const OVERDUE: [Duration; 3] = [
+    Duration::from_secs(3),
+    Duration::from_secs(5),
+    Duration::from_secs(8),
+];
 
 /// An attempt being followed.
 #[derive(Debug)]
@@ -33,6 +45,35 @@ pub(super) struct Follower {
     pub(super) child: Option<Child>,
     pub(super) reader: RecordReader,
     pub(super) updates: mpsc::Sender<Update>,
+    pub(super) terms: Terms,
+    /// Since when a cancel is asked for.
+    pub(super) asked: watch::Receiver<Option<Instant>>,
+    /// Whether the tree was ended from here, over its supervisor's head.
+    pub(super) forced: bool,
+}
+
+/// What the attempt was started with, as far as its follower has to know it. Kept, for the command
+/// may remove the files that say so.
+#[derive(Debug)]
+pub(super) struct Terms {
+    nonce: Option<String>,
+    grace: Duration,
+    /// When the timeout has passed.
+    ends: Option<Instant>,
+}
+
+impl Terms {
+    pub(super) fn new(spec: Option<Spec>, supervisor: &Identity) -> Self {
+        let ends = spec.as_ref().and_then(|spec| spec.timeout_ms).map(|ms| {
+            let left = Duration::from_millis(ms).saturating_sub(supervisor.age());
+            Instant::now().checked_add(left)
+        });
+        Self {
+            grace: Duration::from_millis(spec.as_ref().map_or(0, |spec| spec.grace_ms)),
+            nonce: spec.map(|spec| spec.nonce),
+            ends: ends.flatten(),
+        }
+    }
 }
 
 impl Follower {
@@ -41,37 +82,115 @@ impl Follower {
         if let Err(error) = &wake {
             warn!(attempt = %self.dir.path().display(), %error, "no wake-ups for this attempt; looking once a second");
         }
-        let exit = loop {
-            // What is read after a look holds for that look: an exit that is there has all its
-            // output before it, and a supervisor that is gone wrote nothing later.
-            let gone = !self.identity.is_alive();
-            let exit = self.look_for_exit().await;
+        // What is read after a look holds for that look: a supervisor that is gone wrote nothing
+        // later. While it lives, an exit may be the command's own invention.
+        while self.identity.is_alive() {
             self.report_output().await;
-            match exit {
-                Some(exit) => break exit,
-                None if gone => break self.settle_lost().await,
-                None => wait(wake.as_ref().ok()).await,
-            }
+            self.press().await;
+            wait(wake.as_ref().ok()).await;
+        }
+        let exit = self.look_for_exit().await;
+        self.report_output().await;
+        let exit = match exit {
+            Some(exit) => exit,
+            None => self.settle_lost().await,
         };
-        // Nobody listening is no reason to stop: the child has to be reaped all the same.
-        let _ = self.updates.send(Update::Ended(exit)).await;
+        // The child first: who reads the end may look for it.
         if let Some(mut child) = self.child.take() {
-            while self.identity.is_alive() {
-                sleep(LEAVING_PERIOD).await;
-            }
             reap(&mut child);
+        }
+        // Nobody listening is fine.
+        let _ = self.updates.send(Update::Ended(exit)).await;
+    }
+
+    /// The exit that a supervisor left which is gone now.
+    async fn look_for_exit(&self) -> Option<Exit> {
+        // Ours succeeds when, and only when, it wrote its exit over whatever was there.
+        if let Some(child) = &self.child
+            && orphans::succeeded(child).is_ok_and(|success| !success)
+        {
+            return None;
+        }
+        loop {
+            let dir = self.dir.clone();
+            match spawn_blocking(move || dir.exit()).await {
+                Ok(Ok(exit)) => {
+                    return exit.map(|exit| Exit {
+                        outcome: self.meant(exit.outcome),
+                        ..exit
+                    });
+                }
+                Ok(Err(error)) => {
+                    error!(attempt = %self.dir.path().display(), %error, "cannot read the exit; trying again");
+                    sleep(RETRY).await;
+                }
+                Err(_) => return None,
+            }
         }
     }
 
-    async fn look_for_exit(&self) -> Option<Exit> {
-        let dir = self.dir.clone();
-        match spawn_blocking(move || dir.exit()).await {
-            Ok(Ok(exit)) => exit,
-            Ok(Err(error)) => {
-                error!(attempt = %self.dir.path().display(), %error, "cannot read the exit");
-                None
+    /// What the supervisor saw, as it was meant: it cannot know everything that we did.
+    fn meant(&self, seen: Outcome) -> Outcome {
+        let asked = self.asked.borrow().is_some();
+        match seen {
+            // The signal was ours, and the request could not be left for it.
+            Outcome::Interrupted if asked => Outcome::Canceled,
+            Outcome::Signaled { .. } | Outcome::Lost { .. } if self.forced => {
+                if asked {
+                    Outcome::Canceled
+                } else {
+                    Outcome::TimedOut
+                }
             }
-            Err(_) => None,
+            Outcome::Lost { .. } if asked => Outcome::Canceled,
+            Outcome::Exited { .. }
+            | Outcome::Signaled { .. }
+            | Outcome::TimedOut
+            | Outcome::Canceled
+            | Outcome::Interrupted
+            | Outcome::CommandNotFound { .. }
+            | Outcome::LaunchFailed { .. }
+            | Outcome::Lost { .. } => seen,
+        }
+    }
+
+    /// Brings an end about that is overdue: a command can stop its supervisor, again and again.
+    async fn press(&mut self) {
+        let asked = *self.asked.borrow();
+        let Some(due) = asked.into_iter().chain(self.terms.ends).min() else {
+            return;
+        };
+        let late = Instant::now().saturating_duration_since(due + self.terms.grace);
+        let [helped, ended, killed] = OVERDUE;
+        if late < helped {
+            return;
+        }
+        let attempt = self.dir.path().display();
+        if late >= ended {
+            let supervisor = self.identity.clone();
+            // One without a tree is left alone: it may wait for a disk that takes its exit.
+            match spawn_blocking(move || tree::kill_below(&supervisor)).await {
+                Ok(Ok(0)) | Err(_) => {}
+                Ok(Ok(count)) => {
+                    self.forced = true;
+                    warn!(%attempt, count, "its supervisor did not end them in time");
+                }
+                Ok(Err(error)) => error!(%attempt, %error, "cannot end an overdue tree"),
+            }
+        }
+        let signals: &[Signal] = if late >= killed && self.identity.is_stopped() {
+            self.forced = true;
+            warn!(%attempt, "its supervisor is kept from going on; killing it");
+            &[Signal::KILL]
+        } else if asked.is_some() {
+            &[Signal::TERM, Signal::CONT]
+        } else {
+            &[Signal::CONT]
+        };
+        for signal in signals {
+            if let Err(error) = self.identity.signal(*signal) {
+                error!(%attempt, %error, "cannot signal a supervisor");
+            }
         }
     }
 
@@ -95,37 +214,20 @@ impl Follower {
     /// The supervisor died without a word: ends what is left of its tree and writes the end in its
     /// place.
     async fn settle_lost(&mut self) -> Exit {
-        let nonce = loop {
-            match self.dir.spec() {
-                Ok(spec) => break Some(spec.nonce),
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        // Forgotten, or torn by the fall of a machine: its processes fell too.
-                        io::ErrorKind::NotFound | io::ErrorKind::InvalidData
-                    ) =>
-                {
-                    break None;
-                }
-                Err(error) => {
-                    error!(attempt = %self.dir.path().display(), %error, "cannot read what was to run");
+        let nonce = self.terms.nonce.clone();
+        // Our own child is a zombie until we reap it, which keeps its session's number from
+        // being reused.
+        let session = self.child.is_some().then_some(self.identity.pid);
+        loop {
+            let nonce = nonce.clone();
+            let sweep = move || Ok(tree::remains(nonce.as_deref(), session)? + orphans::end()?);
+            match spawn_blocking(sweep).await {
+                Ok(Ok(0)) | Err(_) => break,
+                Ok(Ok(_)) => sleep(SWEEP_PERIOD).await,
+                Ok(Err(error)) => {
+                    let error: io::Error = error;
+                    error!(attempt = %self.dir.path().display(), %error, "cannot look for what is left of the tree");
                     sleep(RETRY).await;
-                }
-            }
-        };
-        if let Some(nonce) = nonce {
-            // Our own child is a zombie until we reap it, which keeps its session's number from
-            // being reused.
-            let session = self.child.is_some().then_some(self.identity.pid);
-            loop {
-                let nonce = nonce.clone();
-                match spawn_blocking(move || tree::remains(&nonce, session)).await {
-                    Ok(Ok(0)) | Err(_) => break,
-                    Ok(Ok(_)) => sleep(SWEEP_PERIOD).await,
-                    Ok(Err(error)) => {
-                        error!(attempt = %self.dir.path().display(), %error, "cannot look for what is left of the tree");
-                        sleep(RETRY).await;
-                    }
                 }
             }
         }
@@ -143,8 +245,9 @@ impl Follower {
         .filter(|part| !part.is_empty())
         .collect::<Vec<_>>()
         .join("; ");
+        let outcome = self.meant(Outcome::Lost { detail });
         let exit = Exit {
-            outcome: Outcome::Lost { detail },
+            outcome,
             cpu_ms: 0,
             memory_peak_bytes: 0,
             dropped_bytes: 0,
@@ -159,7 +262,7 @@ impl Follower {
 
 /// Reaps a supervisor that is known to have ended; says how, when that is of interest.
 fn reap(child: &mut Child) -> String {
-    match child.wait() {
+    match orphans::reap(child) {
         Ok(status) if status.success() => String::new(),
         Ok(status) => status.to_string(),
         Err(error) => format!("cannot reap it: {error}"),

@@ -22,8 +22,8 @@ use super::{
 };
 use crate::{
     executor::{
-        Adoption, Attempt, Executor, Exit, Isolation, Launch, Outcome, OutputReader, OutputRecord,
-        Update,
+        Adoption, Attempt, Canceler, Executor, Exit, Isolation, Launch, Outcome, OutputReader,
+        OutputRecord, Update,
     },
     sandbox_state::Reason,
 };
@@ -38,11 +38,19 @@ pub struct ProcessDriver {
     groups: Mutex<HashMap<String, Arc<Group>>>,
 }
 
-/// The services of one sandbox that are followed: no end yet, or how they ended.
+/// The services of one sandbox that are followed.
 #[derive(Debug, Default)]
 struct Group {
-    services: Mutex<BTreeMap<String, Option<Exit>>>,
+    services: Mutex<BTreeMap<String, Life>>,
     changed: Notify,
+}
+
+/// What is known of a service.
+#[derive(Debug)]
+enum Life {
+    /// It has not ended; how to end it.
+    Alive(Canceler),
+    Ended(Exit),
 }
 
 impl ProcessDriver {
@@ -68,14 +76,18 @@ impl ProcessDriver {
     /// Follows an attempt until its end. Its output stays in its file, which `logs` reads.
     fn follow(&self, plan: &Plan, service: &Service, mut attempt: Attempt) {
         let group = self.group(&plan.id);
-        group.services.lock().insert(service.name.clone(), None);
+        let life = Life::Alive(attempt.canceler.clone());
+        group.services.lock().insert(service.name.clone(), life);
         let name = service.name.clone();
         tokio::spawn(async move {
             while let Some(update) = attempt.updates.recv().await {
                 match update {
                     Update::Output(_) => {}
                     Update::Ended(exit) => {
-                        group.services.lock().insert(name.clone(), Some(exit));
+                        group
+                            .services
+                            .lock()
+                            .insert(name.clone(), Life::Ended(exit));
                         group.changed.notify_one();
                     }
                 }
@@ -179,8 +191,8 @@ impl SandboxDriver for ProcessDriver {
         let group = self.group(&plan.id);
         let services = group.services.lock();
         let see = |service: &Service| match services.get(&service.name) {
-            Some(None) => Seen::Alive,
-            Some(Some(exit)) => Seen::Ended(explain(service, &exit.outcome)),
+            Some(Life::Alive(_)) => Seen::Alive,
+            Some(Life::Ended(exit)) => Seen::Ended(explain(service, &exit.outcome)),
             None => Seen::Ended(fault(
                 service,
                 Reason::ServiceVanished,
@@ -196,14 +208,20 @@ impl SandboxDriver for ProcessDriver {
 
     async fn end(&self, plan: &Plan) -> io::Result<()> {
         self.follow_all(plan).await?;
-        for service in &plan.services {
-            if let Some(canceler) = self.executor().canceler(&attempt_id(plan, service)) {
-                canceler.cancel()?;
-            }
-        }
         let group = self.group(&plan.id);
+        let alive = || -> Vec<Canceler> {
+            let services = group.services.lock();
+            let alive = services.values().filter_map(|life| match life {
+                Life::Alive(canceler) => Some(canceler.clone()),
+                Life::Ended(_) => None,
+            });
+            alive.collect()
+        };
+        for canceler in alive() {
+            canceler.cancel()?;
+        }
         let all_ended = async {
-            while group.services.lock().values().any(Option::is_none) {
+            while !alive().is_empty() {
                 group.changed.notified().await;
             }
         };

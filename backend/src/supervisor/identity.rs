@@ -1,6 +1,6 @@
 //! Which process it is, beyond its recyclable number.
 
-use std::{fs, io, os::fd::OwnedFd, sync::OnceLock};
+use std::{fs, io, os::fd::OwnedFd, sync::OnceLock, time::Duration};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,23 @@ impl Identity {
         boot_id().is_ok_and(|boot| boot == self.boot_id)
             && ProcessStat::read(self.pid)
                 .is_ok_and(|stat| stat.start_ticks == self.start_ticks && !stat.has_ended())
+    }
+
+    /// Whether it exists and a signal, or somebody who traces it, keeps it from going on.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.is_alive()
+            && ProcessStat::read(self.pid).is_ok_and(|stat| matches!(stat.state, 'T' | 't'))
+    }
+
+    /// How long it has existed; nothing when that cannot be read.
+    pub(crate) fn age(&self) -> Duration {
+        let uptime = fs::read_to_string("/proc/uptime").ok().and_then(|text| {
+            let seconds = text.split_ascii_whitespace().next()?.parse().ok()?;
+            Duration::try_from_secs_f64(seconds).ok()
+        });
+        let hertz = rustix::param::clock_ticks_per_second().max(1);
+        let start = Duration::from_millis(self.start_ticks.saturating_mul(1000) / hertz);
+        uptime.unwrap_or_default().saturating_sub(start)
     }
 
     /// A descriptor of exactly this process, or `NotFound` when it is gone or its number belongs to

@@ -90,16 +90,17 @@ fn table() -> io::Result<Vec<ProcessStat>> {
 
 /// All living descendants of a process, itself not included.
 fn descendants(root: u32) -> io::Result<Vec<ProcessStat>> {
-    Ok(below(root, &table()?))
+    Ok(below(root, &HashSet::new(), &table()?))
 }
 
-fn below(root: u32, table: &[ProcessStat]) -> Vec<ProcessStat> {
+fn below(root: u32, spared: &HashSet<u32>, table: &[ProcessStat]) -> Vec<ProcessStat> {
     let mut children: HashMap<u32, Vec<ProcessStat>> = HashMap::new();
     for stat in table {
         children.entry(stat.parent).or_default().push(*stat);
     }
     let mut found = Vec::new();
-    let mut seen = HashSet::from([root]);
+    let mut seen = spared.clone();
+    seen.insert(root);
     let mut open = vec![root];
     while let Some(parent) = open.pop() {
         for stat in children.get(&parent).into_iter().flatten() {
@@ -142,13 +143,36 @@ pub(crate) fn ask_orphans(asked: &mut HashSet<(u32, u64)>) {
     asked.extend(new);
 }
 
-/// Kills every living descendant, also of one that forks as fast as it can: everything is stopped
+/// Kills every living descendant of exactly this process, as [`kill_all`] does.
+pub(crate) fn kill_below(root: &Identity) -> io::Result<usize> {
+    kill_all(|| {
+        let found = descendants(root.pid)?;
+        // It lives still, so the number was its own all the while.
+        Ok(if root.is_alive() { found } else { Vec::new() })
+    })
+}
+
+/// Kills every living descendant of ours but the children that are spared and what is below them.
+pub(crate) fn kill_own_except(spared: &HashSet<u32>) -> io::Result<usize> {
+    kill_all(|| Ok(below(std::process::id(), spared, &table()?)))
+}
+
+/// Our children that have ended and wait to be reaped.
+pub(crate) fn ended_children() -> io::Result<Vec<u32>> {
+    let own = std::process::id();
+    let all = table()?.into_iter();
+    let ended = all.filter(|stat| stat.parent == own && stat.has_ended());
+    Ok(ended.map(|stat| stat.pid).collect())
+}
+
+/// Kills everything that is found, also of one that forks as fast as it can: everything is stopped
 /// first, until a look finds nothing new, so that nobody is left to fork while the killing goes on.
-pub(crate) fn kill_descendants(root: u32) -> io::Result<()> {
+/// Says how many there were at the last look.
+fn kill_all(find: impl Fn() -> io::Result<Vec<ProcessStat>>) -> io::Result<usize> {
     const LOOKS: usize = 64;
     let mut stopped = HashSet::new();
     for _ in 0..LOOKS {
-        let new: Vec<_> = descendants(root)?
+        let new: Vec<_> = find()?
             .into_iter()
             .filter(|stat| stopped.insert((stat.pid, stat.start_ticks)))
             .collect();
@@ -157,8 +181,9 @@ pub(crate) fn kill_descendants(root: u32) -> io::Result<()> {
         }
         signal_each(&new, Signal::STOP);
     }
-    signal_each(&descendants(root)?, Signal::KILL);
-    Ok(())
+    let all = find()?;
+    signal_each(&all, Signal::KILL);
+    Ok(all.len())
 }
 
 /// Sends a signal to each of these, if it is still the same process.
@@ -172,12 +197,15 @@ fn signal_each(all: &[ProcessStat], signal: Signal) {
 
 /// What is left of an attempt whose supervisor died: processes that carry its nonce, and members of
 /// its session when that number is known to be pinned (its leader is dead and not yet reaped).
-pub(crate) fn remains(nonce: &str, pinned_session: Option<u32>) -> io::Result<usize> {
+pub(crate) fn remains(nonce: Option<&str>, pinned_session: Option<u32>) -> io::Result<usize> {
     let own = std::process::id();
     let left: Vec<_> = table()?
         .into_iter()
         .filter(|stat| stat.pid != own && !stat.has_ended())
-        .filter(|stat| pinned_session == Some(stat.session) || carries(stat.pid, nonce))
+        .filter(|stat| {
+            pinned_session == Some(stat.session)
+                || nonce.is_some_and(|nonce| carries(stat.pid, nonce))
+        })
         .collect();
     signal_each(&left, Signal::KILL);
     Ok(left.len())
@@ -226,10 +254,15 @@ mod tests {
             stat(6, 1, 'S'),
             stat(7, 7, 'S'),
         ];
-        let mut found: Vec<_> = below(2, &table).iter().map(|stat| stat.pid).collect();
+        let mut found: Vec<_> = below(2, &HashSet::new(), &table)
+            .iter()
+            .map(|stat| stat.pid)
+            .collect();
         found.sort_unstable();
         assert_eq!(found, [3, 5]);
-        assert!(below(6, &table).is_empty());
+        assert!(below(6, &HashSet::new(), &table).is_empty());
+        let spared = below(1, &HashSet::from([2]), &table);
+        assert_eq!(spared.iter().map(|stat| stat.pid).collect::<Vec<_>>(), [6]);
     }
 
     #[test]

@@ -27,7 +27,7 @@ use rustix::{
 use super::{
     events::{Events, drain},
     exit::{Exit, Outcome},
-    files::{AttemptDir, Claim, LaunchRefusal, Spec},
+    files::{AttemptDir, Claim, LaunchRefusal, Spec, private_dir},
     identity::Identity,
     journal::Journal,
     record::{PAYLOAD_MAX, Stream},
@@ -82,12 +82,15 @@ fn unstarted(outcome: Outcome) -> Exit {
     }
 }
 
-/// Stays until the disk takes it: an end that is not written is an attempt that hangs.
+/// Stays until the disk takes it: an end that is not written is an attempt that hangs. A command that
+/// removed the whole directory has an end, too.
 fn write_exit(dir: &AttemptDir, exit: &Exit) -> io::Result<()> {
     let mut complained = false;
     loop {
         match dir.write_exit(exit) {
             Ok(()) => return Ok(()),
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && private_dir(dir.path()).is_ok() => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
             Err(error) => {
                 if !complained {

@@ -1,0 +1,101 @@
+//! Commands that work against being ended or watched over.
+
+use orket_tests::{Backend, DEADLINE, convergence, eventually, wait::obtain};
+use serde_json::json;
+
+use super::{cancel, ended, reaches, script, submit, text};
+
+/// Leaves a process without session, group, environment or supervisor, whose number is in `pid`.
+const ESCAPE: &str = "env -i PATH=\"$PATH\" setsid sh -c 'echo $$ > pid; exec sleep 1000' & \
+     while [ ! -s pid ]; do sleep 0.01; done; kill -9 $PPID; sleep 1000";
+
+fn exists(pid: &str) -> bool {
+    std::path::Path::new("/proc").join(pid).exists()
+}
+
+#[tokio::test]
+async fn what_outlives_a_killed_supervisor_is_ended_before_the_run_is_lost() {
+    let mut backend = Backend::start("").await;
+    let witness = script(&backend, "sleep 1000").await;
+    reaches(&backend, &witness, "running").await;
+    let id = script(&backend, ESCAPE).await;
+    let run = ended(&backend, &id).await;
+    assert_eq!(run["state"], "lost", "{run}");
+    let pid = std::fs::read_to_string(backend.workspace().join("pid")).unwrap();
+    assert!(!exists(pid.trim()), "not even as a zombie");
+    let other = super::run(&backend, &witness).await;
+    assert_eq!(other["state"], "running", "others are left alone");
+    cancel(&backend, &witness).await;
+    convergence::settled(&mut backend).await;
+}
+
+#[tokio::test]
+async fn a_run_that_removes_its_attempt_is_canceled_like_any_other() {
+    let mut backend = Backend::start("[runs]\ngrace = \"1s\"\n").await;
+    let id = script(
+        &backend,
+        "rm -rf \"$(dirname \"$TMPDIR\")\"; touch gone; exec sleep 1000",
+    )
+    .await;
+    let gone = backend.workspace().join("gone");
+    eventually("the attempt is removed", DEADLINE, || async {
+        gone.exists()
+    })
+    .await;
+    assert_eq!(cancel(&backend, &id).await.status, 202);
+    assert_eq!(ended(&backend, &id).await["state"], "canceled");
+    convergence::settled(&mut backend).await;
+}
+
+#[tokio::test]
+async fn a_stopped_supervisor_keeps_no_run_from_its_timeout_or_a_restart() {
+    let mut backend = Backend::start("[runs]\ngrace = \"1s\"\n").await;
+    let stop = "touch stopped; kill -STOP $PPID; exec sleep 1000";
+    let body = json!({ "command": ["sh", "-c", stop], "timeout": "1s" });
+    let id = submit(&backend, &body).await;
+    let stopped = backend.workspace().join("stopped");
+    eventually("it is stopped", DEADLINE, || async { stopped.exists() }).await;
+    backend.kill_and_restart().await;
+    assert_eq!(ended(&backend, &id).await["state"], "timed_out");
+    convergence::settled(&mut backend).await;
+}
+
+#[tokio::test]
+async fn an_attempt_without_a_record_is_ended_and_forgotten_at_the_start() {
+    let mut backend = Backend::start("").await;
+    let id = script(&backend, "exec sleep 1000").await;
+    reaches(&backend, &id, "running").await;
+    backend.kill().await;
+    let attempts = backend.state_dir().join("attempts");
+    for suffix in ["", "-wal", "-shm"] {
+        let mut file = backend.database().into_os_string();
+        file.push(suffix);
+        // The last two may have been cleared away.
+        let removed = std::fs::remove_file(file);
+        assert!(removed.is_ok() || !suffix.is_empty());
+    }
+    backend.restart().await;
+    eventually("nothing of it is left", DEADLINE, || async {
+        std::fs::read_dir(&attempts).unwrap().next().is_none()
+    })
+    .await;
+    convergence::settled(&mut backend).await;
+}
+
+#[tokio::test]
+async fn a_process_without_a_trace_of_its_run_does_not_reach_the_socket() {
+    let backend = Backend::start("").await;
+    let socket = backend.dir().join("backend.sock");
+    let ask = format!(
+        "env -i PATH=\"$PATH\" setsid sh -c 'curl -sS -m 5 --unix-socket {} http://x/health; echo; \
+         echo over' 2>&1",
+        socket.display()
+    );
+    let id = script(&backend, &ask).await;
+    let said = obtain("an answer", DEADLINE, || async {
+        let said = text(&backend, &id).await;
+        said.contains("over").then_some(said)
+    })
+    .await;
+    assert!(!said.contains("\"ok\""), "{said}");
+}
