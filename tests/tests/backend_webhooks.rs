@@ -229,6 +229,33 @@ async fn what_is_not_listed_or_not_meant_is_ignored() {
 }
 
 #[tokio::test]
+async fn the_first_card_of_a_title_that_exists_counts() {
+    let backend = with_card(REVIEW, json!(["true"])).await;
+    let titles = [
+        ("ISSUE-99 then ISSUE-1", Some("ISSUE-1")),
+        ("ISSUE-1.5", Some("ISSUE-1")),
+        ("PRE-ISSUE-1", None),
+        ("ISSUE-1é", None),
+        ("ISSUE-10", None),
+    ];
+    for (n, (title, card)) in titles.into_iter().enumerate() {
+        let body = pull_request(title).to_string();
+        let answer = forwarded(&format!("k{n}"), "pull_request", body)
+            .send(backend.address())
+            .await;
+        match card {
+            Some(card) => assert_eq!(answer.json()["card_id"], card, "{title}"),
+            None => assert_ignored(&answer, title),
+        }
+    }
+    let mut body = pull_request("ISSUE-1");
+    body["pull_request"]["base"]["repo"]["full_name"] = json!("lab/other");
+    let two = forwarded("two", "pull_request", body.to_string());
+    assert_ignored(&two.send(backend.address()).await, "two repositories");
+    assert_eq!(runs(&backend).await.len(), 2);
+}
+
+#[tokio::test]
 async fn an_empty_list_admits_nothing() {
     let backend = with_card("", json!(["true"])).await;
     let body = pull_request("ISSUE-1").to_string();
@@ -259,10 +286,21 @@ async fn every_real_body_is_taken_in_and_kept_byte_for_byte() {
 #[tokio::test]
 async fn what_is_no_delivery_is_refused_and_not_kept() {
     let backend = with_card(REVIEW, json!(["true"])).await;
-    let body = pull_request("ISSUE-1").to_string();
-    let no_key = Request::post("/webhook/gitea", body).header("X-Orket-Webhook-Event", "push");
+    let body = || pull_request("ISSUE-1").to_string();
+    let no_key = Request::post("/webhook/gitea", body()).header("X-Orket-Webhook-Event", "push");
     let answer = no_key.send(backend.address()).await;
     assert_eq!(answer.status, 400, "{}", answer.text());
+    let long = forwarded(&"k".repeat(513), "pull_request", body());
+    let elsewhere = Request::post("/webhook/gitea", body())
+        .header("X-Orket-Webhook-Source", "elsewhere")
+        .header("X-Orket-Webhook-Event", "pull_request")
+        .header("X-Orket-Webhook-Key", "k");
+    for (request, word) in [(long, "512"), (elsewhere, "elsewhere")] {
+        let answer = request.send(backend.address()).await;
+        assert_eq!(answer.status, 400, "{}", answer.text());
+        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains(word), "{detail}");
+    }
     for bad in ["", "{", "not json", "a=b"] {
         let answer = forwarded("k", "pull_request", bad)
             .send(backend.address())
@@ -344,6 +382,16 @@ async fn the_test_webhook_does_the_same() {
         assert_eq!(send("k4", &bad).await.status, 400, "{bad}");
     }
     assert_eq!(runs(&backend).await.len(), 2);
+    let payload = pull_request("ISSUE-1");
+    let pushed = json!({ "event": "pull_request", "action": "synchronized", "payload": payload });
+    assert_ignored(&send("k5", &pushed).await, "the actions disagree");
+    let mut pushed = pushed;
+    pushed["payload"].as_object_mut().unwrap().remove("action");
+    assert_eq!(send("k6", &pushed).await.status, 202);
+    let list = json!(["pull_request", "opened", pull_request("ISSUE-1")]);
+    let answer = send("k7", &list).await;
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    assert_eq!(runs(&backend).await.len(), 3);
 }
 
 #[tokio::test]

@@ -70,7 +70,7 @@ pub(super) struct TestDelivery {
     responses(
         (status = 202, description = "Stored, and work was caused.", body = DeliveryAnswer),
         (status = 200, description = "Stored, and nothing was caused.", body = DeliveryAnswer),
-        (status = 400, description = "Not JSON, or no key.", body = super::openapi::Problem),
+        (status = 400, description = "Not JSON, no key, or not the source of the path.", body = super::openapi::Problem),
         (status = 413, body = super::openapi::Problem),
         (status = 429, description = "The queue is full. Nothing was stored.", body = super::openapi::Problem),
 ))]
@@ -81,10 +81,20 @@ pub(super) async fn receive(
     headers: HeaderMap,
     Body(bytes): Body,
 ) -> Result<Response, ApiError> {
-    let key = extract::text(&headers, WEBHOOK_KEY)?.filter(|key| key.len() <= KEY_MOST);
-    let key = key.ok_or_else(|| {
+    let key = extract::text(&headers, WEBHOOK_KEY)?.ok_or_else(|| {
         ApiError::invalid(format!("The header {WEBHOOK_KEY} is missing: deliveries come through the gateway, which stamps it."))
     })?;
+    if key.len() > KEY_MOST {
+        let text = format!("The header {WEBHOOK_KEY} is longer than {KEY_MOST} bytes.");
+        return Err(ApiError::invalid(text));
+    }
+    let source = extract::text(&headers, WEBHOOK_SOURCE)?.unwrap_or_else(|| path_source.clone());
+    if source != path_source {
+        return Err(ApiError::invalid(format!(
+            "The header {WEBHOOK_SOURCE} says {source}, the path says {path_source}: let the \
+             gateway's route have the source that its path ends with."
+        )));
+    }
     let invalid_payload = || {
         ApiError::new(
             StatusCode::BAD_REQUEST,
@@ -93,17 +103,12 @@ pub(super) async fn receive(
         )
     };
     let payload: Value = serde_json::from_slice(&bytes).map_err(|_| invalid_payload())?;
-    let source = extract::text(&headers, WEBHOOK_SOURCE)?.unwrap_or_else(|| path_source.clone());
     let provider = extract::text(&headers, WEBHOOK_PROVIDER)?;
     let header_event = extract::text(&headers, WEBHOOK_EVENT)?;
     let (provider, event, intent) = if path_source == TEST {
-        let test: TestDelivery = serde_json::from_value(payload).map_err(|error| {
-            let text = "A test delivery is {event, action, payload}";
-            ApiError::new(
-                StatusCode::BAD_REQUEST,
-                "invalid_payload",
-                format!("{text}: {error}."),
-            )
+        let test = test_delivery(payload).map_err(|error| {
+            let detail = format!("A test delivery is {{event, action, payload}}: {error}.");
+            ApiError::new(StatusCode::BAD_REQUEST, "invalid_payload", detail)
         })?;
         let intent = interpret(
             &app,
@@ -137,6 +142,15 @@ pub(super) async fn receive(
     ))
 }
 
+fn test_delivery(payload: Value) -> Result<TestDelivery, serde_json::Error> {
+    use serde::de::Error as _;
+    // A list of the same values would do otherwise.
+    if !payload.is_object() {
+        return Err(serde_json::Error::custom("this is no JSON object"));
+    }
+    serde_json::from_value(payload)
+}
+
 /// What a stored delivery would cause now.
 pub(super) fn reinterpret(app: &App, provider: &str, event: &str, body: &[u8]) -> Intent {
     let Ok(payload) = serde_json::from_slice::<Value>(body) else {
@@ -145,7 +159,7 @@ pub(super) fn reinterpret(app: &App, provider: &str, event: &str, body: &[u8]) -
     if provider != TEST {
         return interpret(app, provider, event, &payload);
     }
-    match serde_json::from_value::<TestDelivery>(payload) {
+    match test_delivery(payload) {
         Ok(test) => interpret(app, TEST, event, &with_action(test.payload, test.action)),
         Err(_) => Intent::Ignore("Its body is not a test delivery.".to_owned()),
     }

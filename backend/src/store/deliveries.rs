@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row};
 use serde_json::{Value, json};
 
 use super::{
-    Database, StoreError, feed,
+    Database, StoreError, cards, feed,
     runs::Cause,
     submissions::{self, NewRun, Subject, SubmitError},
     time,
@@ -40,10 +40,10 @@ pub struct NewDelivery {
 pub enum Intent {
     /// Nothing, and why.
     Ignore(String),
-    /// The card goes to review and its command is run.
+    /// A card goes to review and its command is run.
     Review {
-        /// The card the pull request names.
-        card_id: String,
+        /// The ids that the pull request may name: the first one that a card has counts.
+        card_ids: Vec<String>,
         /// The id of the run to make.
         run_id: String,
     },
@@ -149,9 +149,22 @@ fn act(
     intent: &Intent,
     queue_limit: i64,
 ) -> Result<Effect, SubmitError> {
-    let (card_id, run_id) = match intent {
+    let (card_ids, run_id) = match intent {
         Intent::Ignore(why) => return Ok(Effect::ignored(why.clone())),
-        Intent::Review { card_id, run_id } => (card_id, run_id),
+        Intent::Review { card_ids, run_id } => (card_ids, run_id),
+    };
+    let mut card = None;
+    for id in card_ids {
+        card = cards::find(tx, id)?;
+        if card.is_some() {
+            break;
+        }
+    }
+    let Some(cards::Card { id: card_id, .. }) = card else {
+        return Ok(Effect::ignored(format!(
+            "There is no card {}.",
+            card_ids.join(" or ")
+        )));
     };
     let run = NewRun {
         id: run_id.clone(),
