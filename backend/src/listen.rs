@@ -20,7 +20,7 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
-    sync::{mpsc, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
 };
 
 use crate::settings::Address;
@@ -36,6 +36,26 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long requests in flight may go on after a stop was asked for.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// Most connections at once.
+const CONNECTIONS_MAX: usize = 8192;
+
+/// How many connections may be open at once: half of the descriptors this process may have at most,
+/// so that connections never keep it from starting work or reading files. Raises that limit first,
+/// as far as the system lets it.
+fn connections_max() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    // What is not granted is not there; what is, is read again.
+    let _ = setrlimit(Resource::Nofile, raised);
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let half = usize::try_from(files / 2).unwrap_or(CONNECTIONS_MAX);
+    half.clamp(1, CONNECTIONS_MAX)
+}
 
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -127,10 +147,11 @@ impl Listener {
             stop: stop.clone(),
             _held: held,
         };
+        let places = Arc::new(Semaphore::new(connections_max()));
         loop {
             tokio::select! {
                 () = async { let _ = stop.wait_for(|stop| *stop).await; } => break,
-                accepted = self.accept(&router, &tie) => if let Err(error) = accepted {
+                accepted = self.accept(&router, &tie, &places) => if let Err(error) = accepted {
                     // Out of descriptors or the like: try again, but not in a tight circle.
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -144,7 +165,10 @@ impl Listener {
         }
     }
 
-    async fn accept(&self, router: &Router, tie: &Tie) -> io::Result<()> {
+    async fn accept(&self, router: &Router, tie: &Tie, places: &Arc<Semaphore>) -> io::Result<()> {
+        // Who finds no place waits in the system's queue.
+        let place = Arc::clone(places).acquire_owned();
+        let place = place.await.map_err(io::Error::other)?;
         match self {
             Self::Unix { socket, rule, .. } => {
                 let (stream, _) = socket.accept().await?;
@@ -153,7 +177,7 @@ impl Listener {
                     .map_err(peer::Refusal::from)
                     .and_then(|c| rule.judge(&c))
                 {
-                    Ok(()) => converse(stream, router.clone(), tie),
+                    Ok(()) => converse(stream, router.clone(), tie, place),
                     Err(refusal) => {
                         tracing::warn!(event = "peer_refused", reason = %refusal, "peer refused");
                     }
@@ -162,7 +186,7 @@ impl Listener {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                converse(stream, router.clone(), tie);
+                converse(stream, router.clone(), tie, place);
             }
         }
         Ok(())
@@ -177,12 +201,13 @@ struct Tie {
 }
 
 /// Serves one connection in a task of its own.
-fn converse<S>(stream: S, router: Router, tie: &Tie)
+fn converse<S>(stream: S, router: Router, tie: &Tie, place: OwnedSemaphorePermit)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut tie = tie.clone();
     tokio::spawn(async move {
+        let _place = place;
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)

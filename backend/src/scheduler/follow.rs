@@ -19,6 +19,20 @@ use crate::{
 const LAUNCHES: u32 = 5;
 const LAUNCH_PAUSE: Duration = Duration::from_millis(200);
 
+/// Why there is no attempt to follow.
+enum Unstarted {
+    /// It has ended before it began.
+    Ended(Box<(Exit, Verdict)>),
+    /// Nothing was executed, and nothing speaks against another start.
+    TakenBack(String),
+}
+
+impl From<(Exit, Verdict)> for Unstarted {
+    fn from(end: (Exit, Verdict)) -> Self {
+        Self::Ended(Box::new(end))
+    }
+}
+
 impl Scheduler {
     /// Starts the attempt a run was claimed for; from then on it is followed by a task of its own.
     pub(super) async fn start(self, run: Run) {
@@ -26,11 +40,24 @@ impl Scheduler {
             Ok(attempt) => {
                 tokio::spawn(self.follow(run, attempt));
             }
-            Err(end) => self.finish(&run, end).await,
+            Err(Unstarted::Ended(end)) => self.finish(&run, *end).await,
+            Err(Unstarted::TakenBack(detail)) => {
+                tracing::warn!(
+                    run = run.id,
+                    detail,
+                    "a start is taken back; the run waits again"
+                );
+                tokio::time::sleep(PAUSE).await;
+                let store = &self.inner.store;
+                self.insist(&run.id, || {
+                    store.unclaim_run(Timestamp::now(), run.id.clone(), run.epoch, detail.clone())
+                })
+                .await;
+            }
         }
     }
 
-    async fn launch(&self, run: &Run) -> Result<Attempt, (Exit, Verdict)> {
+    async fn launch(&self, run: &Run) -> Result<Attempt, Unstarted> {
         let inner = &self.inner;
         let reached = inner.executor.isolation();
         if run.cause == Cause::Review && reached < inner.settings.min_isolation {
@@ -39,11 +66,7 @@ impl Scheduler {
                 reached.name(),
                 inner.settings.min_isolation.name()
             );
-            return Err(outcome::not_started(
-                "isolation_below_minimum",
-                detail,
-                true,
-            ));
+            return Err(outcome::not_started("isolation_below_minimum", detail, true).into());
         }
         let workdir = inner
             .workspace
@@ -72,26 +95,38 @@ impl Scheduler {
                     tries += 1;
                 }
                 Err(error @ LaunchError::Io { .. }) => {
-                    return Err(outcome::not_started(
-                        "launch_failed",
-                        error.to_string(),
-                        false,
-                    ));
+                    let detail = error.to_string();
+                    return Err(outcome::not_started("launch_failed", detail, false).into());
                 }
                 Err(error @ LaunchError::Invalid(_)) => {
-                    return Err(outcome::not_started(
-                        "launch_failed",
-                        error.to_string(),
-                        true,
-                    ));
+                    let detail = error.to_string();
+                    return Err(outcome::not_started("launch_failed", detail, true).into());
                 }
-                Err(error @ LaunchError::Exists(_)) => {
-                    return match inner.executor.adopt(&launch.id, 0).await {
-                        Ok(Adoption::Running(attempt)) => Ok(attempt),
-                        Ok(Adoption::Vanished { detail }) => Err(outcome::lost(detail)),
-                        Err(_) => Err(outcome::lost(error.to_string())),
-                    };
+                // What an earlier try left behind, or the attempt itself.
+                Err(LaunchError::Exists(_)) => return self.resume(&launch.id).await,
+            }
+        }
+    }
+
+    /// Takes over an attempt that is there already, or sees to it that it never begins.
+    async fn resume(&self, id: &str) -> Result<Attempt, Unstarted> {
+        let executor = &self.inner.executor;
+        let mut tries = 1;
+        loop {
+            match executor.adopt(id, 0).await {
+                Ok(Adoption::Running(attempt)) => return Ok(attempt),
+                Ok(Adoption::Vanished { detail }) => {
+                    if let Err(error) = executor.forget(id).await {
+                        tracing::warn!(attempt = id, %error, "files of an attempt stay behind");
+                    }
+                    return Err(Unstarted::TakenBack(detail));
                 }
+                Err(error) if tries < LAUNCHES => {
+                    tracing::warn!(attempt = id, %error, "it cannot be read; trying again");
+                    tokio::time::sleep(LAUNCH_PAUSE * tries).await;
+                    tries += 1;
+                }
+                Err(error) => return Err(outcome::lost(error.to_string()).into()),
             }
         }
     }
