@@ -7,13 +7,22 @@
 //! line cannot be read. It is a fence against mistakes and plain attempts: only a user of its own
 //! for runs keeps out a child that works at hiding its descent.
 
-use std::{collections::BTreeSet, fs, io, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
 
 use tokio::net::unix::UCred;
 
 use crate::{
+    executor::orphans,
     settings::users::Uid,
-    supervisor::{LAUNCH, SUPERVISE, tree::MARKER},
+    supervisor::{
+        LAUNCH, SUPERVISE,
+        tree::{MARKER, ProcessStat},
+    },
 };
 
 /// The longest line of ancestors that is walked.
@@ -24,10 +33,31 @@ const GENERATIONS: usize = 4096;
 pub struct Rule {
     own: Uid,
     peers: Vec<Uid>,
-    /// Our own ancestors: whatever lies above them is not below one of our supervisors.
-    ancestors: BTreeSet<u32>,
+    /// Our own ancestors, by number and start: whatever lies above them is not below one of our
+    /// supervisors. A number alone would pass on to whoever gets it next.
+    ancestors: BTreeSet<(u32, u64)>,
+    /// The program whose processes are our supervisors.
+    program: Program,
     /// The marker in our own environment: we may ourselves be what some other backend runs.
     own_marker: Option<Vec<u8>>,
+}
+
+/// A program's file, whatever it is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Program {
+    device: u64,
+    inode: u64,
+}
+
+impl Program {
+    /// That of `exe`, a link in `/proc`, which leads to the file itself even when it was replaced.
+    fn of(exe: &Path) -> io::Result<Self> {
+        let file = fs::metadata(exe)?;
+        Ok(Self {
+            device: file.dev(),
+            inode: file.ino(),
+        })
+    }
 }
 
 /// Why a peer is refused.
@@ -62,16 +92,22 @@ impl Rule {
     /// The rule of this process and these other users.
     pub fn new(peers: Vec<Uid>) -> Self {
         let mut ancestors = BTreeSet::new();
-        let mut next = Some(std::process::id());
+        let mut next = parent(std::process::id()).ok();
         while let Some(pid) = next.filter(|pid| *pid != 0 && ancestors.len() < GENERATIONS) {
-            next = parent(pid).ok();
-            ancestors.extend(next);
+            let stat = ProcessStat::read(pid).ok();
+            ancestors.extend(stat.map(|stat| (pid, stat.start_ticks)));
+            next = stat.map(|stat| stat.parent);
         }
-        ancestors.remove(&0);
         Self {
             own: rustix::process::geteuid().as_raw(),
             peers,
             ancestors,
+            // A file that no process can have stands for one that cannot be read: then the name
+            // alone tells.
+            program: Program::of(Path::new("/proc/self/exe")).unwrap_or(Program {
+                device: 0,
+                inode: 0,
+            }),
             own_marker: marker(Path::new("/proc/self/environ")).ok().flatten(),
         }
     }
@@ -79,41 +115,51 @@ impl Rule {
     /// Whether this peer may connect.
     pub fn judge(&self, peer: &UCred) -> Result<(), Refusal> {
         let uid = peer.uid();
-        if uid != self.own {
-            return if self.peers.contains(&uid) {
-                Ok(())
-            } else {
-                Err(Refusal::User(uid))
-            };
+        let is_own = uid == self.own;
+        if !is_own && !self.peers.contains(&uid) {
+            return Err(Refusal::User(uid));
         }
         // A peer of another pid namespace has no number here.
         let pid = peer
             .pid()
             .and_then(|pid| u32::try_from(pid).ok())
             .filter(|pid| *pid != 0);
-        let Some(pid) = pid else {
-            return Err(Refusal::Unreadable {
-                pid: 0,
-                why: "it has no process id here".into(),
-            });
-        };
-        self.judge_line(pid)
+        let line = pid.map_or_else(
+            || {
+                Err(Refusal::Unreadable {
+                    pid: 0,
+                    why: "it has no process id here".into(),
+                })
+            },
+            |pid| self.judge_line(pid),
+        );
+        match line {
+            // What we execute may have become another user; what cannot be read of a listed one is
+            // no reason to refuse it.
+            Err(Refusal::Unreadable { .. }) if !is_own => Ok(()),
+            judged => judged,
+        }
     }
 
     fn judge_line(&self, peer: u32) -> Result<(), Refusal> {
         let mut pid = peer;
         for _ in 0..GENERATIONS {
-            if pid != std::process::id() && self.ancestors.contains(&pid) {
-                return Ok(());
-            }
             let unreadable = |error: io::Error| Refusal::Unreadable {
                 pid,
                 why: error.to_string(),
             };
+            let stat = ProcessStat::read(pid).map_err(unreadable)?;
+            if self.ancestors.contains(&(pid, stat.start_ticks)) {
+                return Ok(());
+            }
             if pid != std::process::id() && self.is_executed(pid).map_err(unreadable)? {
                 return Err(Refusal::Executed(peer));
             }
-            pid = parent(pid).map_err(unreadable)?;
+            if pid == std::process::id() && pid != peer && orphans::are_taken_in() {
+                // Nothing but supervisors and what they leave is below us.
+                return Err(Refusal::Executed(peer));
+            }
+            pid = stat.parent;
             if pid == 0 {
                 return Ok(());
             }
@@ -127,7 +173,7 @@ impl Rule {
     /// Whether this process is a supervisor or carries the marker of an attempt.
     fn is_executed(&self, pid: u32) -> io::Result<bool> {
         let dir = format!("/proc/{pid}");
-        let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(&dir)?);
+        let owner = fs::metadata(&dir)?.uid();
         if owner != self.own {
             // Supervisors are of our own user. Of others, only the parent can be read.
             return Ok(false);
@@ -144,12 +190,13 @@ impl Rule {
             .iter()
             .any(|argument| first == argument.as_bytes());
         let ours = || -> io::Result<bool> {
-            let name = fs::read_link(format!("{dir}/exe"))?;
-            let name = name
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
+            let exe = PathBuf::from(format!("{dir}/exe"));
+            if Program::of(&exe)? == self.program {
+                return Ok(true);
+            }
+            // Or one that was started before an upgrade replaced the file.
+            let name = fs::read_link(exe)?;
+            let name = name.file_name().unwrap_or_default().to_string_lossy();
             Ok(name.starts_with("orket-backend"))
         };
         if supervises && ours()? {
@@ -171,14 +218,7 @@ fn marker(environ: &Path) -> io::Result<Option<Vec<u8>>> {
 
 /// The parent's process id; 0 for the first process.
 fn parent(pid: u32) -> io::Result<u32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let malformed = || io::Error::new(io::ErrorKind::InvalidData, "malformed /proc/<pid>/stat");
-    // The name in parentheses may hold anything, parentheses and spaces too.
-    let (_, rest) = stat.rsplit_once(')').ok_or_else(malformed)?;
-    rest.split_whitespace()
-        .nth(1)
-        .and_then(|text| text.parse().ok())
-        .ok_or_else(malformed)
+    Ok(ProcessStat::read(pid)?.parent)
 }
 
 #[cfg(test)]
@@ -192,6 +232,10 @@ mod tests {
 
     /// Judges a child that echoes, once it does.
     fn judge_child(command: &mut Command) -> Result<(), Refusal> {
+        judge_child_by(&Rule::new(vec![]), command)
+    }
+
+    fn judge_child_by(rule: &Rule, command: &mut Command) -> Result<(), Refusal> {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -201,7 +245,7 @@ mod tests {
         let mut output = child.stdout.take().unwrap();
         input.write_all(b"x").unwrap();
         output.read_exact(&mut [0]).unwrap();
-        let verdict = Rule::new(vec![]).judge_line(child.id());
+        let verdict = rule.judge_line(child.id());
         drop(input);
         child.wait().unwrap();
         verdict
@@ -217,16 +261,24 @@ mod tests {
     #[test]
     fn what_is_below_a_supervisor_is_refused_and_look_alikes_are_not() {
         let dir = tempfile::tempdir().unwrap();
-        for (name, refused) in [("orket-backend", true), ("s6", false)] {
+        for (name, is_ours, refused) in [
+            ("orket-backend", false, true),
+            ("s6", false, false),
+            ("renamed", true, true),
+        ] {
             let program = dir.path().join(name);
             fs::copy("/bin/bash", &program).unwrap();
             fs::write(dir.path().join("supervise"), "cat; true").unwrap();
+            let mut rule = Rule::new(vec![]);
+            if is_ours {
+                rule.program = Program::of(&program).unwrap();
+            }
             let mut command = Command::new(&program);
-            let verdict = judge_child(command.arg("supervise").current_dir(dir.path()));
+            let verdict = judge_child_by(&rule, command.arg("supervise").current_dir(dir.path()));
             assert_eq!(
                 matches!(verdict, Err(Refusal::Executed(_))),
                 refused,
-                "{verdict:?}"
+                "{name}: {verdict:?}"
             );
         }
     }
@@ -245,10 +297,8 @@ mod tests {
     #[test]
     fn our_own_line_is_known() {
         let rule = Rule::new(vec![7]);
-        assert!(
-            rule.ancestors
-                .contains(&parent(std::process::id()).unwrap())
-        );
+        let above = ProcessStat::read(parent(std::process::id()).unwrap()).unwrap();
+        assert!(rule.ancestors.contains(&(above.pid, above.start_ticks)));
         assert!(rule.judge_line(std::process::id()).is_ok());
     }
 }
