@@ -1,6 +1,13 @@
 //! Commands that work against being ended or watched over.
 
-use orket_tests::{Backend, DEADLINE, convergence, eventually, wait::obtain};
+use std::os::unix::fs::PermissionsExt as _;
+
+use orket_tests::{
+    Backend, DEADLINE, convergence, eventually,
+    program::{self, Program},
+    wait::obtain,
+    wire::{Address, Connection},
+};
 use serde_json::json;
 
 use super::{cancel, ended, reaches, script, submit, text};
@@ -98,4 +105,88 @@ async fn a_process_without_a_trace_of_its_run_does_not_reach_the_socket() {
     })
     .await;
     assert!(!said.contains("\"ok\""), "{said}");
+}
+
+#[tokio::test]
+async fn one_that_became_an_admitted_user_does_not_reach_the_socket() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can become another user");
+        return;
+    }
+    let backend = Backend::start("[listen]\npeers = [\"65534\"]\n").await;
+    let socket = backend.dir().join("backend.sock");
+    let open = std::fs::Permissions::from_mode(0o777);
+    for path in [backend.dir(), &socket] {
+        std::fs::set_permissions(path, open.clone()).unwrap();
+    }
+    let ask = format!(
+        "setpriv --reuid=65534 --clear-groups curl -sS -m 5 --unix-socket {} http://x/health 2>&1; \
+         echo; echo over",
+        socket.display()
+    );
+    let id = script(&backend, &ask).await;
+    ended(&backend, &id).await;
+    let said = text(&backend, &id).await;
+    assert!(said.contains("over") && !said.contains("\"ok\""), "{said}");
+}
+
+#[tokio::test]
+async fn a_start_that_finds_leavings_is_taken_back_and_made_again() {
+    let backend = Backend::start("").await;
+    let attempts = backend.state_dir().join("attempts");
+    std::fs::create_dir(attempts.join("one.1")).unwrap();
+    submit(&backend, &json!({ "id": "one", "command": ["true"] })).await;
+    let run = ended(&backend, "one").await;
+    assert_eq!(run["state"], "succeeded", "{run}");
+    assert!(!attempts.join("one.1").exists());
+}
+
+#[tokio::test]
+async fn idle_connections_keep_no_run_from_starting() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let place = dir.path().display();
+    let config = dir.path().join("backend.toml");
+    let text = format!(
+        "[listen]\naddress = \"unix:{place}/b.sock\"\n[store]\nurl = \"sqlite:{place}/o.db\"\n\
+         [workspace]\ndir = \"{place}/workspace\"\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    let mut command = std::process::Command::new("sh");
+    command
+        .args(["-c", "ulimit -n 96; exec \"$@\"", "sh"])
+        .arg(program::path_of("orket-backend"))
+        .arg("serve")
+        .arg("--config")
+        .arg(&config);
+    let mut program = Program::spawn(command);
+    let address = Address::parse(&program.ready("orket-backend listening on ").await);
+    let mut first = Connection::open(&address).await;
+    let mut ask = async |method: &str, target: &str, body: &str| {
+        let head = format!(
+            "{method} {target} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        first.send(head.as_bytes()).await;
+        first.answer().await
+    };
+    assert_eq!(ask("GET", "/health", "").await.status, 200);
+    let mut idle = Vec::new();
+    for _ in 0..150 {
+        idle.push(Connection::open(&address).await);
+    }
+    for n in 0..5 {
+        let body = json!({ "id": format!("r{n}"), "command": ["true"] }).to_string();
+        assert_eq!(ask("POST", "/v1/runs", &body).await.status, 201);
+        let run = loop {
+            let run = ask("GET", &format!("/v1/runs/r{n}"), "").await.json();
+            if super::FINAL.iter().any(|state| run["state"] == *state) {
+                break run;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        };
+        assert_eq!(run["state"], "succeeded", "{run}");
+    }
+    drop(idle);
+    assert!(program.terminate().await.success());
 }
