@@ -3,11 +3,17 @@
 
 use std::collections::BTreeMap;
 
+use orket_shared::id;
 use serde::{Deserialize, Serialize};
 
-/// Bytes of all arguments together, and of the environment, at most: well below what the kernel
-/// refuses at.
-const MAX_BYTES: usize = 128 * 1024;
+/// Bytes of one argument, or of one `NAME=value`, at most: with the NUL behind it they are the 32
+/// pages the kernel takes.
+const MAX_STRING: usize = 131_071;
+/// Bytes of all arguments and of the environment together, at most: the kernel takes a quarter of
+/// the stack's limit, 2 MiB where nobody changed that, pointers included, and some of it is ours.
+const MAX_BYTES: usize = 1 << 20;
+/// What the kernel counts for each string beside its bytes: a NUL and a pointer.
+const STRING_COST: usize = 9;
 /// The longest timeout: 30 days.
 const MAX_TIMEOUT_MS: u64 = 30 * 24 * 3600 * 1000;
 /// The most retries.
@@ -70,8 +76,10 @@ impl Work {
         if self.command.iter().any(|argument| argument.contains('\0')) {
             return invalid("`command` contains a NUL character, which no argument can hold");
         }
-        if self.command.iter().map(String::len).sum::<usize>() > MAX_BYTES {
-            return invalid("`command` is longer than 131072 bytes: put the data into a file");
+        if self.command.iter().any(|text| text.len() > MAX_STRING) {
+            return invalid(
+                "`command` has an argument longer than 131071 bytes: put the data into a file",
+            );
         }
         for (name, value) in &self.env {
             let named = !name.is_empty()
@@ -86,14 +94,26 @@ impl Work {
                 return invalid("`env` has a value with a NUL character, which it cannot hold");
             }
         }
-        if self
+        let long = |(name, value): (&String, &String)| name.len() + 1 + value.len() > MAX_STRING;
+        if self.env.iter().any(long) {
+            return invalid(
+                "`env` has an entry longer than 131071 bytes: put the data into a file",
+            );
+        }
+        let arguments = self.command.iter().map(|text| text.len() + STRING_COST);
+        let variables = self
             .env
             .iter()
-            .map(|(name, value)| name.len() + value.len())
-            .sum::<usize>()
-            > MAX_BYTES
-        {
-            return invalid("`env` is longer than 131072 bytes: put the data into a file");
+            .map(|(name, value)| name.len() + 1 + value.len() + STRING_COST);
+        if arguments.chain(variables).sum::<usize>() > MAX_BYTES {
+            return invalid(
+                "`command` and `env` are longer than 1 MiB together: put the data into a file",
+            );
+        }
+        if self.stack.as_ref().is_some_and(|stack| !id::is_name(stack)) {
+            return invalid(
+                "`stack` must be the name of a stack: letters, digits, `-`, `_` or `.`, beginning with a letter or digit",
+            );
         }
         match self.timeout_ms {
             Some(0) => return invalid("`timeout` must be more than 0 seconds"),
@@ -140,7 +160,8 @@ mod tests {
             env: BTreeMap::from([(name.to_owned(), value.to_owned())]),
             ..work(&["a"])
         };
-        let long = "x".repeat(MAX_BYTES + 1);
+        let long = "x".repeat(MAX_STRING + 1);
+        let most = "x".repeat(MAX_STRING - 2);
         for (bad, field) in [
             (work(&[]), "command"),
             (work(&[" "]), "command"),
@@ -150,6 +171,16 @@ mod tests {
             (env("1A", ""), "env"),
             (env("A", "\0"), "env"),
             (env("A", &long), "env"),
+            (env("A", &"x".repeat(MAX_STRING - 1)), "env"),
+            (work(&[most.as_str(); 8]), "command"),
+            (work(&vec!["x"; 200_000]), "command"),
+            (
+                Work {
+                    stack: Some("../x".to_owned()),
+                    ..work(&["a"])
+                },
+                "stack",
+            ),
             (
                 Work {
                     timeout_ms: Some(0),
@@ -176,5 +207,7 @@ mod tests {
             assert!(error.contains(&format!("`{field}`")), "{error}");
         }
         assert_eq!(env("PATH_1", "x").check(), Ok(()));
+        assert_eq!(env("A", &most).check(), Ok(()));
+        assert_eq!(work(&[most.as_str(); 7]).check(), Ok(()));
     }
 }

@@ -150,6 +150,38 @@ async fn each_end_has_its_state_and_reason() {
 }
 
 #[tokio::test]
+async fn what_is_accepted_can_be_handed_over_and_what_cannot_is_refused() {
+    let backend = Backend::start("").await;
+    let text = |bytes: usize| "x".repeat(bytes);
+    for body in [
+        json!({ "command": ["true", text(131_071)] }),
+        json!({ "command": ["true"], "env": { "A": text(131_069) } }),
+        json!({ "command": std::iter::once("true".to_owned())
+            .chain((0..90_000).map(|_| text(2))).collect::<Vec<_>>() }),
+        json!({ "command": ["true", text(131_000), text(131_000), text(131_000), text(131_000)],
+            "env": { "A": text(131_000), "B": text(131_000), "C": text(131_000) } }),
+    ] {
+        let id = submit(&backend, &body).await;
+        let run = ended(&backend, &id).await;
+        assert_eq!(
+            run["state"], "succeeded",
+            "{}: {}",
+            run["reason"], run["detail"]
+        );
+    }
+    for body in [
+        json!({ "command": ["true", text(131_072)] }),
+        json!({ "command": ["true"], "env": { "A": text(131_070) } }),
+        json!({ "command": vec![text(131_000); 9] }),
+    ] {
+        let answer = backend.post("/v1/runs", &body).await;
+        assert_eq!(answer.status, 400);
+        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains("put the data into a file"), "{detail}");
+    }
+}
+
+#[tokio::test]
 async fn a_run_is_tried_again_within_its_retries_only() {
     let mut backend = Backend::start("").await;
     let script = "echo try; test -e marker && exit 0; touch marker; exit 1";

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     ApiError, App,
     document::{
-        self, Command, Field, Seconds, WorkFields, chosen_id, command_schema, priority,
+        self, Command, Field, Seconds, WorkFields, chosen_id, command_schema, given, priority,
         seconds_schema,
     },
     extract::{Document, Id, Query},
@@ -238,23 +238,36 @@ pub(super) async fn detail(State(app): State<App>, Id(id): Id) -> Result<Json<Ca
 #[serde(deny_unknown_fields)]
 pub(super) struct Patch {
     /// What people call it.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(nullable = false)]
     title: Option<String>,
     /// The build it belongs to; `null`: to none.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     build_id: Field<String>,
     /// 0 to 9, larger first.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(nullable = false)]
     priority: Option<i64>,
     /// Where it is. Only a run puts it in progress, and archiving has a way of its own.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(nullable = false)]
     status: Option<Status>,
     /// Cards to be done before it starts.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(nullable = false)]
     depends_on: Option<Vec<String>>,
     /// What to execute.
+    #[serde(default, deserialize_with = "given")]
     #[schema(schema_with = command_schema)]
     command: Option<Command>,
     /// Whether `command` is a script for `/bin/sh`.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(nullable = false)]
     shell: Option<bool>,
     /// The command's environment, as a whole.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(nullable = false)]
     env: Option<BTreeMap<String, String>>,
     /// Where to run it; `null`: in the workspace itself.
     #[serde(default)]
@@ -265,6 +278,8 @@ pub(super) struct Patch {
     #[schema(schema_with = seconds_schema)]
     timeout: Field<Seconds>,
     /// How often it may run again when it did not succeed.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(nullable = false)]
     retries: Option<u32>,
     /// The sandbox stack that belongs to it; `null`: none.
     #[serde(default)]

@@ -198,6 +198,15 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Field<T> {
     }
 }
 
+/// A field of a change that cannot be nothing: `null` is refused, not taken for absent.
+pub(super) fn given<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    T::deserialize(deserializer).map(Some)
+}
+
 impl<T> Field<T> {
     /// What was, changed.
     pub(super) fn change(self, was: Option<T>) -> Option<T> {

@@ -6,7 +6,10 @@ use axum::{
 };
 use http::{HeaderMap, StatusCode, header, request::Parts};
 use orket_shared::header::{ACTOR, FORWARDED_FOR};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{
+    Serialize,
+    de::{self, DeserializeOwned},
+};
 
 use super::problem::{ApiError, RequestId};
 
@@ -105,6 +108,12 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Document<T> {
             ));
         }
         let Body(bytes) = Body::from_request(request, state).await?;
+        // A list of the same values would do otherwise.
+        let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
+        if first != Some(&b'{') && serde_json::from_slice::<de::IgnoredAny>(&bytes).is_ok() {
+            let detail = "The body must be a JSON object: {\"field\": value, …}";
+            return Err(ApiError::invalid(detail));
+        }
         let value = serde_json::from_slice(&bytes).map_err(|error| {
             use serde_json::error::Category;
             match error.classify() {

@@ -44,8 +44,10 @@ async fn documents_that_do_not_fit_are_refused_by_field() {
     };
     let runs = [
         (json!({}), "command"),
-        (json!([]), "Submit"),
-        (json!(null), "Submit"),
+        (json!([]), "object"),
+        (json!(null), "object"),
+        (json!([null, null, null, ["true"]]), "object"),
+        (json!("x"), "object"),
         (with("comand", json!([])), "comand"),
         (json!({ "command": "echo hi" }), "shell"),
         (json!({ "command": [] }), "command"),
@@ -105,6 +107,10 @@ async fn documents_that_do_not_fit_are_refused_by_field() {
             detail.contains(named),
             "{body}: {detail:?} does not name {named}"
         );
+    }
+    for list in [json!([["a"]]), json!([])] {
+        let answer = backend.post("/v1/cards/archive", &list).await;
+        assert_problem(&answer, 400, "a list for an object");
     }
     let none = backend
         .post("/v1/cards/archive", &json!({ "related_tokens": [" "] }))

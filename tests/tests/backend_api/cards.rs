@@ -101,6 +101,17 @@ async fn changes_keep_what_they_do_not_name() {
         (json!({ "workdir": "../.." }), 400),
         (json!({ "depends_on": ["c"] }), 400),
         (json!({ "id": "d" }), 400),
+        (json!({ "title": null }), 400),
+        (json!({ "priority": null }), 400),
+        (json!({ "status": null }), 400),
+        (json!({ "depends_on": null }), 400),
+        (json!({ "command": null }), 400),
+        (json!({ "shell": null }), 400),
+        (json!({ "env": null }), 400),
+        (json!({ "retries": null }), 400),
+        (json!({ "stack": "../x" }), 400),
+        (json!({ "stack": "" }), 400),
+        (json!([null]), 400),
     ] {
         assert_eq!(patch(&backend, "c", &bad).await.status, status, "{bad}");
     }
