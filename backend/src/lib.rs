@@ -49,6 +49,9 @@ pub enum StartError {
     /// Sandboxes cannot be served.
     #[error(transparent)]
     Sandboxes(#[from] sandbox::OpenError),
+    /// Runs could reach the store.
+    #[error("{0}")]
+    NotApart(String),
     /// A directory cannot be used.
     #[error("cannot use the {what} {}: {source}", path.display())]
     Directory {
@@ -82,6 +85,7 @@ impl Backend {
             .map_err(failed("workspace", &settings.workspace))?;
         // The lock first: what follows may only be done by the one owner.
         let store = store::Database::open_within(&settings.store, STORE_PATIENCE)?;
+        settings::apart(store.path(), workspace.root()).map_err(StartError::NotApart)?;
         let state = store.state_dir();
         private_dir(&state).map_err(failed("state directory", &state))?;
         let attempts = state.join("attempts");

@@ -1,7 +1,11 @@
 //! The configuration as meant: parsed, complete, immutable. Made from [`crate::config`] only;
 //! nothing at run time holds a config struct.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Component, Path, PathBuf},
+    time::Duration,
+};
 
 use toml::Spanned;
 
@@ -142,6 +146,8 @@ struct Reading {
 impl Reading {
     fn settings(mut self, config: Config) -> Result<Loaded, Vec<Diagnostic>> {
         let listen = self.listen(config.listen);
+        let place = config.store.url.as_ref().map(Spanned::span);
+        let place = place.or_else(|| config.workspace.dir.as_ref().map(Spanned::span));
         let settings = Settings {
             store: self.store(config.store.url),
             workspace: PathBuf::from(self.value(
@@ -160,6 +166,9 @@ impl Reading {
             review: self.review(config.review),
             listen,
         };
+        if let Err(message) = apart(&settings.store, &settings.workspace) {
+            self.errors.push(Diagnostic::error(place, message));
+        }
         if self.errors.is_empty() {
             Ok(Loaded {
                 settings,
@@ -239,6 +248,9 @@ impl Reading {
     fn store(&mut self, url: Option<Spanned<String>>) -> PathBuf {
         let default = PathBuf::from("/var/lib/orket/backend/orket.db");
         self.value(url, default, |url| match url.strip_prefix("sqlite:") {
+            Some(path) if path.starts_with(':') => Err(format!(
+                "`{url}` would be forgotten at the end: write sqlite:<path of a file>"
+            )),
             Some(path) if !path.is_empty() && !path.ends_with('/') => Ok(PathBuf::from(path)),
             Some(_) => Err("`sqlite:` needs the path of a file behind it".to_owned()),
             None => Err(format!(
@@ -275,7 +287,11 @@ impl Reading {
                 })
             }),
             timeout: self.value(runs.timeout, Duration::from_hours(1), |t| {
-                unit::duration(&t)
+                let timeout = unit::duration(&t)?;
+                if timeout.is_zero() {
+                    return Err("`timeout` must be more than 0: no run could end well".to_owned());
+                }
+                Ok(timeout)
             }),
             grace: self.value(runs.grace, Duration::from_secs(10), |t| unit::duration(&t)),
             output_limit: self.value(runs.output_limit, 16 << 20, |t| unit::size(&t)),
@@ -304,6 +320,40 @@ impl Reading {
             people: list(review.people),
         }
     }
+}
+
+/// Refuses a store that what runs execute could reach by a path inside their workspace. Links are
+/// looked through at the start only.
+pub(crate) fn apart(store: &Path, workspace: &Path) -> Result<(), String> {
+    let plain = |path: &Path| {
+        let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let mut plain = PathBuf::new();
+        for part in whole.components() {
+            if part == Component::ParentDir {
+                plain.pop();
+            } else {
+                plain.push(part);
+            }
+        }
+        plain
+    };
+    let (store, workspace) = (plain(store), plain(workspace));
+    let mut state = store.clone().into_os_string();
+    state.push(".d");
+    if store.starts_with(&workspace) {
+        return Err(format!(
+            "the store {} lies in the workspace {}, where every run may write: keep them apart",
+            store.display(),
+            workspace.display()
+        ));
+    }
+    if workspace.starts_with(PathBuf::from(state)) {
+        return Err(format!(
+            "the workspace {} lies in the store's own directory: keep them apart",
+            workspace.display()
+        ));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -368,6 +418,37 @@ repositories = [""]
             assert!(shown.starts_with(place), "{shown}");
             assert!(shown.contains('^'), "{shown}");
         }
+    }
+
+    #[test]
+    fn what_could_never_work_is_refused() {
+        for (text, word) in [
+            ("[runs]\ntimeout = \"0s\"", "timeout"),
+            ("[store]\nurl = \"sqlite::memory:\"", "path of a file"),
+            (
+                "[store]\nurl = \"sqlite:/w/a/o.db\"\n[workspace]\ndir = \"/w\"",
+                "keep them apart",
+            ),
+            (
+                "[store]\nurl = \"sqlite:/x/../w/o.db\"\n[workspace]\ndir = \"/w/./\"",
+                "keep them apart",
+            ),
+            ("[workspace]\ndir = \"/var/lib\"", "keep them apart"),
+            (
+                "[store]\nurl = \"sqlite:w/o.db\"\n[workspace]\ndir = \"w\"",
+                "keep them apart",
+            ),
+            (
+                "[store]\nurl = \"sqlite:/o.db\"\n[workspace]\ndir = \"/o.db.d/w\"",
+                "keep them apart",
+            ),
+        ] {
+            let errors = Settings::load(text).unwrap_err();
+            assert!(errors[0].message.contains(word), "{text}: {errors:?}");
+            assert!(errors[0].span.is_some(), "{text}");
+        }
+        let beside = "[store]\nurl = \"sqlite:/w.db\"\n[workspace]\ndir = \"/w\"";
+        assert!(Settings::load(beside).is_ok());
     }
 
     #[test]

@@ -128,6 +128,49 @@ async fn a_start_waits_for_a_former_owner_that_is_about_to_be_gone() {
 }
 
 #[tokio::test]
+async fn a_clean_stop_leaves_everything_in_the_one_file() {
+    let mut backend = Backend::start("").await;
+    let card = json!({ "id": "c", "title": "t", "command": ["true"] });
+    assert_eq!(backend.post("/v1/cards", &card).await.status, 201);
+    assert!(backend.terminate().await.success());
+    let log = std::fs::metadata(backend.dir().join("orket.db-wal"));
+    assert!(
+        log.as_ref().map_or(true, |log| log.len() == 0),
+        "the log holds something: {log:?}"
+    );
+    let copy = backend.dir().join("copy.db");
+    std::fs::copy(backend.database(), &copy).unwrap();
+    let conn = rusqlite::Connection::open(&copy).unwrap();
+    let cards: i64 = conn
+        .query_row("SELECT count(*) FROM cards", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(cards, 1);
+}
+
+#[tokio::test]
+async fn a_store_that_runs_could_reach_is_refused() {
+    let dir = TempDir::new().unwrap();
+    std::fs::create_dir(dir.path().join("real")).unwrap();
+    std::os::unix::fs::symlink("real", dir.path().join("link")).unwrap();
+    for (store, workspace) in [
+        ("real/o.db", "real"),
+        ("link/o.db", "real"),
+        ("real/o.db", "link"),
+    ] {
+        let place = dir.path().display();
+        let config = format!(
+            "[store]\nurl = \"sqlite:{place}/{store}\"\n[workspace]\ndir = \"{place}/{workspace}\"\n"
+        );
+        let refused = Backend::refused(&config).await;
+        assert!(
+            refused.stderr.contains("keep them apart"),
+            "{}",
+            refused.stderr
+        );
+    }
+}
+
+#[tokio::test]
 async fn two_stores_in_one_folder_leave_each_other_alone() {
     let mut first = Backend::start("").await;
     let body =
