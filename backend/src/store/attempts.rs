@@ -20,8 +20,8 @@ use crate::{
 pub struct Open {
     /// Its run.
     pub run: Run,
-    /// Whether its supervisor was known to run.
-    pub started: bool,
+    /// Its supervisor, once that was known to run.
+    pub supervisor: Option<Identity>,
     /// The supervisor's number of the last output taken in; 0 when none was.
     pub output_seq: u64,
 }
@@ -71,6 +71,8 @@ pub struct AttemptView {
     pub cpu_ms: Option<i64>,
     /// Largest resident memory of any one process, in bytes.
     pub memory_peak_bytes: Option<i64>,
+    /// Bytes of output that were dropped beyond the cap.
+    pub dropped_bytes: Option<i64>,
 }
 
 impl Database {
@@ -187,20 +189,22 @@ impl Database {
     /// All attempts whose end is not recorded: what a start has to settle.
     pub async fn open_attempts(&self) -> Result<Vec<Open>, StoreError> {
         self.read(|conn| {
-            let rows: Vec<(String, bool, i64)> = conn
+            let rows: Vec<(String, Option<String>, i64)> = conn
                 .prepare_cached(
-                    "SELECT run_id, state = 'started', coalesce((SELECT max(seq) FROM output \
+                    "SELECT run_id, supervisor, coalesce((SELECT max(seq) FROM output \
                      WHERE output.run_id = attempts.run_id), 0) - output_base \
                      FROM attempts WHERE state <> 'ended'",
                 )?
                 .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
                 .collect::<Result<_, _>>()?;
             let mut open = Vec::with_capacity(rows.len());
-            for (id, started, seq) in rows {
+            for (id, supervisor, seq) in rows {
                 if let Some(run) = runs::find(conn, &id)? {
                     open.push(Open {
                         run,
-                        started,
+                        supervisor: supervisor
+                            .map(|text| serde_json::from_str(&text))
+                            .transpose()?,
                         output_seq: u64::try_from(seq).unwrap_or(0),
                     });
                 }
@@ -215,7 +219,7 @@ impl Database {
         self.read(move |conn| {
             conn.prepare_cached(
                 "SELECT epoch, state, isolation, claimed_at, started_at, ended_at, outcome, \
-                 cpu_ms, memory_peak FROM attempts WHERE run_id = ?1 ORDER BY epoch",
+                 cpu_ms, memory_peak, dropped_bytes FROM attempts WHERE run_id = ?1 ORDER BY epoch",
             )?
             .query_map([&run_id], |row| Ok(view(row)))?
             .map(|row| row?)
@@ -239,6 +243,7 @@ fn view(row: &rusqlite::Row<'_>) -> Result<AttemptView, StoreError> {
             .transpose()?,
         cpu_ms: row.get(7)?,
         memory_peak_bytes: row.get(8)?,
+        dropped_bytes: row.get(9)?,
     })
 }
 
@@ -262,7 +267,7 @@ fn end(tx: &Connection, run_id: &str, epoch: i64, exit: &Exit) -> Result<(), Sto
     let outcome: &Outcome = &exit.outcome;
     tx.prepare_cached(
         "UPDATE attempts SET state = 'ended', ended_at = ?3, outcome = ?4, cpu_ms = ?5, \
-         memory_peak = ?6 WHERE run_id = ?1 AND epoch = ?2",
+         memory_peak = ?6, dropped_bytes = ?7 WHERE run_id = ?1 AND epoch = ?2",
     )?
     .execute((
         run_id,
@@ -271,6 +276,7 @@ fn end(tx: &Connection, run_id: &str, epoch: i64, exit: &Exit) -> Result<(), Sto
         serde_json::to_string(outcome)?,
         i64::try_from(exit.cpu_ms).ok(),
         i64::try_from(exit.memory_peak_bytes).ok(),
+        i64::try_from(exit.dropped_bytes).ok(),
     ))?;
     Ok(())
 }

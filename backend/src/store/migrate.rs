@@ -11,6 +11,10 @@ const APPLICATION_ID: i32 = 0x4f52_4b54;
 const MIGRATIONS: &[(&str, &str)] = &[
     ("core", include_str!("migrations/0001_core.sql")),
     ("sandboxes", include_str!("migrations/0002_sandboxes.sql")),
+    (
+        "dropped output",
+        include_str!("migrations/0003_dropped_output.sql"),
+    ),
 ];
 
 /// Brings the schema up to this program's version.

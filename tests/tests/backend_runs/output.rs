@@ -50,6 +50,18 @@ async fn a_page_is_bounded_by_its_bytes_too_and_nothing_is_left_out() {
     assert!(pages > 3, "{pages} pages");
 }
 
+#[tokio::test]
+async fn what_was_dropped_beyond_the_cap_is_told() {
+    let backend = Backend::start("[runs]\noutput_limit = \"1KiB\"\n").await;
+    let id = script(&backend, "head -c 5000 /dev/zero | tr '\\0' x").await;
+    let run = ended(&backend, &id).await;
+    assert_eq!(
+        run["attempt_list"][0]["dropped_bytes"],
+        5000 - 1024,
+        "{run}"
+    );
+}
+
 /// Reads server-sent events until one of kind `last`; their kinds, ids and data.
 pub(crate) async fn events(
     connection: &mut Connection,
