@@ -24,14 +24,17 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::Signal;
 use tokio::{
     sync::{mpsc, watch},
     task::spawn_blocking,
+    time::Instant,
 };
 
 use crate::supervisor::{
     SUPERVISE,
     files::{AttemptDir, Claim, Spec},
+    tree,
 };
 
 mod attempt;
@@ -226,6 +229,27 @@ impl Executor {
         }
     }
 
+    /// Ends a supervisor of which nothing but its identity is left, and all that is below it. Gives
+    /// up, and says so in the log, on one that the kernel does not let go.
+    pub async fn end_traceless(&self, supervisor: &Identity) {
+        let limit = Instant::now() + LEAVING;
+        while supervisor.is_alive() {
+            if Instant::now() >= limit {
+                tracing::error!(pid = supervisor.pid, "a supervisor does not end");
+                return;
+            }
+            let root = supervisor.clone();
+            let killed = spawn_blocking(move || match tree::kill_below(&root)? {
+                0 => root.signal(Signal::KILL).map(drop),
+                _ => Ok(()),
+            });
+            if let Err(error) = killed.await.map_err(io::Error::other).flatten() {
+                tracing::error!(pid = supervisor.pid, %error, "a supervisor cannot be ended");
+            }
+            wait_gone(supervisor, TRACELESS_PERIOD).await;
+        }
+    }
+
     /// The output of an attempt from its beginning, for whoever wants to read it beside its
     /// updates.
     pub fn output(&self, id: &str) -> io::Result<OutputReader> {
@@ -318,6 +342,8 @@ impl Executor {
 
 /// How many updates may wait for their reader before the reading of the files pauses.
 const UPDATES_WAITING: usize = 16;
+/// How long what was killed may take to be gone before it is looked for again.
+const TRACELESS_PERIOD: Duration = Duration::from_millis(20);
 /// How long a supervisor that has written its end may take to leave.
 const LEAVING: Duration = Duration::from_secs(5);
 

@@ -119,17 +119,21 @@ impl Scheduler {
                 settled.adopted += 1;
                 tokio::spawn(self.clone().follow(open.run, attempt));
             }
-            Ok(Adoption::Vanished { detail }) if !open.started => {
+            Ok(Adoption::Vanished { detail }) => {
+                if let Some(supervisor) = open.supervisor {
+                    settled.lost += 1;
+                    // The command may have removed what would have told of it, and live on.
+                    self.inner.executor.end_traceless(&supervisor).await;
+                    self.finish(&open.run, outcome::lost(detail)).await;
+                    self.clear_away(id).await;
+                    return Ok(());
+                }
                 settled.requeued += 1;
                 let (run, epoch) = (open.run.id, open.run.epoch);
                 self.inner
                     .store
                     .unclaim_run(Timestamp::now(), run, epoch, detail)
                     .await?;
-            }
-            Ok(Adoption::Vanished { detail }) => {
-                settled.lost += 1;
-                self.finish(&open.run, outcome::lost(detail)).await;
             }
             Err(error @ (AdoptError::Io { .. } | AdoptError::StillRunning(_))) => {
                 settled.lost += 1;

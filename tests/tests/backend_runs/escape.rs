@@ -55,6 +55,30 @@ async fn a_run_that_removes_its_attempt_is_canceled_like_any_other() {
 }
 
 #[tokio::test]
+async fn a_run_that_removes_its_attempt_does_not_outlive_a_restart_unseen() {
+    let mut backend = Backend::start("").await;
+    let script_text =
+        "echo $$ > pid; rm -rf \"$(dirname \"$TMPDIR\")\"; touch gone; exec sleep 1000";
+    let id = script(&backend, script_text).await;
+    let gone = backend.workspace().join("gone");
+    eventually("the attempt is removed", DEADLINE, || async {
+        gone.exists()
+    })
+    .await;
+    reaches(&backend, &id, "running").await;
+    // Its supervisor is in the store once its attempt counts as started.
+    eventually("it is known to have started", DEADLINE, || async {
+        super::run(&backend, &id).await["attempt_list"][0]["state"] == "started"
+    })
+    .await;
+    backend.kill_and_restart().await;
+    assert_eq!(ended(&backend, &id).await["state"], "lost");
+    let pid = std::fs::read_to_string(backend.workspace().join("pid")).unwrap();
+    assert!(!exists(pid.trim()));
+    convergence::settled(&mut backend).await;
+}
+
+#[tokio::test]
 async fn a_stopped_supervisor_keeps_no_run_from_its_timeout_or_a_restart() {
     let mut backend = Backend::start("[runs]\ngrace = \"1s\"\n").await;
     let stop = "touch stopped; kill -STOP $PPID; exec sleep 1000";
