@@ -11,6 +11,11 @@
 //! | `exit.json` | supervisor | the end; the last thing written, once, durable |
 //! | `supervisor.log` | supervisor | its own complaints |
 //! | `tmp/` | the command | its temporary directory |
+//!
+//! A command that runs as our user can write here, too. So nothing is opened that is not a plain
+//! file, an exit counts only once its supervisor is gone, and whose supervisor is our own child must
+//! have ended well, besides. What remains: a command whose supervisor an earlier process started can
+//! kill it and leave an exit of its own; only another user for commands keeps it from that.
 
 use std::{
     collections::BTreeMap,
