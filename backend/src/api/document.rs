@@ -229,7 +229,12 @@ pub(super) fn priority(asked: Option<i64>) -> Result<i64, ApiError> {
 
 /// Text of people within a length.
 pub(super) fn text(field: &str, text: &str, most: usize) -> Result<(), ApiError> {
-    if text.trim().is_empty() || text.len() > most || text.contains('\0') {
+    if text.contains('\0') {
+        return Err(ApiError::invalid(format!(
+            "`{field}` contains a NUL character: take it out"
+        )));
+    }
+    if text.trim().is_empty() || text.len() > most {
         let detail = format!("`{field}` must be 1 to {most} bytes of text, not blank");
         return Err(ApiError::invalid(detail));
     }

@@ -86,12 +86,14 @@ pub enum CardError {
     #[error("`depends_on` would make a circle through {0}.")]
     Circle(String),
     /// Its status does not allow that.
-    #[error("Card {id} is {status}, which does not allow that.")]
+    #[error("Card {id} is {status}: {hint}.")]
     Illegal {
         /// The card.
         id: String,
         /// Its status.
         status: &'static str,
+        /// What to do instead.
+        hint: &'static str,
     },
     /// A run of it has not ended.
     #[error("Card {id} has a run that has not ended: {run}. Cancel it or wait for its end.")]
@@ -346,12 +348,13 @@ fn apply(
     card: &Card,
     change: &Change,
 ) -> Result<Card, CardError> {
-    let illegal = || CardError::Illegal {
+    let illegal = |hint| CardError::Illegal {
         id: id.to_owned(),
         status: card.status.as_str(),
+        hint,
     };
     if card.status == Status::Archived {
-        return Err(illegal());
+        return Err(illegal("it is not changed any more, make a new one"));
     }
     check_dependencies(tx, id, &change.to.depends_on)?;
     tx.prepare_cached(
@@ -370,11 +373,22 @@ fn apply(
     if let Some(status) = change.status {
         card.status
             .after(Step::Set(status))
-            .map_err(|_| illegal())?;
+            .map_err(|_| illegal(instead(status)))?;
         step(tx, now, card, Step::Set(status))?;
     }
     feed::append(tx, now, "card.updated", id, &json!({}))?;
     find(tx, id)?.ok_or(CardError::Unknown)
+}
+
+/// What to do when a card cannot be put into a status by hand.
+fn instead(status: Status) -> &'static str {
+    match status {
+        Status::InProgress => "only a run puts it in_progress, submit one",
+        Status::Archived => "it is put away with POST /v1/cards/archive",
+        Status::Ready | Status::CodeReview | Status::Done | Status::Blocked | Status::Canceled => {
+            "a run of it decides, cancel that or wait for its end"
+        }
+    }
 }
 
 /// What a card shall be.

@@ -95,6 +95,7 @@ async fn documents_that_do_not_fit_are_refused_by_field() {
         (json!({ "title": "t" }), "command"),
         (card("title", json!(" ")), "title"),
         (card("title", json!("x".repeat(1001))), "title"),
+        (card("title", json!("a\0b")), "NUL"),
         (card("statsu", json!("done")), "statsu"),
         (card("depends_on", json!(["ISSUE-9"])), "ISSUE-9"),
         (card("depends_on", json!("ISSUE-9")), "sequence"),

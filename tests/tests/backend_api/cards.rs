@@ -115,6 +115,16 @@ async fn changes_keep_what_they_do_not_name() {
     ] {
         assert_eq!(patch(&backend, "c", &bad).await.status, status, "{bad}");
     }
+    for (status, hint) in [
+        ("in_progress", "submit one"),
+        ("archived", "/v1/cards/archive"),
+    ] {
+        let answer = patch(&backend, "c", &json!({ "status": status }))
+            .await
+            .json();
+        let detail = answer["detail"].as_str().unwrap();
+        assert!(detail.contains(hint), "{detail}");
+    }
     let now = card(&backend, "c").await;
     assert_eq!(now, after, "a refused change has changed something");
     assert_eq!(
