@@ -83,9 +83,10 @@ stop_recorded() {
         say "$what: stopping $name"
         stop_program "$name" "$pid" 40
     done
-    until_true 15 nothing_left_of "$folder" && return 0
+    # Runs ended with the backend (on_stop = "cancel"); the services of sandboxes are ended here.
+    until_true 1 nothing_left_of "$folder" && return 0
     for pid in $(processes_of "$folder"); do
-        say "$what: process $pid is left of a run: ending it"
+        say "$what: process $pid is left of a run or a sandbox: ending it"
         kill -TERM "$pid" 2>/dev/null || true
     done
     until_true 15 nothing_left_of "$folder" && return 0

@@ -16,6 +16,7 @@ type Read = fn(event: &str, payload: &Value, review: &Review) -> Intent;
 const PROVIDERS: &[(&str, Read)] = &[
     ("gitea", gitea::read),
     ("forgejo", gitea::read),
+    ("gogs", gitea::read),
     ("test", gitea::read),
 ];
 

@@ -422,7 +422,7 @@ pub fn load_file(path: &Path, env: Env<'_>) -> Result<Loaded, Diagnostics> {
         let in_file = loaded.policy.environment.name();
         loaded.diagnostics.error(
             &(0..0),
-            format!("ORKET_ENV={environment} contradicts this file, which says `{in_file}`"),
+            format!("ORKET_ENV={environment} contradicts this file, which means `{in_file}` (a file that does not say where it runs means production)"),
             Some("unset ORKET_ENV, or set [posture] environment to the same".into()),
         );
         return Err(loaded.diagnostics);

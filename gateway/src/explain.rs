@@ -173,10 +173,14 @@ fn explain(snapshot: &Snapshot, request: &Request) -> Explanation {
                 denial.reason,
                 Reason::SignatureWrong | Reason::SignatureMalformed
             ) {
-                hints.splice(
-                    0..0,
-                    signature::mistakes(snapshot, request, denial.route.as_deref()),
-                );
+                // The first that fits explains it; the general hint only where none does.
+                if let Some(mistake) =
+                    signature::mistakes(snapshot, request, denial.route.as_deref())
+                        .into_iter()
+                        .next()
+                {
+                    hints = vec![mistake];
+                }
             }
             explanation = Explanation {
                 verdict: "refused",

@@ -8,7 +8,8 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use orket_gateway::{
-    canary, control,
+    canary::{self, Format},
+    control,
     edge::Edge,
     explain, log,
     policy::posture,
@@ -39,6 +40,9 @@ enum Command {
     Check {
         /// The policy file.
         file: PathBuf,
+        /// How the outcome is printed.
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
     },
     /// Say what the policy makes of a request, and why.
     Explain(explain::Options),
@@ -50,6 +54,9 @@ enum Command {
         /// The control socket itself.
         #[arg(long, value_name = "SOCKET", conflicts_with = "config")]
         control: Option<PathBuf>,
+        /// How the verdict is printed.
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
     },
     /// Check a running deployment from outside: a line for each check, SUCCESS at the end.
     Canary(canary::Options),
@@ -58,9 +65,13 @@ enum Command {
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve { config } => serve(source(config)),
-        Command::Check { file } => check(&file),
+        Command::Check { file, format } => check(&file, format),
         Command::Explain(options) => explain::run(options),
-        Command::Reload { config, control } => reload(config.as_deref(), control),
+        Command::Reload {
+            config,
+            control,
+            format,
+        } => reload(config.as_deref(), control, format),
         Command::Canary(options) => canary::run(&options),
     }
 }
@@ -91,7 +102,7 @@ fn serve(source: Source) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn reload(config: Option<&Path>, control: Option<PathBuf>) -> ExitCode {
+fn reload(config: Option<&Path>, control: Option<PathBuf>, format: Format) -> ExitCode {
     let found = control.map_or_else(|| control::socket_of(config), Ok);
     let socket = match found {
         Ok(socket) => socket,
@@ -102,18 +113,10 @@ fn reload(config: Option<&Path>, control: Option<PathBuf>) -> ExitCode {
     };
     match control::ask::<Outcome>(&socket, &http::Method::POST, "/reload") {
         Ok(outcome) => {
-            print!("{}", outcome.diagnostics);
-            for setting in &outcome.restart_needed {
-                println!("restart needed: {setting}");
+            match format {
+                Format::Json => println!("{}", serde_json::json!(outcome)),
+                Format::Text => print_outcome(&outcome),
             }
-            println!(
-                "{}",
-                if outcome.in_force {
-                    "the new policy is in force"
-                } else {
-                    "the old policy stays in force"
-                }
-            );
             if outcome.in_force {
                 ExitCode::SUCCESS
             } else {
@@ -127,18 +130,43 @@ fn reload(config: Option<&Path>, control: Option<PathBuf>) -> ExitCode {
     }
 }
 
-fn check(file: &Path) -> ExitCode {
+fn print_outcome(outcome: &Outcome) {
+    print!("{}", outcome.diagnostics);
+    for setting in &outcome.restart_needed {
+        println!("restart needed: {setting}");
+    }
+    println!(
+        "{}",
+        if outcome.in_force {
+            "the new policy is in force"
+        } else {
+            "the old policy stays in force"
+        }
+    );
+}
+
+fn check(file: &Path, format: Format) -> ExitCode {
     let outcome = Source::File(file.to_owned()).read(None);
     let (problems, loads) = match &outcome {
         Ok(ready) => (&ready.diagnostics, true),
         Err(problems) => (problems, false),
     };
-    print!("{problems}");
     let (errors, warnings) = problems.counts();
-    println!(
-        "{}: {errors} error(s), {warnings} warning(s)",
-        file.display()
-    );
+    match format {
+        Format::Json => {
+            println!(
+                "{}",
+                serde_json::json!({"loads": loads, "diagnostics": problems.to_json()})
+            );
+        }
+        Format::Text => {
+            print!("{problems}");
+            println!(
+                "{}: {errors} error(s), {warnings} warning(s)",
+                file.display()
+            );
+        }
+    }
     if loads {
         ExitCode::SUCCESS
     } else {

@@ -37,6 +37,9 @@ use crate::{
 /// request is not sent into a connection that is just being closed.
 const UPSTREAM_IDLE: std::time::Duration = std::time::Duration::from_secs(10);
 
+/// When to come back after the upstream failed.
+const UPSTREAM_RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// The gateway as pingora sees it.
 #[derive(Debug)]
 pub struct Gateway {
@@ -69,7 +72,7 @@ impl Gateway {
         exchange.client = Some(client);
         if let Some(reason) = connection.refused() {
             let allow = (reason == Reason::MethodNotAllowed)
-                .then(|| "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".to_owned());
+                .then(|| "GET, HEAD, POST, PUT, PATCH, DELETE".to_owned());
             return Err(Denial {
                 allow,
                 ..reason.into()
@@ -355,7 +358,15 @@ impl ProxyHttp for Gateway {
         let code = if answered || gone {
             0
         } else {
-            let denial = Denial::from(reason);
+            // What is broken may be mended in a moment; whether to repeat is the caller's to know.
+            let wait = matches!(
+                reason,
+                Reason::UpstreamUnavailable | Reason::UpstreamTimeout
+            );
+            let denial = Denial {
+                retry_after: wait.then_some(UPSTREAM_RETRY),
+                ..reason.into()
+            };
             match self.refuse(session, exchange, &denial).await {
                 Ok(()) => reason.facts().status,
                 Err(_) => 0,

@@ -70,7 +70,7 @@ pub(super) struct TestDelivery {
     responses(
         (status = 202, description = "Stored, and work was caused.", body = DeliveryAnswer),
         (status = 200, description = "Stored, and nothing was caused.", body = DeliveryAnswer),
-        (status = 400, description = "Not JSON, no key, or not the source of the path.", body = super::openapi::Problem),
+        (status = 400, description = "Not JSON, no key, or no name for a source.", body = super::openapi::Problem),
         (status = 413, body = super::openapi::Problem),
         (status = 429, description = "The queue is full. Nothing was stored.", body = super::openapi::Problem),
 ))]
@@ -88,11 +88,11 @@ pub(super) async fn receive(
         let text = format!("The header {WEBHOOK_KEY} is longer than {KEY_MOST} bytes.");
         return Err(ApiError::invalid(text));
     }
+    // The gateway says whose delivery it is: several routes of one forge name one source.
     let source = extract::text(&headers, WEBHOOK_SOURCE)?.unwrap_or_else(|| path_source.clone());
-    if source != path_source {
+    if !id::is_name(&source) {
         return Err(ApiError::invalid(format!(
-            "The header {WEBHOOK_SOURCE} says {source}, the path says {path_source}: let the \
-             gateway's route have the source that its path ends with."
+            "The header {WEBHOOK_SOURCE} is not a name."
         )));
     }
     let invalid_payload = || {
@@ -105,17 +105,19 @@ pub(super) async fn receive(
     let payload: Value = serde_json::from_slice(&bytes).map_err(|_| invalid_payload())?;
     let provider = extract::text(&headers, WEBHOOK_PROVIDER)?;
     let header_event = extract::text(&headers, WEBHOOK_EVENT)?;
-    let (provider, event, intent) = if path_source == TEST {
+    let by_hand = provider
+        .as_deref()
+        .map_or(path_source == TEST, |provider| provider == TEST);
+    let (provider, event, intent) = if by_hand {
         let test = test_delivery(payload).map_err(|error| {
             let detail = format!("A test delivery is {{event, action, payload}}: {error}.");
             ApiError::new(StatusCode::BAD_REQUEST, "invalid_payload", detail)
         })?;
-        let intent = interpret(
-            &app,
-            TEST,
-            &test.event,
-            &with_action(test.payload, test.action),
-        );
+        let payload = with_action(test.payload, test.action).ok_or_else(|| {
+            let detail = "`action` and the payload's own `action` differ: leave one of them out.";
+            ApiError::new(StatusCode::BAD_REQUEST, "invalid_payload", detail)
+        })?;
+        let intent = interpret(&app, TEST, &test.event, &payload);
         (TEST.to_owned(), test.event, intent)
     } else {
         let provider = provider.unwrap_or_else(|| source.clone());
@@ -160,7 +162,10 @@ pub(super) fn reinterpret(app: &App, provider: &str, event: &str, body: &[u8]) -
         return interpret(app, provider, event, &payload);
     }
     match test_delivery(payload) {
-        Ok(test) => interpret(app, TEST, event, &with_action(test.payload, test.action)),
+        Ok(test) => match with_action(test.payload, test.action) {
+            Some(payload) => interpret(app, TEST, event, &payload),
+            None => Intent::Ignore("Its two actions differ.".to_owned()),
+        },
         Err(_) => Intent::Ignore("Its body is not a test delivery.".to_owned()),
     }
 }
@@ -180,21 +185,18 @@ fn interpret(app: &App, provider: &str, event: &str, payload: &Value) -> Intent 
     }
 }
 
-/// A payload with the action given beside it. Where they differ the payload is left as it is and
-/// the stated action wins nothing: header and body must agree.
-fn with_action(mut payload: Value, action: Option<String>) -> Value {
+/// A payload with the action given beside it; `None` where the two differ.
+fn with_action(mut payload: Value, action: Option<String>) -> Option<Value> {
     if let (Some(action), Some(object)) = (action, payload.as_object_mut()) {
         match object.get("action") {
             None => {
                 object.insert("action".to_owned(), action.into());
             }
             Some(own) if own.as_str() == Some(&action) => {}
-            Some(_) => {
-                object.insert("action".to_owned(), Value::Null);
-            }
+            Some(_) => return None,
         }
     }
-    payload
+    Some(payload)
 }
 
 /// The answer a delivery got, as a response.

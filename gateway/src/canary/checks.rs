@@ -144,17 +144,20 @@ async fn without_proof(target: &Target, ledger: &mut Ledger) {
             "/v1/no-such-thing",
             None,
         ),
-        (
-            "the event stream is closed without a key",
-            "/ws/events",
-            None,
-        ),
     ] {
         ledger.note(name, closed(target, path, headers.as_slice()).await);
     }
     ledger.note(
+        "nothing can be read without a key",
+        closed_everywhere(target, &READS).await,
+    );
+    ledger.note(
         "nothing can be changed without a key",
-        closed_to_changes(target).await,
+        closed_everywhere(target, &CHANGES).await,
+    );
+    ledger.note(
+        "the event stream is closed without a key",
+        no_events(target).await,
     );
     ledger.note("a doubled key header is refused", doubled_key(target).await);
     for (name, signature, detail) in [
@@ -234,22 +237,12 @@ async fn closed(target: &Target, path: &str, headers: &[(&str, &str)]) -> Seen {
     named(&answer)
 }
 
-/// Knocks with every method that changes something. The body is no JSON, so that an open door, too, does
-/// nothing.
-async fn closed_to_changes(target: &Target) -> Seen {
-    for (method, path) in [
-        (Method::POST, "/v1/runs"),
-        (Method::POST, "/v1/runs/canary-none/cancel"),
-        (Method::POST, "/v1/cards"),
-        (Method::POST, "/v1/sandboxes"),
-        (Method::POST, "/v1/system/run-active"),
-        (Method::PUT, "/v1/cards"),
-        (Method::PATCH, "/v1/cards/canary-none"),
-        (Method::DELETE, "/v1/cards/canary-none"),
-    ] {
-        let answer = target
-            .send(method.clone(), path, &[], Some(b"canary".to_vec()))
-            .await?;
+/// Knocks without a key on one path of every resource, to read and to change. The body is no JSON, so that
+/// an open door, too, does nothing.
+async fn closed_everywhere(target: &Target, knocks: &[(Method, &str)]) -> Seen {
+    for (method, path) in knocks {
+        let body = (*method != Method::GET).then(|| b"canary".to_vec());
+        let answer = target.send(method.clone(), path, &[], body).await?;
         expect(
             &answer,
             StatusCode::FORBIDDEN,
@@ -258,6 +251,50 @@ async fn closed_to_changes(target: &Target) -> Seen {
         .map_err(|why| format!("{method} {path}: {why}"))?;
     }
     Ok(())
+}
+
+const READS: [(Method, &str); 12] = [
+    (Method::GET, "/v1/runs"),
+    (Method::GET, "/v1/runs/canary-none"),
+    (Method::GET, "/v1/runs/canary-none/logs"),
+    (Method::GET, "/v1/cards"),
+    (Method::GET, "/v1/cards/canary-none"),
+    (Method::GET, "/v1/sessions/canary-none"),
+    (Method::GET, "/v1/sandboxes"),
+    (Method::GET, "/v1/sandboxes/canary-none"),
+    (Method::GET, "/v1/deliveries"),
+    (Method::GET, "/v1/deliveries/canary-none"),
+    (Method::GET, "/v1/events"),
+    (Method::GET, "/v1/system/metrics"),
+];
+
+const CHANGES: [(Method, &str); 13] = [
+    (Method::POST, "/v1/runs"),
+    (Method::POST, "/v1/runs/canary-none/cancel"),
+    (Method::POST, "/v1/cards"),
+    (Method::POST, "/v1/cards/archive"),
+    (Method::POST, "/v1/sandboxes"),
+    (Method::POST, "/v1/sandboxes/canary-none/stop"),
+    (Method::POST, "/v1/sandboxes/canary-none/extend"),
+    (Method::POST, "/v1/deliveries/canary-none/replay"),
+    (Method::POST, "/v1/system/run-active"),
+    (Method::PUT, "/v1/cards"),
+    (Method::PATCH, "/v1/cards/canary-none"),
+    (Method::DELETE, "/v1/cards/canary-none"),
+    (Method::DELETE, "/v1/sandboxes/canary-none"),
+];
+
+/// A deployment may do without the event stream; where there is one, it wants a key.
+async fn no_events(target: &Target) -> Seen {
+    let answer = target.get("/ws/events", &[]).await?;
+    if answer.status == StatusCode::NOT_FOUND {
+        return Ok(());
+    }
+    expect(
+        &answer,
+        StatusCode::FORBIDDEN,
+        "Could not validate credentials",
+    )
 }
 
 async fn doubled_key(target: &Target) -> Seen {

@@ -140,6 +140,22 @@ impl Diagnostics {
         all
     }
 
+    /// All problems as a program reads them: severity, line, column, message, hint.
+    pub fn to_json(&self) -> serde_json::Value {
+        let one = |d: &Diagnostic| {
+            let (line, column) = self.position(d.span.start);
+            let severity = match d.severity {
+                Severity::Error => "error",
+                Severity::Warning => "warning",
+            };
+            serde_json::json!({
+                "severity": severity, "file": self.name, "line": line, "column": column,
+                "message": d.message, "hint": d.hint,
+            })
+        };
+        self.sorted().into_iter().map(one).collect()
+    }
+
     /// How many errors and warnings there are.
     pub fn counts(&self) -> (usize, usize) {
         let errors = self

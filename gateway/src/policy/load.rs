@@ -44,7 +44,7 @@ pub fn file(path: &Path, env: Env<'_>) -> Result<Loaded, Diagnostics> {
             problems.error(
                 &(0..0),
                 format!("this file cannot be read: {e}"),
-                Some("give a readable file with --config".into()),
+                Some("give the path of a readable file".into()),
             );
             Err(problems)
         }
@@ -60,6 +60,7 @@ pub fn load(text: &str, name: &str, origin: Origin, env: Env<'_>) -> Result<Load
         problems: &mut problems,
         env,
         environment: Environment::Local,
+        environment_unknown: false,
     }
     .mean(written, origin);
     match policy {
@@ -76,6 +77,8 @@ struct Loader<'a> {
     problems: &'a mut Diagnostics,
     env: Env<'a>,
     environment: Environment,
+    /// The environment could not be read: what it would say of weaknesses is nobody's business yet.
+    environment_unknown: bool,
 }
 
 /// Default listeners, also of the built-in policy.
@@ -137,6 +140,9 @@ impl Loader<'_> {
         message: impl Into<String>,
         hint: &str,
     ) {
+        if self.environment_unknown {
+            return;
+        }
         match weakness.verdict(self.environment) {
             Verdict::Allowed => {}
             Verdict::Warned => self.problems.warning(span, message, Some(hint.to_owned())),
@@ -160,6 +166,7 @@ impl Loader<'_> {
             };
         };
         Environment::parse(&name.value).unwrap_or_else(|| {
+            self.environment_unknown = true;
             self.error(
                 &name.span,
                 format!("`{}` is not an environment", name.value),
@@ -183,7 +190,7 @@ impl Loader<'_> {
             self.weak(
                 Weakness::InsecureBypass,
                 &switch.span,
-                "the insecure bypass is switched on: without a key, key routes are open to every local process",
+                if keys.is_empty() { "the insecure bypass is in force: key routes are open to every local process" } else { "the insecure bypass is switched on; it opens nothing as long as a key is configured" },
                 "configure a key and switch it off",
             );
         } else {

@@ -8,7 +8,11 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use orket_shared::problem::{self, Problem};
+use orket_shared::{
+    header::REQUEST_ID,
+    id::new_ulid,
+    problem::{self, Problem},
+};
 use pingora_core::{
     server::{ListenFds, ShutdownWatch},
     services::Service,
@@ -102,9 +106,11 @@ fn answer(edge: &Edge, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    if let Ok(id) = http::HeaderValue::from_str(&new_ulid()) {
+        headers.insert(REQUEST_ID, id);
+    }
     response
 }
 
