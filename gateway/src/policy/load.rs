@@ -2,6 +2,7 @@
 //! unreadable, blank or contradictory is an error with its place, and all of them are reported at once.
 
 mod addresses;
+mod auth;
 mod keys;
 mod limits;
 mod routes;
@@ -96,7 +97,7 @@ impl Loader<'_> {
             .map_or_else(|| PathBuf::from(DEFAULT_STATE_DIR), |d| d.value.clone());
         let listen = self.listen(&written, &state_dir)?;
         let limits = self.limits(&written);
-        let secrets = self.secrets(&written, &origin);
+        let secrets = self.secrets(&written);
         let keys = self.keys(&written, &secrets);
         let bypass = self.bypass(&written, &listen, &keys);
         let rate_limits = self.rate_limits(&written);

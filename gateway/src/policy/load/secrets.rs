@@ -10,7 +10,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{Loader, Origin, Weakness};
+use super::{Loader, Weakness};
 use crate::{
     config::{SecretEntry, SecretSource, Written, diagnostic::Diagnostics, reader::At},
     policy::LiveSecret,
@@ -137,7 +137,7 @@ impl Secrets {
 }
 
 impl Loader<'_> {
-    pub(super) fn secrets(&mut self, written: &Written, origin: &Origin) -> Secrets {
+    pub(super) fn secrets(&mut self, written: &Written) -> Secrets {
         let mut lists = BTreeMap::new();
         for list in &written.secrets {
             let mut entries = Vec::new();
@@ -158,8 +158,6 @@ impl Loader<'_> {
             }
             lists.insert(list.id.value.clone(), (list.id.span.clone(), entries));
         }
-        // The built-in policy names only what is set, so everything in it is used.
-        debug_assert!(*origin != Origin::BuiltIn || lists.len() <= 3);
         Secrets {
             lists,
             used: RefCell::default(),

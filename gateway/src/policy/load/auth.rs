@@ -1,0 +1,194 @@
+//! What proof a route wants: complete, and with nothing of another kind in it.
+
+use super::{Loader, Origin, Weakness, secrets::Secrets};
+use crate::{
+    config,
+    policy::{Auth, TestWebhookAuth, WebhookAuth, keys::KeyRing},
+    webhook,
+};
+
+impl Loader<'_> {
+    pub(super) fn auth(
+        &mut self,
+        w: &config::Route,
+        origin: &Origin,
+        secrets: &Secrets,
+        keys: &KeyRing,
+        id: &str,
+    ) -> Option<Auth> {
+        let Some(auth) = &w.auth else {
+            self.error(
+                &w.at.span,
+                format!("route `{id}` does not say what proof it wants"),
+                "add auth = { kind = \"api_key\" }; { kind = \"none\" } has to be written, too",
+            );
+            return None;
+        };
+        let Some(kind) = &auth.kind else {
+            self.error(
+                &auth.at.span,
+                "`auth` lacks `kind`",
+                "\"api_key\", \"webhook\", \"test_webhook\" or \"none\"",
+            );
+            return None;
+        };
+        let mut foreign = Vec::new();
+        if kind.value != "webhook" {
+            foreign.extend([
+                ("provider", auth.provider.as_ref().map(|a| &a.span)),
+                ("secret", auth.secret.as_ref().map(|a| &a.span)),
+            ]);
+        }
+        if kind.value != "test_webhook" {
+            foreign.extend([
+                ("token", auth.token.as_ref().map(|a| &a.span)),
+                ("enabled", auth.enabled.as_ref().map(|a| &a.span)),
+            ]);
+        }
+        for (name, span) in foreign {
+            if let Some(span) = span {
+                self.error(
+                    span,
+                    format!("`{name}` does not belong to auth kind `{}`", kind.value),
+                    "take it out",
+                );
+            }
+        }
+        if kind.value != "webhook" {
+            for (name, span) in [
+                ("replay", w.replay.as_ref().map(|a| &a.span)),
+                ("source", w.source.as_ref().map(|a| &a.span)),
+            ] {
+                if let Some(span) = span {
+                    self.error(
+                        span,
+                        format!("`{name}` belongs to webhook routes"),
+                        "take it out",
+                    );
+                }
+            }
+        }
+        match kind.value.as_str() {
+            "api_key" => Some(Auth::ApiKey),
+            "none" => {
+                self.weak(
+                    Weakness::OpenRoute,
+                    &kind.span,
+                    format!("route `{id}` asks for no proof"),
+                    "is everything behind it meant to be public?",
+                );
+                Some(Auth::None)
+            }
+            "webhook" => self.webhook(w, auth, origin, secrets, id),
+            "test_webhook" => Some(Auth::TestWebhook(self.test_webhook(auth, secrets, keys))),
+            other => {
+                self.error(
+                    &kind.span,
+                    format!("`{other}` is not a kind of proof"),
+                    "\"api_key\", \"webhook\", \"test_webhook\" or \"none\"",
+                );
+                None
+            }
+        }
+    }
+
+    fn webhook(
+        &mut self,
+        w: &config::Route,
+        auth: &config::Auth,
+        origin: &Origin,
+        secrets: &Secrets,
+        id: &str,
+    ) -> Option<Auth> {
+        let known = || webhook::PROVIDERS.map(webhook::Provider::name).join(", ");
+        let Some(name) = &auth.provider else {
+            self.error(
+                &auth.at.span,
+                "a webhook needs `provider`",
+                &format!("one of: {}", known()),
+            );
+            return None;
+        };
+        let Some(provider) = webhook::provider(&name.value) else {
+            self.error(
+                &name.span,
+                format!("`{}` is not a sender this version knows", name.value),
+                &format!("one of: {}", known()),
+            );
+            return None;
+        };
+        let live = match &auth.secret {
+            Some(secret) => secrets.live(secret, self.problems),
+            None if *origin == Origin::BuiltIn => {
+                self.weak(
+                    Weakness::MissingSecret,
+                    &w.at.span,
+                    format!("route `{id}` has no webhook secret: it refuses everything"),
+                    "set GITEA_WEBHOOK_SECRET, and the same secret on the forge's hook",
+                );
+                Vec::new()
+            }
+            None => {
+                self.error(
+                    &auth.at.span,
+                    "a webhook needs `secret`",
+                    "name a list of [secrets]",
+                );
+                return None;
+            }
+        };
+        if let Some(source) = &w.source {
+            self.check_name(source);
+        }
+        let replay = w.replay.as_ref().is_none_or(|r| r.value);
+        if let Some(at) = w.replay.as_ref().filter(|r| !r.value) {
+            self.weak(
+                Weakness::NoReplay,
+                &at.span,
+                format!("route `{id}` forwards every repetition as new"),
+                "take `replay = false` out unless the upstream settles repetitions itself",
+            );
+        }
+        Some(Auth::Webhook(WebhookAuth {
+            provider,
+            secrets: live,
+            source: w.source.as_ref().map_or(id, |s| s.value.as_str()).into(),
+            replay,
+        }))
+    }
+
+    fn test_webhook(
+        &mut self,
+        auth: &config::Auth,
+        secrets: &Secrets,
+        keys: &KeyRing,
+    ) -> TestWebhookAuth {
+        let tokens: Vec<_> = auth
+            .token
+            .as_ref()
+            .map(|name| {
+                secrets
+                    .presented(name, self.problems)
+                    .into_iter()
+                    .map(|p| (p.digest, p.expires))
+                    .collect()
+            })
+            .unwrap_or_default();
+        let Some(switch) = auth.enabled.as_ref().filter(|e| e.value) else {
+            return TestWebhookAuth::Disabled;
+        };
+        self.weak(
+            Weakness::TestWebhook,
+            &switch.span,
+            "the test webhook is switched on: it takes deliveries without a sender's signature",
+            "switch it off when you are done",
+        );
+        if auth.token.is_some() {
+            TestWebhookAuth::Token(tokens)
+        } else if keys.is_empty() {
+            TestWebhookAuth::NotConfigured
+        } else {
+            TestWebhookAuth::ApiKey
+        }
+    }
+}
