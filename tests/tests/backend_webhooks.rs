@@ -108,11 +108,11 @@ async fn a_review_that_goes_on_does_not_hold_the_card_of_another_run() {
     let body = pull_request("ISSUE-1").to_string();
     let review = forwarded("k", "pull_request", body);
     assert_eq!(review.send(backend.address()).await.status, 202);
-    let card = json!({ "id": "work", "card_id": "ISSUE-1" });
+    let card = json!({ "id": "job", "card_id": "ISSUE-1" });
     assert_eq!(backend.post("/v1/runs", &card).await.status, 201);
     let status = async || backend.get("/v1/cards/ISSUE-1").await.json()["status"].clone();
     assert_eq!(status().await, "in_progress");
-    backend.post("/v1/runs/work/cancel", &json!({})).await;
+    backend.post("/v1/runs/job/cancel", &json!({})).await;
     eventually("the card is canceled", DEADLINE, || async {
         status().await == "canceled"
     })
