@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use http::{Method, Request};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
+use orket_shared::problem::Problem;
 use tokio::net::UnixStream;
 
 use crate::policy::load::DEFAULT_STATE_DIR;
@@ -37,6 +38,9 @@ pub enum ControlError {
     /// It answered something else than it should.
     #[error("the gateway's answer cannot be read: {0}")]
     Answer(String),
+    /// It refused, and says why.
+    #[error("the gateway refused: {0}")]
+    Refused(String),
 }
 
 /// The control socket of the gateway that runs with this policy file, or with the built-in policy. A file
@@ -69,12 +73,15 @@ pub fn socket_of(config: Option<&Path>) -> Result<PathBuf, ControlError> {
     })
 }
 
-/// Asks the gateway behind `socket` for `method path` and reads its JSON.
+/// Asks the gateway behind `socket` for `method path`, with this JSON as the body where there is one, and reads
+/// its JSON.
 pub fn ask<T: serde::de::DeserializeOwned>(
     socket: &Path,
     method: &Method,
     path: &str,
+    body: Option<&serde_json::Value>,
 ) -> Result<T, ControlError> {
+    let body = body.map(serde_json::Value::to_string).unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -87,7 +94,7 @@ pub fn ask<T: serde::de::DeserializeOwned>(
                     path: socket.display().to_string(),
                     source,
                 })?;
-        exchange(stream, method, path).await
+        exchange(stream, method, path, body.into()).await
     })
 }
 
@@ -95,6 +102,7 @@ async fn exchange<T: serde::de::DeserializeOwned>(
     stream: UnixStream,
     method: &Method,
     path: &str,
+    body: Bytes,
 ) -> Result<T, ControlError> {
     let failed = |e: hyper::Error| ControlError::Answer(e.to_string());
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
@@ -105,14 +113,20 @@ async fn exchange<T: serde::de::DeserializeOwned>(
         .method(method)
         .uri(path)
         .header(http::header::HOST, "orket-gateway")
-        .body(Empty::<Bytes>::new())
+        .body(Full::new(body))
         .map_err(|e| ControlError::Answer(e.to_string()))?;
     let response = sender.send_request(request).await.map_err(failed)?;
+    let status = response.status();
     let body = response
         .into_body()
         .collect()
         .await
         .map_err(failed)?
         .to_bytes();
+    if !status.is_success() {
+        let problem: Problem = serde_json::from_slice(&body)
+            .map_err(|_| ControlError::Answer(format!("status {status}")))?;
+        return Err(ControlError::Refused(problem.detail));
+    }
     serde_json::from_slice(&body).map_err(|e| ControlError::Answer(e.to_string()))
 }

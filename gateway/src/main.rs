@@ -111,7 +111,7 @@ fn reload(config: Option<&Path>, control: Option<PathBuf>, format: Format) -> Ex
             return ExitCode::FAILURE;
         }
     };
-    match control::ask::<Outcome>(&socket, &http::Method::POST, "/reload") {
+    match control::ask::<Outcome>(&socket, &http::Method::POST, "/reload", None) {
         Ok(outcome) => {
             match format {
                 Format::Json => println!("{}", serde_json::json!(outcome)),

@@ -11,8 +11,8 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http::{Method, Request, Response, StatusCode, header, request::Parts};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use pingora_core::{
@@ -23,6 +23,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::admin::refusal;
 use crate::{edge::Edge, reload::Reloader};
+
+/// The largest body the operator's socket takes.
+const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
 
 /// The bound socket; its file goes with it.
 #[derive(Debug)]
@@ -107,8 +110,8 @@ impl Service for Control {
                     let (edge, reloader) = (self.edge.clone(), self.reloader.clone());
                     tokio::spawn(async move {
                         let service = service_fn(move |request| {
-                            let response = answer(&edge, &reloader, &request);
-                            async move { Ok::<_, Infallible>(response) }
+                            let (edge, reloader) = (edge.clone(), reloader.clone());
+                            async move { Ok::<_, Infallible>(answer(&edge, &reloader, request).await) }
                         });
                         // Whoever asks sees what goes wrong: the connection ends.
                         let _ = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await;
@@ -139,20 +142,22 @@ async fn accept(listener: Option<&tokio::net::UnixListener>) -> tokio::net::Unix
     }
 }
 
-fn answer(edge: &Edge, reloader: &Reloader, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let json = |value: &serde_json::Value| (StatusCode::OK, "application/json", value.to_string());
-    let (status, kind, body) = match (request.method(), request.uri().path()) {
-        (&Method::POST, "/reload") => json(&serde_json::json!(reloader.reload())),
-        (&Method::GET, "/status") => json(&edge.status()),
-        (_, "/reload" | "/status") => refusal(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "method_not_allowed",
-            "POST /reload, GET /status",
-        ),
-        (_, _) => refusal(
-            StatusCode::NOT_FOUND,
-            "not_found",
-            "Here are POST /reload and GET /status",
+/// What the operator can ask for, in the order it is told.
+const OFFERED: [(Method, &str); 2] = [(Method::POST, "/reload"), (Method::GET, "/status")];
+
+/// Answers one request of the operator's. Its body, where it has one, is JSON of at most [`MAX_BODY_BYTES`].
+async fn answer(
+    edge: &Edge,
+    reloader: &Reloader,
+    request: Request<Incoming>,
+) -> Response<Full<Bytes>> {
+    let (parts, body) = request.into_parts();
+    let (status, kind, body) = match Limited::new(body, MAX_BODY_BYTES).collect().await {
+        Ok(body) => dispatch(edge, reloader, &parts, &body.to_bytes()),
+        Err(_) => refusal(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body_too_large",
+            "The body is larger than anything this socket takes",
         ),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
@@ -161,4 +166,41 @@ fn answer(edge: &Edge, reloader: &Reloader, request: &Request<Incoming>) -> Resp
         .headers_mut()
         .insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
     response
+}
+
+fn dispatch(edge: &Edge, reloader: &Reloader, request: &Parts, _body: &Bytes) -> Answer {
+    let path = request.uri.path();
+    match (&request.method, path) {
+        (&Method::POST, "/reload") => json(&reloader.reload()),
+        (&Method::GET, "/status") => json(&edge.status()),
+        (_, _) => unknown(path),
+    }
+}
+
+/// Status, content type and body of an answer.
+type Answer = (StatusCode, &'static str, String);
+
+fn json(value: &impl serde::Serialize) -> Answer {
+    (
+        StatusCode::OK,
+        "application/json",
+        serde_json::json!(value).to_string(),
+    )
+}
+
+fn unknown(path: &str) -> Answer {
+    let offered: Vec<_> = OFFERED
+        .iter()
+        .map(|(method, path)| format!("{method} {path}"))
+        .collect();
+    let detail = format!("Here are {}", offered.join(", "));
+    if OFFERED.iter().any(|(_, known)| *known == path) {
+        refusal(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            &detail,
+        )
+    } else {
+        refusal(StatusCode::NOT_FOUND, "not_found", &detail)
+    }
 }
