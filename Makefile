@@ -14,9 +14,10 @@ up: ## set up, build, start everything on loopback, do a first piece of work; Ct
 test: ## format, lints, documentation, all tests, the product suite
 	@exec scripts/test
 
-bench: ## build as shipped, then measure: the edge beside a bare pingora, the backend's durable rates
+bench: ## build as shipped, then measure: one decision, the edge beside a bare pingora, the backend's durable rates
 	@scripts/setup
 	cargo build --release --locked -p orket-gateway -p orket-backend --bins --examples
+	cargo bench --locked -p orket-tests --bench decide
 	cargo bench --locked -p orket-tests --bench edge
 	cargo bench --locked -p orket-tests --bench inside
 
