@@ -8,6 +8,7 @@ use std::{net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
 use crate::{
     bodies::{Bodies, BodyPass, Sender},
     limit::{Exceeded, Limiter, Rate},
+    metrics::LimiterKind,
     policy::{Policy, RateLimit, address::budget_address},
 };
 
@@ -38,6 +39,30 @@ impl NamedLimiter {
     /// Its limiter.
     pub fn limiter(&self) -> &Limiter<Owner> {
         &self.limiter
+    }
+}
+
+/// How full the table of one limiter is.
+#[derive(Debug, Clone, Copy)]
+pub struct Table<'a> {
+    /// The limiter's id.
+    pub id: &'a str,
+    /// Where it comes from.
+    pub kind: LimiterKind,
+    /// How many owners it remembers.
+    pub entries: usize,
+    /// The most it remembers.
+    pub capacity: usize,
+}
+
+impl<'a> Table<'a> {
+    fn of<K: std::hash::Hash + Eq + Clone>(limiter: &'a Limiter<K>, kind: LimiterKind) -> Self {
+        Self {
+            id: limiter.id(),
+            kind,
+            entries: limiter.len(),
+            capacity: LIMITER_CAPACITY,
+        }
     }
 }
 
@@ -117,9 +142,12 @@ impl Budgets {
         &self.named
     }
 
-    /// How many addresses have failed lately.
-    pub fn failing_addresses(&self) -> usize {
-        self.failures.as_ref().map_or(0, |f| f.len())
+    /// How full the table of every limiter is.
+    pub fn tables(&self) -> impl Iterator<Item = Table<'_>> {
+        let built_in = self.failures.iter().chain(&self.allowance);
+        let built_in = built_in.map(|l| Table::of(l, LimiterKind::BuiltIn));
+        let named = self.named.iter();
+        built_in.chain(named.map(|n| Table::of(&n.limiter, LimiterKind::Policy)))
     }
 
     /// Counts a failed proof against an address. `Err` when its budget is used up.

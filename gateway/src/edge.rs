@@ -7,11 +7,12 @@ use std::sync::{
 };
 
 use arc_swap::ArcSwap;
+use jiff::Timestamp;
 
 use crate::{
     denial::Loudness,
     exchange::{Exchange, Stage},
-    metrics::{Metrics, RequestLabels},
+    metrics::{Metrics, RequestLabels, RouteLabel},
     pipeline::Snapshot,
     replay::{DEFAULT_CAPACITY, ReplayMemory},
 };
@@ -31,12 +32,15 @@ pub struct Edge {
 impl Edge {
     /// The state for a first policy.
     pub fn new(snapshot: Snapshot) -> Self {
-        Self {
+        let edge = Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             stale: AtomicBool::new(false),
             replay: ReplayMemory::new(DEFAULT_CAPACITY),
-            metrics: Metrics::default(),
-        }
+            metrics: Metrics::new(),
+        };
+        edge.note_reading();
+        edge.note_loading();
+        edge
     }
 
     /// What a request that begins now is judged by.
@@ -48,11 +52,24 @@ impl Edge {
     pub fn bring_into_force(&self, snapshot: Snapshot) {
         self.snapshot.store(Arc::new(snapshot));
         self.stale.store(false, Ordering::Release);
+        self.note_reading();
+        self.note_loading();
     }
 
     /// The policy on disk does not load: the one in force stays, and says so.
     pub fn keep_old_policy(&self) {
         self.stale.store(true, Ordering::Release);
+        self.note_reading();
+    }
+
+    /// The policy was read just now, whatever came of it.
+    fn note_reading(&self) {
+        self.metrics.policy_read.set(Timestamp::now().as_second());
+    }
+
+    /// The policy in force was loaded just now.
+    fn note_loading(&self) {
+        self.metrics.policy_loaded.set(Timestamp::now().as_second());
     }
 
     /// Whether the policy on disk, as of the last reload, is the one in force.
@@ -78,17 +95,18 @@ impl Edge {
         let millis = exchange.started.elapsed().as_secs_f64() * 1000.0;
         let request_id = exchange.request_id.as_str();
         let client = exchange.client.map(tracing::field::display);
-        let labels = match &exchange.stage {
+        let nobody = "none";
+        let (route, outcome, actor) = match &exchange.stage {
             Stage::Admitted { admitted, .. } => {
                 let id = &admitted.route().id;
                 let route = id.as_ref();
                 let actor = admitted.actor();
                 tracing::debug!(target: "access", event = "forwarded", request_id, client, route, %actor, status, millis);
-                RequestLabels::new(Some(id), "forwarded", status)
+                (Some(id), "forwarded", actor.kind())
             }
             Stage::Answered { what } => {
                 tracing::debug!(target: "access", event = "answered", request_id, client, what, status, millis);
-                RequestLabels::new(None, what, status)
+                (None, *what, nobody)
             }
             Stage::Refused { reason, route } => {
                 let facts = reason.facts();
@@ -104,13 +122,18 @@ impl Edge {
                         tracing::error!(target: "audit", event = "refused", request_id, client, route, reason, status, hint, millis);
                     }
                 }
-                RequestLabels::new(id, facts.word, status)
+                (id, facts.word, nobody)
             }
             Stage::Judging => {
                 tracing::debug!(target: "access", event = "abandoned", request_id, client, status, millis);
-                RequestLabels::new(None, "abandoned", status)
+                (None, "abandoned", nobody)
             }
         };
-        self.metrics.requests.get_or_create(&labels).inc();
+        self.metrics.requests.inc(&RequestLabels {
+            route: RouteLabel::of(route),
+            outcome,
+            actor,
+            status: status.into(),
+        });
     }
 }

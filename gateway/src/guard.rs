@@ -21,6 +21,18 @@ pub enum Actor {
     Anonymous,
 }
 
+impl Actor {
+    /// What kind of actor it is, for the metrics.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Key(_) => "key",
+            Self::Webhook(_) => "webhook",
+            Self::TestWebhook => "test-webhook",
+            Self::Anonymous => "anonymous",
+        }
+    }
+}
+
 impl std::fmt::Display for Actor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -1,114 +1,114 @@
-//! What is counted, for Prometheus: one struct, one name each.
+//! What is counted, for Prometheus: **every metric is one declaration below**.
+//!
+//! Its doc comment is its help text, its type says what it is and by which labels; the exposed name, the registry
+//! and the page `docs/reference/metrics.md` come from the same declaration. The registry is built once. Nothing that a
+//! client sends becomes a label: labels are ids of the policy and words of closed lists. A request never
+//! waits for a scrape.
 
-use std::sync::Arc;
+mod declare;
+mod gather;
+mod labels;
 
-use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
-    registry::Registry,
+use parking_lot::Mutex;
+use prometheus_client::{encoding::text::encode, registry::Registry};
+
+pub use self::{
+    declare::{Bytes, Counter, Counters, Declared, Gauge, Gauges, LabelFacts, Labels, Seconds},
+    gather::refresh,
+    labels::{
+        BuildLabels, Cap, CapLabels, LimiterKind, LimiterLabels, RequestLabels, RouteLabel,
+        RouteLabels, Status, Verdict, VerdictLabels,
+    },
 };
-
 use crate::edge::Edge;
 
-/// All counters. The doc comment of a field is its help text.
-#[derive(Debug, Default, Clone)]
-pub struct Metrics {
-    /// Requests by route, outcome (`forwarded`, `health`, `duplicate` or the true reason of a refusal) and status.
-    pub requests: Family<RequestLabels, Counter>,
-    /// Connections that are open.
-    pub connections: Gauge,
-    /// Connections closed at once because a cap was reached.
-    pub connections_refused: Counter,
-}
+/// What every name begins with.
+pub const PREFIX: &str = "orket_gateway";
 
-/// What requests are counted by.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct RequestLabels {
-    route: RouteLabel,
-    outcome: &'static str,
-    status: u16,
-}
-
-/// A route's id, shared with the policy; empty where no route was found.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct RouteLabel(Option<Arc<str>>);
-
-impl EncodeLabelValue for RouteLabel {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-        self.0.as_deref().unwrap_or("").encode(encoder)
-    }
-}
-
-impl RequestLabels {
-    /// Labels of one request.
-    pub fn new(route: Option<&Arc<str>>, outcome: &'static str, status: u16) -> Self {
-        Self {
-            route: RouteLabel(route.cloned()),
-            outcome,
-            status,
-        }
-    }
+declare::metrics! {
+    /// Requests that have come to their end
+    requests: Counters<RequestLabels> = "requests";
+    /// Connections that are open
+    connections: Gauge = "connections";
+    /// Connections that were taken in
+    connections_accepted: Counter = "connections_accepted";
+    /// Connections closed at once because a cap was reached
+    connections_refused: Counters<CapLabels> = "connections_refused";
+    /// Done deliveries that are remembered
+    replay_entries: Gauge = "replay_entries";
+    /// Most done deliveries that are remembered; the oldest are forgotten first
+    replay_capacity: Gauge = "replay_capacity";
+    /// Owners of budgets that a limiter remembers
+    limiter_entries: Gauges<LimiterLabels> = "limiter_entries";
+    /// Most owners of budgets that a limiter remembers; beyond it newcomers share one budget
+    limiter_capacity: Gauges<LimiterLabels> = "limiter_capacity";
+    /// Bytes of webhook bodies that are not proven yet
+    unproven_bytes: Gauge = "unproven_bytes";
+    /// 1 while the policy in force is the one that was last read, 0 when the last reload was refused and the old one stayed
+    policy_in_force_is_on_disk: Gauge = "policy_in_force_is_on_disk";
+    /// When the policy in force was loaded, in seconds since 1970
+    policy_loaded: Gauge = "policy_loaded_timestamp_seconds";
+    /// When the policy was last read, whatever came of it, in seconds since 1970
+    policy_read: Gauge = "policy_last_read_timestamp_seconds";
+    /// Reloads that were asked for
+    policy_reloads: Counters<VerdictLabels> = "policy_reloads";
+    /// Routes of the policy in force
+    policy_routes: Gauge = "policy_routes";
+    /// API keys of the policy in force
+    policy_keys: Gauge = "policy_api_keys";
+    /// Always 1; says which version runs
+    build: Gauges<BuildLabels> = "build_info";
 }
 
 /// The page Prometheus reads.
 pub fn page(edge: &Edge) -> String {
-    let metrics = &edge.metrics;
-    let mut registry = Registry::with_prefix("orket_gateway");
-    registry.register(
-        "requests",
-        "Requests by route, outcome and status",
-        metrics.requests.clone(),
-    );
-    registry.register(
-        "connections",
-        "Connections that are open",
-        metrics.connections.clone(),
-    );
-    registry.register(
-        "connections_refused",
-        "Connections closed at once because a cap was reached",
-        metrics.connections_refused.clone(),
-    );
-    let snapshot = edge.snapshot();
-    let mut gauge = |name: &str, help: &str, value: usize| {
-        let gauge: Gauge = Gauge::default();
-        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-        registry.register(name, help, gauge);
-    };
-    gauge(
-        "replay_entries",
-        "Done deliveries that are remembered",
-        edge.replay.len(),
-    );
-    gauge(
-        "failing_addresses",
-        "Client addresses that failed a proof lately",
-        snapshot.budgets.failing_addresses(),
-    );
-    gauge(
-        "unproven_bytes",
-        "Bytes of webhook bodies that are not proven yet",
-        snapshot.budgets.unproven_bytes(),
-    );
-    gauge(
-        "limiter_entries",
-        "Owners of budgets that are remembered",
-        snapshot
-            .budgets
-            .named()
-            .iter()
-            .map(|n| n.limiter().len())
-            .sum(),
-    );
-    gauge(
-        "policy_in_force_is_on_disk",
-        "1 when the last reload succeeded, 0 when the old policy stayed in force",
-        usize::from(edge.in_force_is_on_disk()),
-    );
+    // One scrape at a time: what is gathered for it is gathered once.
+    let registry = edge.metrics.registry.lock();
+    refresh(edge);
     let mut out = String::new();
     match encode(&mut out, &registry) {
         Ok(()) => out,
         // Writing to a string does not fail; were it to, a scraper sees an empty page.
         Err(std::fmt::Error) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_declared_once_and_under_a_name_of_the_convention() {
+        let mut names: Vec<_> = Metrics::TABLE.iter().map(Declared::exposed).collect();
+        for name in &names {
+            assert!(name.starts_with("orket_gateway_"), "{name}");
+            assert!(
+                name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
+                "{name}"
+            );
+        }
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all);
+        for declared in Metrics::TABLE {
+            assert!(!declared.help.is_empty(), "{}", declared.name);
+            assert!(!declared.help.ends_with('.'), "{}", declared.name);
+        }
+    }
+
+    #[test]
+    fn the_page_says_of_each_metric_what_its_declaration_says() {
+        let metrics = Metrics::new();
+        let mut page = String::new();
+        assert_eq!(encode(&mut page, &metrics.registry.lock()), Ok(()));
+        // Of a family without a series nothing is shown.
+        for declared in Metrics::TABLE.iter().filter(|d| d.labels.is_empty()) {
+            let family = declared.family();
+            let kind = format!("# TYPE {family} {}\n", declared.kind);
+            assert!(page.contains(&kind), "{kind}: {page}");
+            let help = format!("# HELP {family} {}.\n", declared.help);
+            assert!(page.contains(&help), "{help}: {page}");
+        }
     }
 }

@@ -12,6 +12,7 @@ use crate::{
     builtin,
     config::diagnostic::Diagnostics,
     edge::Edge,
+    metrics::{Verdict, VerdictLabels},
     policy::{Policy, posture},
     rehearsal::{self, Ready},
 };
@@ -67,6 +68,11 @@ impl Reloader {
         }
     }
 
+    fn count(&self, verdict: Verdict) {
+        let reloads = &self.edge.metrics.policy_reloads;
+        reloads.inc(&VerdictLabels { verdict });
+    }
+
     /// Reads the policy again. On any error the old one stays.
     pub fn reload(&self) -> Outcome {
         let _turn = self.turn.lock();
@@ -77,6 +83,7 @@ impl Reloader {
                 let diagnostics = ready.diagnostics.to_string();
                 posture::announce(&ready.snapshot.policy, &ready.diagnostics);
                 self.edge.bring_into_force(ready.snapshot);
+                self.count(Verdict::InForce);
                 tracing::info!(target: "audit", event = "reloaded", restart_needed = restart_needed.join(", "), "the new policy is in force");
                 Outcome {
                     in_force: true,
@@ -86,6 +93,7 @@ impl Reloader {
             }
             Err(problems) => {
                 self.edge.keep_old_policy();
+                self.count(Verdict::Refused);
                 let diagnostics = problems.to_string();
                 tracing::error!(target: "audit", event = "reload_refused", diagnostics, "the policy does not load: the old one stays in force");
                 Outcome {

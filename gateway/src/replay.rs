@@ -60,6 +60,11 @@ impl ReplayMemory {
         self.inner.lock().order.len()
     }
 
+    /// The most it remembers.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Whether it remembers none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

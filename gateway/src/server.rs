@@ -30,6 +30,7 @@ use self::caps::{Caps, Place, connections_possible};
 use crate::{
     connection::{Connection, ConnectionLimits, Gate},
     edge::Edge,
+    metrics::CapLabels,
     policy::Listen,
     proxy::Gateway,
     reload::{Reloader, Source},
@@ -208,10 +209,14 @@ impl Acceptor {
         let (socket, peer) = listener.accept().await?;
         let snapshot = self.edge.snapshot();
         let policy = &snapshot.policy;
-        let Some(place) = Caps::enter(&self.caps, peer.ip(), policy, &self.edge) else {
-            self.edge.metrics.connections_refused.inc();
-            tracing::debug!(target: "audit", event = "connection_refused", client = %peer.ip(), "a cap on connections is reached");
-            return Ok(());
+        let place = match Caps::enter(&self.caps, peer.ip(), policy, &self.edge) {
+            Ok(place) => place,
+            Err(cap) => {
+                let refused = &self.edge.metrics.connections_refused;
+                refused.inc(&CapLabels { cap });
+                tracing::debug!(target: "audit", event = "connection_refused", client = %peer.ip(), "a cap on connections is reached");
+                return Ok(());
+            }
         };
         socket.set_nodelay(true)?;
         let arrival = Arrival {

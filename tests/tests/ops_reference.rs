@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use orket_gateway::{builtin::VARIABLES, denial::Reason};
+use orket_gateway::{builtin::VARIABLES, denial::Reason, metrics::Metrics};
 use orket_tests::program;
 use orket_tests::repository::{read, root};
 use regex::Regex;
@@ -87,6 +87,49 @@ fn the_page_of_reasons_is_the_table_of_the_gateway() {
     )
     .unwrap();
     hold("reasons.md", &page);
+}
+
+#[test]
+fn the_page_of_metrics_is_the_declarations_of_the_gateway() {
+    let mut page = format!(
+        "# Metrics of the gateway\n{MADE}\n\
+         `GET /metrics` on the admin listener, in the OpenMetrics text form. A number is in the unit its name ends in. Labels are ids of the policy and words of\n\
+         closed lists: nothing that a client sends becomes one, so the number of series is bounded by the policy. Which to watch:\n\
+         [Alerts](../RUNBOOK.md#alerts).\n\n\
+         | name | type | counts | labels |\n|---|---|---|---|\n"
+    );
+    let mut labels: Vec<(&str, &str, Vec<String>)> = Vec::new();
+    for metric in Metrics::TABLE {
+        let name = metric.exposed();
+        let by: Vec<_> = metric
+            .labels
+            .iter()
+            .map(|l| format!("`{}`", l.name))
+            .collect();
+        writeln!(
+            page,
+            "| `{name}` | {} | {} | {} |",
+            metric.kind,
+            metric.help,
+            by.join(" ")
+        )
+        .unwrap();
+        for label in metric.labels {
+            let known = labels
+                .iter_mut()
+                .find(|(l, meaning, _)| *l == label.name && *meaning == label.meaning);
+            match known {
+                Some((.., users)) => users.push(format!("`{name}`")),
+                None => labels.push((label.name, label.meaning, vec![format!("`{name}`")])),
+            }
+        }
+    }
+    page.push_str("\n## Labels\n| label | values | of |\n|---|---|---|\n");
+    for (label, meaning, users) in labels {
+        writeln!(page, "| `{label}` | {meaning} | {} |", users.join(" ")).unwrap();
+    }
+    page.push_str("\nA histogram `X` is exposed as `X_bucket{le}`, `X_sum` and `X_count`.\n");
+    hold("metrics.md", &page);
 }
 
 #[test]

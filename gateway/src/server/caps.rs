@@ -8,6 +8,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::{
     connection::Slot,
     edge::Edge,
+    metrics::Cap,
     policy::{
         Policy,
         address::{budget_address, plain},
@@ -54,28 +55,30 @@ impl Caps {
         }
     }
 
-    /// Takes a place for a connection from `peer`, within the limits of the policy in force.
+    /// Takes a place for a connection from `peer`, within the limits of the policy in force, or says which cap
+    /// is reached.
     pub(super) fn enter(
         this: &Arc<Self>,
         peer: IpAddr,
         policy: &Policy,
         edge: &Arc<Edge>,
-    ) -> Option<Place> {
+    ) -> Result<Place, Cap> {
         let address = budget_address(peer);
         let mut open = this.open.lock();
         if open.all >= policy.limits.connections.min(this.possible) {
-            return None;
+            return Err(Cap::All);
         }
         let here = open.by_address.get(&address).copied().unwrap_or(0);
         if here >= policy.limits.connections_per_address
             && !policy.trusted_proxies.contains(plain(peer))
         {
-            return None;
+            return Err(Cap::Address);
         }
         open.by_address.insert(address, here + 1);
         open.all += 1;
         edge.metrics.connections.inc();
-        Some(Place {
+        edge.metrics.connections_accepted.inc();
+        Ok(Place {
             caps: this.clone(),
             address,
             edge: edge.clone(),

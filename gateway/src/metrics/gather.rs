@@ -1,0 +1,36 @@
+//! What is not counted as it happens but looked up when someone asks: sizes of tables, the state of the policy.
+
+use super::{BuildLabels, LimiterLabels, RouteLabel};
+use crate::edge::Edge;
+
+/// Brings the numbers that are looked up to what they are now.
+pub fn refresh(edge: &Edge) {
+    let metrics = &edge.metrics;
+    let snapshot = edge.snapshot();
+    let (policy, budgets) = (&snapshot.policy, &snapshot.budgets);
+    let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+
+    metrics.replay_entries.set(number(edge.replay.len()));
+    metrics.replay_capacity.set(number(edge.replay.capacity()));
+    metrics.unproven_bytes.set(number(budgets.unproven_bytes()));
+    // A limiter that the policy no longer has is no longer shown.
+    metrics.limiter_entries.clear();
+    metrics.limiter_capacity.clear();
+    for table in budgets.tables() {
+        let labels = LimiterLabels {
+            limiter: RouteLabel::from(table.id),
+            kind: table.kind,
+        };
+        metrics.limiter_entries.set(&labels, table.entries);
+        metrics.limiter_capacity.set(&labels, table.capacity);
+    }
+    metrics
+        .policy_in_force_is_on_disk
+        .set(i64::from(edge.in_force_is_on_disk()));
+    metrics
+        .policy_routes
+        .set(number(policy.routes.iter().count()));
+    metrics.policy_keys.set(number(policy.keys.len()));
+    let version = env!("CARGO_PKG_VERSION");
+    metrics.build.set(&BuildLabels { version }, 1);
+}
