@@ -15,6 +15,7 @@ use crate::{
     metrics::{Metrics, RequestLabels, RouteLabel},
     pipeline::Snapshot,
     replay::{DEFAULT_CAPACITY, ReplayMemory},
+    state::{StateDir, StateError},
 };
 
 /// See the [module](self).
@@ -41,6 +42,26 @@ impl Edge {
         edge.note_reading();
         edge.note_loading();
         edge
+    }
+
+    /// The state for a first policy, with what the last process left in the state directory. Where the directory
+    /// cannot be used, a policy without a spool is served all the same, with a memory that ends with the process.
+    pub fn open(snapshot: Snapshot) -> Result<Self, StateError> {
+        let path = snapshot.policy.state_dir.clone();
+        let kept = StateDir::open(&path).and_then(|state| {
+            ReplayMemory::kept_in(&Arc::new(state), DEFAULT_CAPACITY)
+                .map_err(|source| StateError::Unusable { path, source })
+        });
+        let mut edge = Self::new(snapshot);
+        match kept {
+            Ok(replay) => edge.replay = replay,
+            Err(e) => tracing::warn!(
+                event = "state_not_kept",
+                error = %e,
+                "done deliveries are remembered until the program ends; the backend settles what is forgotten"
+            ),
+        }
+        Ok(edge)
     }
 
     /// What a request that begins now is judged by.

@@ -34,5 +34,6 @@ pub mod request_head;
 pub mod route;
 pub mod secret;
 pub mod server;
+pub mod state;
 pub mod upstream;
 pub mod webhook;

@@ -91,14 +91,23 @@ fn serve(source: Source) -> ExitCode {
     };
     let _log = log::start();
     posture::announce(&ready.snapshot.policy, &ready.diagnostics);
-    let bound = match server::Bound::new(&ready.snapshot.policy.listen) {
+    let listen = ready.snapshot.policy.listen.clone();
+    let edge = match Edge::open(ready.snapshot) {
+        Ok(edge) => Arc::new(edge),
+        Err(e) => {
+            eprintln!("orket-gateway: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let bound = match server::Bound::new(&listen) {
         Ok(bound) => bound,
         Err(e) => {
             eprintln!("orket-gateway: {e}");
             return ExitCode::FAILURE;
         }
     };
-    server::run(&Arc::new(Edge::new(ready.snapshot)), source, bound);
+    server::run(&edge, source, bound);
+    edge.replay.flush();
     ExitCode::SUCCESS
 }
 

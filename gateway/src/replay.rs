@@ -1,23 +1,35 @@
 //! The memory of deliveries that are done, so that a repetition is answered without asking anyone.
 //!
-//! Only what the backend has confirmed with a 2xx is remembered. It is bounded: the oldest are
-//! forgotten first, and a forgotten repetition is settled by the backend, which owns the truth.
+//! Done is only what the backend has confirmed with a 2xx. The memory is bounded and outlives the program:
+//! the oldest are forgotten first, and a forgotten repetition is settled by the backend, which owns the truth. It
+//! must never hold what is not so.
 
-use std::collections::{HashSet, VecDeque};
+mod journal;
+
+use std::{
+    collections::{HashSet, VecDeque},
+    io,
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
+use self::journal::Journal;
+use crate::state::StateDir;
+
 /// How many done deliveries are remembered by default: about 6 MB.
 pub const DEFAULT_CAPACITY: usize = 65_536;
 
-type Mark = [u8; 32];
+/// A source and an idempotency key, as one fixed-size value.
+pub(crate) type Mark = [u8; 32];
 
 /// Remembers the last deliveries that were done.
 #[derive(Debug)]
 pub struct ReplayMemory {
     inner: Mutex<Inner>,
     capacity: usize,
+    journal: Option<Journal>,
 }
 
 #[derive(Debug, Default)]
@@ -27,12 +39,28 @@ struct Inner {
 }
 
 impl ReplayMemory {
-    /// A memory of at most `capacity` deliveries.
+    /// A memory of at most `capacity` deliveries that ends with the process.
     pub fn new(capacity: usize) -> Self {
         Self {
             inner: Mutex::new(Inner::default()),
             capacity: capacity.max(1),
+            journal: None,
         }
+    }
+
+    /// A memory of at most `capacity` deliveries that is kept in the state directory.
+    pub fn kept_in(state: &Arc<StateDir>, capacity: usize) -> io::Result<Self> {
+        let (marks, journal) = Journal::open(state, capacity.max(1))?;
+        let memory = Self {
+            journal: Some(journal),
+            ..Self::new(capacity)
+        };
+        let mut inner = memory.inner.lock();
+        for mark in marks {
+            inner.remember(mark, memory.capacity);
+        }
+        drop(inner);
+        Ok(memory)
     }
 
     /// Whether the delivery of `source` with this idempotency key is done.
@@ -43,15 +71,21 @@ impl ReplayMemory {
     /// Remembers that it is done.
     pub fn done(&self, source: &str, key: &str) {
         let mark = mark(source, key);
-        let mut inner = self.inner.lock();
-        if !inner.known.insert(mark) {
-            return;
+        let new = self.inner.lock().remember(mark, self.capacity);
+        if let (true, Some(journal)) = (new, &self.journal) {
+            journal.note(mark);
         }
-        inner.order.push_back(mark);
-        while inner.order.len() > self.capacity {
-            if let Some(oldest) = inner.order.pop_front() {
-                inner.known.remove(&oldest);
-            }
+    }
+
+    /// How many done deliveries could not be written down; they are remembered until the process ends.
+    pub fn unwritten(&self) -> u64 {
+        self.journal.as_ref().map_or(0, Journal::lost)
+    }
+
+    /// Waits, not for long, until what is remembered is on the disk.
+    pub fn flush(&self) {
+        if let Some(journal) = &self.journal {
+            journal.flush();
         }
     }
 
@@ -71,6 +105,22 @@ impl ReplayMemory {
     }
 }
 
+impl Inner {
+    /// Whether it was new.
+    fn remember(&mut self, mark: Mark, capacity: usize) -> bool {
+        if !self.known.insert(mark) {
+            return false;
+        }
+        self.order.push_back(mark);
+        while self.order.len() > capacity {
+            if let Some(oldest) = self.order.pop_front() {
+                self.known.remove(&oldest);
+            }
+        }
+        true
+    }
+}
+
 /// Source and key as one fixed-size mark; the length prefix keeps `("a", "bc")` and `("ab", "c")` apart.
 fn mark(source: &str, key: &str) -> Mark {
     let mut hash = Sha256::new();
@@ -81,6 +131,7 @@ fn mark(source: &str, key: &str) -> Mark {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may fail")]
 mod tests {
     use super::*;
 
@@ -94,6 +145,24 @@ mod tests {
         assert_eq!(m.len(), 2);
         assert!(!m.is_done("gitea", "1"));
         assert!(m.is_done("gitea", "2") && m.is_done("gitea", "3"));
+    }
+
+    #[test]
+    fn it_outlives_the_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let m = ReplayMemory::kept_in(&Arc::new(StateDir::open(&path).unwrap()), 10).unwrap();
+        for k in 0..25 {
+            m.done("gitea", &k.to_string());
+        }
+        m.flush();
+        let copy = dir.path().join("copy");
+        std::fs::create_dir(&copy).unwrap();
+        std::fs::copy(path.join("replay.log"), copy.join("replay.log")).unwrap();
+        let m = ReplayMemory::kept_in(&Arc::new(StateDir::open(&copy).unwrap()), 10).unwrap();
+        assert_eq!(m.len(), 10);
+        assert!(m.is_done("gitea", "24") && m.is_done("gitea", "15"));
+        assert!(!m.is_done("gitea", "14"));
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod gateway_limits;
 mod gateway_policy;
 mod gateway_posture;
 mod gateway_refusals;
+mod gateway_spool;
 mod guards;
 mod harness;
 mod ops_reference;

@@ -75,6 +75,8 @@ async fn a_signed_pull_request_moves_its_card_and_causes_one_run() {
 
     // Delivered again, it is known at the edge; and behind a gateway that forgot, known inside.
     assert_eq!(stack.deliver(&delivery).await.json()["status"], "duplicate");
+    stack.gateway.program().kill().await;
+    std::fs::remove_file(stack.gateway.dir().join("state/replay.log")).unwrap();
     stack.gateway.restart().await;
     let again = stack.deliver(&delivery).await;
     assert_eq!(again.json()["delivery_id"], answer.json()["delivery_id"]);
