@@ -7,7 +7,7 @@ use std::{net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use crate::{
     bodies::{Bodies, BodyPass, Sender},
-    limit::{Exceeded, Limiter, Rate},
+    limit::{Exceeded, Limiter, Rate, Standing},
     metrics::LimiterKind,
     policy::{Policy, RateLimit, address::budget_address},
 };
@@ -36,6 +36,18 @@ pub struct NamedLimiter {
 }
 
 impl NamedLimiter {
+    /// Whether this is the budget of that limit. Its mode is no part of it: a limit that is no longer in shadow
+    /// mode begins with what was spent in it.
+    fn has_budget_of(&self, spec: &RateLimit) -> bool {
+        let RateLimit {
+            id,
+            by,
+            rate,
+            mode: _,
+        } = &self.spec;
+        (id, by, rate) == (&spec.id, &spec.by, &spec.rate)
+    }
+
     /// Its limiter.
     pub fn limiter(&self) -> &Limiter<Owner> {
         &self.limiter
@@ -73,6 +85,16 @@ pub struct Budgets {
     allowance: Option<Arc<Limiter<IpAddr>>>,
     bodies: Arc<Bodies>,
     named: Vec<Arc<NamedLimiter>>,
+    spending: Spending,
+}
+
+/// Whether judging costs anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spending {
+    /// As for live requests.
+    Spend,
+    /// Budgets are looked at as they stand.
+    Look,
 }
 
 impl Budgets {
@@ -113,7 +135,7 @@ impl Budgets {
             .iter()
             .map(|spec| {
                 let same = before
-                    .and_then(|b| b.named.iter().find(|n| n.spec == *spec))
+                    .and_then(|b| b.named.iter().find(|n| n.has_budget_of(spec)))
                     .cloned();
                 match same {
                     Some(same) => Some(same),
@@ -134,6 +156,29 @@ impl Budgets {
             allowance,
             bodies,
             named,
+            spending: Spending::Spend,
+        })
+    }
+
+    /// The same budgets as they stand, of which nothing is spent.
+    #[must_use]
+    pub fn looking(&self) -> Self {
+        Self {
+            failures: self.failures.clone(),
+            allowance: self.allowance.clone(),
+            bodies: Arc::default(),
+            named: self.named.clone(),
+            spending: Spending::Look,
+        }
+    }
+
+    /// Spends one unit of the budget that `owner` has in the limit at this place of the policy. `None` where
+    /// there is no such limit.
+    pub fn spend(&self, index: usize, owner: &Owner) -> Option<Result<Standing, Exceeded>> {
+        let limiter = &self.named.get(index)?.limiter;
+        Some(match self.spending {
+            Spending::Spend => limiter.spend(owner),
+            Spending::Look => limiter.look(owner),
         })
     }
 
@@ -152,9 +197,13 @@ impl Budgets {
 
     /// Counts a failed proof against an address. `Err` when its budget is used up.
     pub fn count_failure(&self, client: IpAddr) -> Result<(), Exceeded> {
-        match &self.failures {
-            Some(failures) => failures.spend(&budget_address(client)).map(|_| ()),
-            None => Ok(()),
+        let Some(failures) = &self.failures else {
+            return Ok(());
+        };
+        let address = budget_address(client);
+        match self.spending {
+            Spending::Spend => failures.spend(&address).map(|_| ()),
+            Spending::Look => failures.peek(&address),
         }
     }
 
@@ -186,7 +235,9 @@ impl Budgets {
 
     /// Charges the allowance for a body that did not prove itself: by its size, as checking it cost.
     pub fn charge(&self, pass: &BodyPass) {
-        if let (Sender::Failing, Some(allowance)) = (pass.sender(), &self.allowance) {
+        if let (Sender::Failing, Some(allowance), Spending::Spend) =
+            (pass.sender(), &self.allowance, self.spending)
+        {
             let kib = u32::try_from(pass.bytes().div_ceil(1024)).unwrap_or(u32::MAX);
             allowance.debit(&pass.address(), kib.max(1));
         }

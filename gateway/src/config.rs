@@ -179,6 +179,8 @@ pub struct RateLimit {
     pub rate: Option<At<RateWritten>>,
     /// How many at once; the rate's count unless said.
     pub burst: Option<At<u64>>,
+    /// `enforce` or `shadow`.
+    pub mode: Option<At<String>>,
     /// Where the table stands.
     pub at: At<()>,
 }
@@ -271,6 +273,8 @@ pub struct Addresses {
     pub deny: Vec<At<String>>,
     /// Not counted, not slowed down.
     pub exempt: Vec<At<String>>,
+    /// `enforce` or `shadow`.
+    pub mode: Option<At<String>>,
 }
 
 /// Reads the text of a policy file. Problems go to `problems`; what could be read is returned.
@@ -322,6 +326,7 @@ pub fn read(text: &str, problems: &mut Diagnostics) -> Written {
                 by: t.string("by"),
                 rate: t.parsed("rate", value::rate),
                 burst: t.integer("burst"),
+                mode: t.string("mode"),
                 at: t.at(),
             }),
             routes: root.array_of_tables("routes", read_route),
@@ -404,6 +409,7 @@ fn read_route(t: &Table<'_>) -> Route {
                 allow: a.strings("allow"),
                 deny: a.strings("deny"),
                 exempt: a.strings("exempt"),
+                mode: a.string("mode"),
             })
             .unwrap_or_default(),
         body_limit: t.parsed("body_limit", value::size),

@@ -12,7 +12,8 @@ use jiff::Timestamp;
 use crate::{
     denial::Loudness,
     exchange::{Exchange, Stage},
-    metrics::{Metrics, RequestLabels, RouteLabel},
+    hearing::ShadowDenial,
+    metrics::{Metrics, RequestLabels, RouteLabel, ShadowLabels},
     pipeline::Snapshot,
     replay::{DEFAULT_CAPACITY, ReplayMemory},
     state::{StateDir, StateError},
@@ -156,5 +157,31 @@ impl Edge {
             actor,
             status: status.into(),
         });
+    }
+
+    /// Records what rules in shadow mode would have refused: one line in the audit log and one count for each.
+    pub fn record_shadows(&self, exchange: &Exchange) {
+        let request_id = exchange.request_id.as_str();
+        let client = exchange.client.map(tracing::field::display);
+        for shadow in &exchange.shadowed {
+            let ShadowDenial {
+                reason,
+                route,
+                limit,
+                retry_after,
+            } = shadow;
+            let facts = reason.facts();
+            let retry_after = retry_after.map(|d| d.as_secs() + u64::from(d.subsec_nanos() > 0));
+            tracing::info!(
+                target: "audit", event = "shadow_denied", request_id, client, route = route.as_ref(),
+                reason = facts.word, limit = limit.as_deref(), would_answer = facts.status, retry_after,
+                "a rule in shadow mode would have refused"
+            );
+            self.metrics.shadow_denials.inc(&ShadowLabels {
+                route: RouteLabel::of(Some(route)),
+                reason: facts.word,
+                limit: RouteLabel::of(limit.as_ref()),
+            });
+        }
     }
 }

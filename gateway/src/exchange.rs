@@ -7,6 +7,7 @@ use orket_shared::id::new_ulid;
 use crate::{
     connection::Connection,
     denial::Reason,
+    hearing::ShadowDenial,
     pipeline::{Admitted, Snapshot},
 };
 
@@ -25,6 +26,8 @@ pub struct Exchange {
     pub client: Option<IpAddr>,
     /// How far it has come.
     pub stage: Stage,
+    /// What rules in shadow mode would have refused.
+    pub shadowed: Vec<ShadowDenial>,
 }
 
 /// How far a request has come.
@@ -65,6 +68,7 @@ impl Exchange {
             connection: None,
             client: None,
             stage: Stage::Judging,
+            shadowed: Vec::new(),
         }
     }
 }

@@ -1,21 +1,23 @@
 //! `orket-gateway explain`: what the policy says of a request, and why, by the pipeline that judges live
-//! requests. For a wrong signature it looks for the common mistakes; it never prints a secret.
+//! requests; offline by a file, or by a running gateway. For a wrong signature it looks for the common mistakes. It
+//! never prints a secret, nor what was given as a header.
 
+mod account;
+pub mod live;
 mod signature;
 
-use std::{net::IpAddr, path::PathBuf, process::ExitCode};
+use std::{
+    io::Read,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use bytes::Bytes;
 use clap::Args;
-use serde::Serialize;
 
-use crate::{
-    canary::Format,
-    denial::Reason,
-    pipeline::Snapshot,
-    rehearsal::{Forwarding, Outcome, Request, rehearse},
-    reload::Source,
-};
+use self::account::{Explanation, JudgedBy};
+use crate::{canary::Format, control, rehearsal::Request, reload::Source, replay::ReplayMemory};
 
 /// Options of `orket-gateway explain`.
 #[derive(Debug, Args)]
@@ -29,97 +31,117 @@ pub struct Options {
     /// The path with its query.
     #[arg(long)]
     pub path: String,
-    /// A header field, as `Name: value`; may be given again and again.
+    /// A header field, as `Name: value`; may be given again and again. Other users of this machine can see it.
     #[arg(long = "header", value_name = "NAME: VALUE")]
     pub headers: Vec<String>,
-    /// A file that holds the body, byte for byte.
+    /// A file of header fields, one a line; `-` is the standard input. The place for keys.
+    #[arg(long = "header-file", value_name = "FILE")]
+    pub header_files: Vec<PathBuf>,
+    /// A header field whose value stands in a variable, as `Name: VARIABLE`.
+    #[arg(long = "header-env", value_name = "NAME: VARIABLE")]
+    pub header_env: Vec<String>,
+    /// A file that holds the body, byte for byte; `-` is the standard input.
     #[arg(long, value_name = "FILE")]
     pub body_file: Option<PathBuf>,
     /// The address the request comes from.
     #[arg(long, default_value = "127.0.0.1")]
     pub address: IpAddr,
+    /// Ask the running gateway: by its policy in force, its budgets and its memory as they are, spending nothing.
+    #[arg(long)]
+    pub live: bool,
+    /// The running gateway's control socket, where `--config` does not tell it.
+    #[arg(long, value_name = "SOCKET", requires = "live")]
+    pub control: Option<PathBuf>,
     /// How the explanation is printed.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
 }
 
-/// The verdict and what led to it.
-#[derive(Debug, Serialize)]
-struct Explanation {
-    verdict: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<u16>,
-    /// The true reason of a refusal.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
-    /// What the caller is told.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    route: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    upstream: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    actor: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    event: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    idempotency_key: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    allow: Option<String>,
-    /// What to do about it.
-    hints: Vec<String>,
+/// Explains a request. Exit code 0 whatever the verdict; 1 when the policy or the request cannot be read, or no
+/// gateway answers.
+pub fn run(options: Options) -> ExitCode {
+    let format = options.format;
+    match told(options) {
+        Ok(explanation) => {
+            match format {
+                Format::Json => println!(
+                    "{}",
+                    serde_json::to_string_pretty(&explanation).unwrap_or_default()
+                ),
+                Format::Text => println!("{}", explanation.to_text()),
+            }
+            ExitCode::SUCCESS
+        }
+        Err(problem) => {
+            eprintln!("{problem}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
-/// Explains a request. Exit code 0 whatever the verdict; 1 when the policy or the request cannot be read.
-pub fn run(options: Options) -> ExitCode {
-    let source = options.config.clone().map_or(Source::BuiltIn, Source::File);
-    let ready = match source.read(None) {
-        Ok(ready) => ready,
-        Err(problems) => {
-            eprint!("{problems}");
-            eprintln!("orket-gateway: the policy does not load, so it says nothing of any request");
-            return ExitCode::FAILURE;
+fn told(options: Options) -> Result<Explanation, String> {
+    let said = |problem: String| format!("orket-gateway: {problem}");
+    let (config, control, live) = (
+        options.config.clone(),
+        options.control.clone(),
+        options.live,
+    );
+    let request = request(options).map_err(said)?;
+    if live {
+        let socket = control
+            .map_or_else(|| control::socket_of(config.as_deref()), Ok)
+            .map_err(|e| said(e.to_string()))?;
+        let mut explanation = live::ask(&socket, &request).map_err(|e| said(e.to_string()))?;
+        if let Some(file) = &config {
+            live::compare(&mut explanation, file);
         }
-    };
-    let format = options.format;
-    let request = match request(options) {
-        Ok(request) => request,
-        Err(problem) => {
-            eprintln!("orket-gateway: {problem}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let explanation = explain(&ready.snapshot, &request);
-    match format {
-        Format::Json => println!(
-            "{}",
-            serde_json::to_string_pretty(&explanation).unwrap_or_default()
-        ),
-        Format::Text => print_text(&explanation),
+        return Ok(explanation);
     }
-    ExitCode::SUCCESS
+    let source = config.map_or(Source::BuiltIn, Source::File);
+    let ready = source.read(None).map_err(|problems| {
+        format!(
+            "{problems}orket-gateway: the policy does not load, so it says nothing of any request"
+        )
+    })?;
+    let policy = JudgedBy {
+        origin: ready.snapshot.policy.origin.to_string(),
+        fingerprint: ready.snapshot.policy.fingerprint.clone(),
+        live: false,
+        note: None,
+    };
+    let nothing_done = ReplayMemory::new(1);
+    Ok(account::explain(
+        &ready.snapshot,
+        &nothing_done,
+        &request,
+        policy,
+    ))
 }
 
 fn request(options: Options) -> Result<Request, String> {
-    let field = |text: &String| {
-        let (name, value) = text
-            .split_once(':')
-            .ok_or_else(|| format!("`{text}` is not a header: write `Name: value`"))?;
-        Ok::<_, String>((name.to_owned(), value.trim().to_owned()))
-    };
+    let mut headers = Vec::new();
+    for (n, text) in options.headers.iter().enumerate() {
+        headers
+            .push(field(text).ok_or_else(|| {
+                format!("the {}. `--header` is none: write `Name: value`", n + 1)
+            })?);
+    }
+    for file in &options.header_files {
+        headers.extend(fields_of(file)?);
+    }
+    for text in &options.header_env {
+        let (name, variable) = field(text).ok_or("`--header-env` wants `Name: VARIABLE`")?;
+        let value = std::env::var(&variable).map_err(|_| {
+            format!("the variable that `--header-env` names for `{name}` is not set")
+        })?;
+        headers.push((name, value));
+    }
     let body = match &options.body_file {
         None => Bytes::new(),
-        Some(file) => std::fs::read(file)
-            .map_err(|e| format!("{} cannot be read: {e}", file.display()))?
-            .into(),
+        Some(file) => read(file)?.into(),
     };
     Ok(Request {
-        headers: options
-            .headers
-            .iter()
-            .map(field)
-            .collect::<Result<_, _>>()?,
+        headers,
         method: options.method,
         path: options.path,
         body,
@@ -127,93 +149,36 @@ fn request(options: Options) -> Result<Request, String> {
     })
 }
 
-fn explain(snapshot: &Snapshot, request: &Request) -> Explanation {
-    let mut explanation = Explanation {
-        verdict: "answered",
-        status: Some(200),
-        reason: None,
-        detail: None,
-        route: None,
-        upstream: None,
-        actor: None,
-        event: None,
-        idempotency_key: None,
-        allow: None,
-        hints: Vec::new(),
-    };
-    match rehearse(snapshot, request) {
-        Outcome::Answered => {}
-        Outcome::Forwarded(Forwarding {
-            upstream,
-            route,
-            actor,
-            delivery,
-        }) => {
-            let (event, key) = delivery.map_or((None, None), |(event, key)| (event, Some(key)));
-            explanation = Explanation {
-                verdict: "forwarded",
-                status: None,
-                route: Some(route.to_string()),
-                upstream: Some(upstream),
-                actor: Some(actor),
-                event,
-                idempotency_key: key,
-                ..explanation
-            };
-        }
-        Outcome::Refused(denial) => {
-            let facts = denial.reason.facts();
-            let mut hints: Vec<String> = denial
-                .reason
-                .hint()
-                .map(str::to_owned)
-                .into_iter()
-                .collect();
-            if matches!(
-                denial.reason,
-                Reason::SignatureWrong | Reason::SignatureMalformed
-            ) {
-                // The first that fits explains it; the general hint only where none does.
-                if let Some(mistake) =
-                    signature::mistakes(snapshot, request, denial.route.as_deref())
-                        .into_iter()
-                        .next()
-                {
-                    hints = vec![mistake];
-                }
-            }
-            explanation = Explanation {
-                verdict: "refused",
-                status: Some(facts.status),
-                reason: Some(facts.word),
-                detail: Some(facts.detail),
-                route: denial.route.as_deref().map(str::to_owned),
-                allow: denial.allow,
-                hints,
-                ..explanation
-            };
-        }
-    }
-    explanation
+/// `Name: value`, without the white space around the value.
+fn field(text: &str) -> Option<(String, String)> {
+    let (name, value) = text.split_once(':')?;
+    Some((name.to_owned(), value.trim().to_owned()))
 }
 
-fn print_text(e: &Explanation) {
-    let line = |name: &str, value: &Option<String>| {
-        if let Some(value) = value {
-            println!("{name:<10}{value}");
-        }
+/// The header fields of a file: one a line, empty lines skipped.
+fn fields_of(file: &Path) -> Result<Vec<(String, String)>, String> {
+    let text =
+        String::from_utf8(read(file)?).map_err(|_| format!("{} is not text", file.display()))?;
+    text.lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty())
+        .map(|(n, line)| {
+            field(line).ok_or_else(|| {
+                let file = file.display();
+                format!("{file}:{}: this is no header: write `Name: value`", n + 1)
+            })
+        })
+        .collect()
+}
+
+/// A file's bytes; `-` is the standard input.
+fn read(file: &Path) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let read = if file == Path::new("-") {
+        std::io::stdin().lock().read_to_end(&mut bytes).map(|_| ())
+    } else {
+        std::fs::read(file).map(|all| bytes = all)
     };
-    println!("{:<10}{}", "verdict", e.verdict);
-    line("status", &e.status.map(|s| s.to_string()));
-    line("reason", &e.reason.map(str::to_owned));
-    line("answer", &e.detail.map(|d| format!("\"{d}\"")));
-    line("route", &e.route);
-    line("allow", &e.allow);
-    line("upstream", &e.upstream);
-    line("actor", &e.actor);
-    line("event", &e.event);
-    line("key", &e.idempotency_key);
-    for hint in &e.hints {
-        println!("{:<10}{hint}", "hint");
-    }
+    read.map_err(|e| format!("{} cannot be read: {e}", file.display()))?;
+    Ok(bytes)
 }

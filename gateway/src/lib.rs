@@ -21,6 +21,7 @@ pub mod edge;
 pub mod exchange;
 pub mod explain;
 pub mod guard;
+pub mod hearing;
 pub mod limit;
 pub mod log;
 pub mod metrics;

@@ -252,6 +252,21 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
         }
     }
 
+    /// What [`spend`](Self::spend) would say, without spending anything.
+    pub fn look(&self, key: &K) -> Result<Standing, Exceeded> {
+        self.peek(key)?;
+        let now = self.store.start.elapsed();
+        let interval = self.rate.interval();
+        let arrival = self
+            .store
+            .arrival_time(key)
+            .map_or(now, Duration::from_nanos);
+        let whole = now.saturating_add(interval.saturating_mul(self.rate.burst.get()));
+        let left = whole.saturating_sub(arrival.max(now).saturating_add(interval));
+        let units = left.as_nanos() / interval.as_nanos().max(1);
+        Ok(self.standing(u32::try_from(units).unwrap_or(u32::MAX)))
+    }
+
     /// Whether `key` has a unit left, without spending it.
     pub fn peek(&self, key: &K) -> Result<(), Exceeded> {
         let Some(arrival) = self.store.arrival_time(key) else {
@@ -348,6 +363,19 @@ mod tests {
         }
         assert!(l.spend(&1u32).is_ok());
         assert!(l.peek(&1u32).is_err());
+    }
+
+    #[test]
+    fn looking_says_what_spending_says() {
+        let l = Limiter::new("x", rate(7, 3600), 100).unwrap();
+        for _ in 0..9 {
+            let (seen, spent) = (l.look(&"a"), l.spend(&"a"));
+            match (seen, spent) {
+                (Ok(seen), Ok(spent)) => assert_eq!(seen, spent),
+                (Err(seen), Err(spent)) => assert_eq!(seen.standing, spent.standing),
+                (seen, spent) => unreachable!("{seen:?} {spent:?}"),
+            }
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub use self::{
     gather::refresh,
     labels::{
         BuildLabels, Cap, CapLabels, LimiterKind, LimiterLabels, RequestLabels, RouteLabel,
-        RouteLabels, Status, Verdict, VerdictLabels,
+        RouteLabels, ShadowLabels, Status, Verdict, VerdictLabels,
     },
 };
 use crate::edge::Edge;
@@ -28,6 +28,8 @@ pub const PREFIX: &str = "orket_gateway";
 declare::metrics! {
     /// Requests that have come to their end
     requests: Counters<RequestLabels> = "requests";
+    /// Requests that a rule in shadow mode would have refused
+    shadow_denials: Counters<ShadowLabels> = "shadow_denials";
     /// Connections that are open
     connections: Gauge = "connections";
     /// Connections that were taken in

@@ -5,14 +5,13 @@
 //! * webhook routes: the signature's form, then (body read by the caller) its MAC, then *already done?*,
 //!   then the source's budget.
 //!
-//! Nothing here does I/O or knows the connection. An [`Admitted`] is made here and nowhere else, and
+//! A rule in shadow mode is judged like any other and refuses nothing. Nothing here does I/O or knows the connection. An [`Admitted`] is made here and nowhere else, and
 //! without one nothing is forwarded.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Method;
-use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -21,6 +20,7 @@ use crate::{
     connection::framing::Framing,
     denial::{Denial, Reason, SIGNATURE_REFUSED},
     guard::{self, Actor},
+    hearing::{Hearing, Witness},
     limit::{Exceeded, Standing},
     policy::{Auth, BudgetOf, Policy, Route, Upgrade, WebhookAuth, address::budget_address},
     replay::ReplayMemory,
@@ -33,9 +33,20 @@ use crate::{
 #[derive(Debug)]
 pub struct Snapshot {
     /// The policy.
-    pub policy: Policy,
+    pub policy: Arc<Policy>,
     /// Its budgets.
     pub budgets: Budgets,
+}
+
+impl Snapshot {
+    /// The same, with budgets as they stand, of which nothing is spent.
+    #[must_use]
+    pub fn looking(&self) -> Self {
+        Self {
+            policy: self.policy.clone(),
+            budgets: self.budgets.looking(),
+        }
+    }
 }
 
 /// The source and event name of the test webhook.
@@ -154,75 +165,95 @@ impl Admitted {
 }
 
 /// Judges a head.
-pub fn judge_head(
-    snapshot: &Snapshot,
+pub fn judge_head<W: Witness>(
+    hearing: &mut Hearing<'_, W>,
     head: &RequestHead<'_>,
-    request_id: &str,
-    now: Timestamp,
 ) -> Result<Verdict, Denial> {
-    let policy = &snapshot.policy;
+    let policy = &hearing.snapshot.policy;
     if policy.health && head.path == "/health" {
+        hearing.passed("route", || "the gateway's own `/health`".to_owned());
         return judge_health(head);
     }
-    let route = match policy.routes.find(head.method, head.path) {
-        Match::Route(route) => route,
+    let (denial, guarded) = match policy.routes.find(head.method, head.path) {
+        Match::Route(route) => {
+            hearing.passed("route", || format!("`{}` has {}", route.id, route.path));
+            return judge_route(hearing, route, head).map_err(|denial| denial.on(&route.id));
+        }
         Match::MethodNotAllowed { allow, guarded } => {
-            guard_unrouted(snapshot, head, guarded, now)?;
-            return Err(Denial {
+            let denial = Denial {
                 allow: Some(allow),
                 ..Reason::MethodNotAllowed.into()
-            });
+            };
+            (denial, guarded)
         }
-        Match::NotFound { guarded } => {
-            guard_unrouted(snapshot, head, guarded, now)?;
-            return Err(Reason::RouteNotFound.into());
-        }
+        Match::NotFound { guarded } => (Reason::RouteNotFound.into(), guarded),
     };
-    judge_route(snapshot, route, head, request_id, now).map_err(|denial| denial.on(&route.id))
+    if guarded {
+        hearing.passed("route", || {
+            "none, but under the prefix of a key route: the key is judged first".to_owned()
+        });
+        prove_key(hearing, head, false)?;
+    }
+    hearing.refused("route", denial.reason);
+    Err(denial)
 }
 
 /// Judges a head against the route that takes it.
-fn judge_route(
-    snapshot: &Snapshot,
+fn judge_route<W: Witness>(
+    hearing: &mut Hearing<'_, W>,
     route: &Arc<Route>,
     head: &RequestHead<'_>,
-    request_id: &str,
-    now: Timestamp,
 ) -> Result<Verdict, Denial> {
-    let policy = &snapshot.policy;
-    if !route.addresses.admits(head.client) {
-        return Err(Reason::AddressDenied.into());
+    let rules = &route.addresses;
+    if rules.admits(head.client) {
+        hearing.passed("address", || format!("{} may ask", head.client));
+    } else {
+        hearing.enforce("address", rules.mode, Reason::AddressDenied, &route.id)?;
     }
-    let exempt = route.addresses.exempt.contains(head.client);
-    let failed = |reason: Reason| refuse(snapshot, head, exempt, reason);
+    let exempt = rules.exempt.contains(head.client);
     match &route.auth {
         Auth::ApiKey => {
-            let actor = guard::api_key::prove(policy, head, now).map_err(failed)?;
-            admit(snapshot, route, head, actor, None, stream(route)).map(Verdict::Admitted)
+            let actor = prove_key(hearing, head, exempt)?;
+            admit(hearing, route, head, actor, None, stream(route)).map(Verdict::Admitted)
         }
-        Auth::None => admit(snapshot, route, head, Actor::Anonymous, None, stream(route))
-            .map(Verdict::Admitted),
+        Auth::None => {
+            hearing.passed("proof", || "none is asked for".to_owned());
+            admit(hearing, route, head, Actor::Anonymous, None, stream(route))
+                .map(Verdict::Admitted)
+        }
         Auth::TestWebhook(auth) => {
-            let actor = guard::test_webhook::prove(policy, auth, head, now).map_err(failed)?;
+            let proven =
+                guard::test_webhook::prove(&hearing.snapshot.policy, auth, head, hearing.now);
+            let actor = hearing
+                .check("token", proven, |_| "it opens the test webhook".to_owned())
+                .map_err(|reason| refuse(hearing, head, exempt, reason))?;
             let delivery = Delivery {
                 source: TEST_SOURCE.into(),
                 provider: TEST_SOURCE,
                 event: None,
                 id: None,
-                key: unique_key(request_id),
+                key: unique_key(hearing.request_id),
                 remember: false,
             };
-            admit(snapshot, route, head, actor, Some(delivery), stream(route))
-                .map(Verdict::Admitted)
+            admit(hearing, route, head, actor, Some(delivery), stream(route)).map(Verdict::Admitted)
         }
         Auth::Webhook(auth) => {
-            let signature =
-                guard::webhook::check_head(auth, head, route.body_limit).map_err(failed)?;
-            let over = |e| exceeded(Reason::WebhookAllowanceExceeded, e);
-            let pass = snapshot
-                .budgets
-                .enter_body(head.client, exempt)
-                .map_err(over)?;
+            let form = guard::webhook::check_head(auth, head, route.body_limit);
+            let signature = hearing
+                .check("signature form", form, |_| {
+                    format!(
+                        "as {} writes it; it proves nothing yet",
+                        auth.provider.name()
+                    )
+                })
+                .map_err(|reason| refuse(hearing, head, exempt, reason))?;
+            let pass = match hearing.snapshot.budgets.enter_body(head.client, exempt) {
+                Ok(pass) => pass,
+                Err(e) => {
+                    hearing.refused("body", Reason::WebhookAllowanceExceeded);
+                    return Err(exceeded(Reason::WebhookAllowanceExceeded, e));
+                }
+            };
             Ok(Verdict::Unproven(Box::new(Unproven {
                 route: route.clone(),
                 signature,
@@ -232,29 +263,48 @@ fn judge_route(
     }
 }
 
-/// Judges a webhook's body, read whole.
-pub fn judge_body(
-    snapshot: &Snapshot,
-    replay: &ReplayMemory,
+/// Proof by key, and whether its scopes cover the request.
+fn prove_key<W: Witness>(
+    hearing: &mut Hearing<'_, W>,
     head: &RequestHead<'_>,
-    unproven: Unproven,
-    body: Bytes,
-    request_id: &str,
-    now: Timestamp,
-) -> Result<Proven, Denial> {
-    let route = unproven.route.clone();
-    prove_body(snapshot, replay, head, unproven, body, request_id, now)
-        .map_err(|denial| denial.on(&route.id))
+    exempt: bool,
+) -> Result<Actor, Denial> {
+    match guard::api_key::prove(&hearing.snapshot.policy, head, hearing.now) {
+        Ok(actor) => {
+            hearing.passed("key", || actor.to_string());
+            hearing.passed("scope", || format!("covers {} {}", head.method, head.path));
+            Ok(actor)
+        }
+        Err(reason) => {
+            if reason == Reason::ScopeMissing {
+                hearing.passed("key", || "a live one".to_owned());
+                hearing.refused("scope", reason);
+            } else {
+                hearing.refused("key", reason);
+            }
+            Err(refuse(hearing, head, exempt, reason))
+        }
+    }
 }
 
-fn prove_body(
-    snapshot: &Snapshot,
+/// Judges a webhook's body, read whole.
+pub fn judge_body<W: Witness>(
+    hearing: &mut Hearing<'_, W>,
     replay: &ReplayMemory,
     head: &RequestHead<'_>,
     unproven: Unproven,
     body: Bytes,
-    request_id: &str,
-    now: Timestamp,
+) -> Result<Proven, Denial> {
+    let route = unproven.route.clone();
+    prove_body(hearing, replay, head, unproven, body).map_err(|denial| denial.on(&route.id))
+}
+
+fn prove_body<W: Witness>(
+    hearing: &mut Hearing<'_, W>,
+    replay: &ReplayMemory,
+    head: &RequestHead<'_>,
+    unproven: Unproven,
+    body: Bytes,
 ) -> Result<Proven, Denial> {
     let Unproven {
         route,
@@ -265,19 +315,38 @@ fn prove_body(
         return Err(Reason::Internal.into());
     };
     let exempt = route.addresses.exempt.contains(head.client);
-    let verified = guard::webhook::verify(auth, head, signature, body, now).map_err(|reason| {
-        snapshot.budgets.charge(&pass);
-        refuse(snapshot, head, exempt, reason)
-    })?;
+    let length = body.len();
+    hearing.passed("body", || {
+        format!("{length} bytes, at most {} are taken", route.body_limit)
+    });
+    let proven = guard::webhook::verify(auth, head, signature, body, hearing.now);
+    let verified = hearing
+        .check("signature", proven, |_| {
+            "it fits the body and a live secret".to_owned()
+        })
+        .map_err(|reason| {
+            hearing.snapshot.budgets.charge(&pass);
+            refuse(hearing, head, exempt, reason)
+        })?;
     drop(pass);
     let payload = verified.into_payload();
-    let delivery = delivery(auth, head, &payload, request_id);
+    let delivery = delivery(auth, head, &payload, hearing.request_id);
     if auth.replay && replay.is_done(&delivery.source, &delivery.key) {
+        hearing.passed("repetition", || {
+            format!("`{}` had it before: answered as known", delivery.source)
+        });
         return Ok(Proven::Duplicate);
     }
+    hearing.passed("repetition", || {
+        if auth.replay {
+            format!("new to `{}`", delivery.source)
+        } else {
+            "not asked: the route forwards each as new".to_owned()
+        }
+    });
     let actor = Actor::Webhook(auth.source.clone());
     admit(
-        snapshot,
+        hearing,
         &route,
         head,
         actor,
@@ -288,8 +357,8 @@ fn prove_body(
 }
 
 /// The last checks, the same for all, and the only place an [`Admitted`] is made.
-fn admit(
-    snapshot: &Snapshot,
+fn admit<W: Witness>(
+    hearing: &mut Hearing<'_, W>,
     route: &Arc<Route>,
     head: &RequestHead<'_>,
     actor: Actor,
@@ -297,25 +366,21 @@ fn admit(
     body: Body,
 ) -> Result<Admitted, Denial> {
     // A WebSocket handshake has no body (RFC 6455, section 4.1): what followed would be read as frames.
-    if head.websocket && (route.upgrade == Upgrade::None || head.framing != Framing::None) {
-        return Err(Reason::UpgradeRefused.into());
+    if head.websocket {
+        if route.upgrade == Upgrade::None || head.framing != Framing::None {
+            hearing.refused("upgrade", Reason::UpgradeRefused);
+            return Err(Reason::UpgradeRefused.into());
+        }
+        hearing.passed("upgrade", || "to a WebSocket".to_owned());
     }
     if matches!(head.framing, Framing::Length(n) if n > route.body_limit as u64) {
+        hearing.refused("body", Reason::BodyTooLarge);
         return Err(Reason::BodyTooLarge.into());
     }
     let mut standings = Vec::with_capacity(route.budgets.len());
     for index in &route.budgets {
-        let spec = snapshot
-            .policy
-            .rate_limits
-            .get(*index)
-            .ok_or(Reason::Internal)?;
-        let limiter = snapshot
-            .budgets
-            .named()
-            .get(*index)
-            .ok_or(Reason::Internal)?
-            .limiter();
+        let (policy, budgets) = (&hearing.snapshot.policy, &hearing.snapshot.budgets);
+        let spec = policy.rate_limits.get(*index).ok_or(Reason::Internal)?;
         let owner = match (spec.by, &actor, &delivery) {
             (BudgetOf::Address, ..) => Owner::Address(budget_address(head.client)),
             (BudgetOf::Route, ..) => Owner::Named(route.id.clone()),
@@ -328,7 +393,11 @@ fn admit(
             BudgetOf::Source => Reason::WebhookBudgetExceeded,
             BudgetOf::Key | BudgetOf::Address | BudgetOf::Route => Reason::RateLimitExceeded,
         };
-        standings.push(limiter.spend(&owner).map_err(|e| exceeded(reason, e))?);
+        let asked = budgets.spend(*index, &owner).ok_or(Reason::Internal)?;
+        let standing = hearing
+            .budget(spec.mode, reason, &route.id, asked)
+            .map_err(|e| exceeded(reason, e))?;
+        standings.extend(standing);
     }
     Ok(Admitted {
         route: route.clone(),
@@ -350,29 +419,23 @@ fn judge_health(head: &RequestHead<'_>) -> Result<Verdict, Denial> {
     }
 }
 
-/// Under the prefix of a key route nothing may be told apart without a key.
-fn guard_unrouted(
-    snapshot: &Snapshot,
-    head: &RequestHead<'_>,
-    guarded: bool,
-    now: Timestamp,
-) -> Result<(), Denial> {
-    if guarded {
-        guard::api_key::prove(&snapshot.policy, head, now)
-            .map_err(|reason| refuse(snapshot, head, false, reason))?;
-    }
-    Ok(())
-}
-
 /// Turns a reason into a refusal. A failed proof counts against the address; over its budget it gets 429,
 /// save for signatures: a forge's hooks share one address, and each is told what is wrong with it.
-fn refuse(snapshot: &Snapshot, head: &RequestHead<'_>, exempt: bool, reason: Reason) -> Denial {
+fn refuse<W: Witness>(
+    hearing: &mut Hearing<'_, W>,
+    head: &RequestHead<'_>,
+    exempt: bool,
+    reason: Reason,
+) -> Denial {
     let facts = reason.facts();
     if !facts.failed_proof || exempt {
         return reason.into();
     }
-    match snapshot.budgets.count_failure(head.client) {
-        Err(e) if facts.public != SIGNATURE_REFUSED => exceeded(Reason::FailureBudgetExceeded, e),
+    match hearing.snapshot.budgets.count_failure(head.client) {
+        Err(e) if facts.public != SIGNATURE_REFUSED => {
+            hearing.refused("failures", Reason::FailureBudgetExceeded);
+            exceeded(Reason::FailureBudgetExceeded, e)
+        }
         Err(_) | Ok(()) => reason.into(),
     }
 }

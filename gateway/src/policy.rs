@@ -27,6 +27,8 @@ use crate::{limit::Rate, route::RouteTable, secret::Secret, webhook::Provider};
 pub struct Policy {
     /// Where it comes from: a file's path, or the built-in policy.
     pub origin: Origin,
+    /// SHA-256 of its text, in hex.
+    pub fingerprint: String,
     /// Addresses and worker threads; fixed while the program runs.
     pub listen: Listen,
     /// Where state lies.
@@ -126,7 +128,18 @@ pub struct Upstream {
     /// Between two reads of an answer.
     pub response_timeout: Duration,
     /// Headers set on every request to it.
-    pub set_headers: Vec<(HeaderName, HeaderValue)>,
+    pub set_headers: Vec<SetHeader>,
+}
+
+/// A header that is set from a secret.
+#[derive(Debug)]
+pub struct SetHeader {
+    /// Its name.
+    pub name: HeaderName,
+    /// Its value, marked as sensitive.
+    pub value: HeaderValue,
+    /// The secret's name.
+    pub secret: String,
 }
 
 /// An upstream's address.
@@ -147,6 +160,18 @@ pub struct RateLimit {
     pub by: BudgetOf,
     /// How often.
     pub rate: Rate,
+    /// Whether it refuses.
+    pub mode: Mode,
+}
+
+/// Whether a rule refuses. Only limits and address rules have a mode: proof, admission and body caps have none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// It does.
+    #[default]
+    Enforce,
+    /// It is judged, logged and counted, and refuses nothing.
+    Shadow,
 }
 
 /// Whose budget a limit is.

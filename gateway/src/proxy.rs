@@ -27,6 +27,7 @@ use crate::{
     denial::{Denial, Reason},
     edge::Edge,
     exchange::{Exchange, Stage},
+    hearing::Hearing,
     pipeline::{self, Body, Proven, Verdict},
     policy::{Upgrade, Upstream, UpstreamAddress, address::client_address},
     request_head::RequestHead,
@@ -80,7 +81,13 @@ impl Gateway {
         }
         let head = RequestHead::judge(request, connection.arrival(client))?;
         let websocket = head.websocket;
-        match pipeline::judge_head(&snapshot, &head, &exchange.request_id, now)? {
+        let mut hearing = Hearing {
+            snapshot: &snapshot,
+            request_id: &exchange.request_id,
+            now,
+            witness: &mut exchange.shadowed,
+        };
+        match pipeline::judge_head(&mut hearing, &head)? {
             Verdict::Health => Ok(Decision::Health),
             Verdict::Admitted(admitted) => {
                 body::welcome(session).await;
@@ -103,15 +110,14 @@ impl Gateway {
                     }
                 };
                 let head = RequestHead::judge(&request, connection.arrival(client))?;
-                let proven = pipeline::judge_body(
-                    &snapshot,
-                    &self.edge.replay,
-                    &head,
-                    *unproven,
-                    body,
-                    &exchange.request_id,
-                    Timestamp::now(),
-                )?;
+                let mut hearing = Hearing {
+                    snapshot: &snapshot,
+                    request_id: &exchange.request_id,
+                    now: Timestamp::now(),
+                    witness: &mut exchange.shadowed,
+                };
+                let proven =
+                    pipeline::judge_body(&mut hearing, &self.edge.replay, &head, *unproven, body)?;
                 Ok(match proven {
                     Proven::Duplicate => Decision::Duplicate,
                     Proven::Admitted(admitted) => Decision::Forward {
@@ -381,6 +387,7 @@ impl ProxyHttp for Gateway {
     async fn logging(&self, session: &mut Session, _e: Option<&Error>, exchange: &mut Exchange) {
         let status = session.response_written().map(|r| r.status);
         self.edge.record(exchange, status.map_or(0, |s| s.as_u16()));
+        self.edge.record_shadows(exchange);
     }
 }
 

@@ -1,7 +1,10 @@
 //! Requests that are judged without a connection, by the very pipeline that judges live ones: the
 //! `[[tests]]` of a policy.
 //!
-//! A rehearsal spends budgets of its own, remembers nothing and sends nothing.
+//! A rehearsal spends budgets of its own, or only looks at those of a running gateway; it remembers nothing and
+//! sends nothing.
+
+mod forwarding;
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -12,16 +15,25 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use pingora_http::RequestHeader;
 
+pub use self::forwarding::{Forwarding, Sent};
 use crate::{
     budget::Budgets,
     config::{Test, diagnostic::Diagnostics},
-    connection::framing::{self, HeadScanner},
+    connection::framing::{self, Framing, HeadScanner},
     denial::{Denial, Reason},
+    hearing::{Hearing, ShadowDenial, Witness},
     pipeline::{self, Proven, Snapshot, Verdict},
-    policy::{address::client_address, load::Loaded},
+    policy::{
+        Policy,
+        address::{client_address, plain},
+        load::Loaded,
+    },
     replay::ReplayMemory,
     request_head::{Arrival, RequestHead},
 };
+
+/// What stands where a live request has an id of its own.
+const REQUEST_ID: &str = "rehearsal";
 
 /// A request, as a person writes it.
 #[derive(Debug, Clone)]
@@ -42,77 +54,97 @@ pub struct Request {
 #[derive(Debug)]
 pub enum Outcome {
     /// It would be forwarded.
-    Forwarded(Forwarding),
+    Forwarded(Box<Forwarding>),
     /// The gateway would answer 200 itself.
     Answered,
     /// It would be refused.
     Refused(Denial),
 }
 
-/// How a request would be forwarded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Forwarding {
-    /// The upstream's name.
-    pub upstream: String,
-    /// The route's id.
-    pub route: Arc<str>,
-    /// Who it would come from.
-    pub actor: String,
-    /// The event and the idempotency key of a delivery.
-    pub delivery: Option<(Option<String>, String)>,
-}
-
-/// Judges a request.
+/// Judges a request by a snapshot of its own: nothing is remembered, and nobody looks on.
 pub fn rehearse(snapshot: &Snapshot, request: &Request) -> Outcome {
-    judge(snapshot, request).unwrap_or_else(Outcome::Refused)
+    let mut nobody: Vec<ShadowDenial> = Vec::new();
+    rehearse_before(snapshot, &ReplayMemory::new(1), request, &mut nobody)
 }
 
-fn judge(snapshot: &Snapshot, request: &Request) -> Result<Outcome, Denial> {
-    let policy = &snapshot.policy;
+/// Judges a request before a witness. Looks into `replay`, and remembers nothing.
+pub fn rehearse_before<W: Witness>(
+    snapshot: &Snapshot,
+    replay: &ReplayMemory,
+    request: &Request,
+    witness: &mut W,
+) -> Outcome {
+    let mut hearing = Hearing {
+        snapshot,
+        request_id: REQUEST_ID,
+        now: Timestamp::now(),
+        witness,
+    };
+    judge(&mut hearing, replay, request).unwrap_or_else(Outcome::Refused)
+}
+
+fn judge<W: Witness>(
+    hearing: &mut Hearing<'_, W>,
+    replay: &ReplayMemory,
+    request: &Request,
+) -> Result<Outcome, Denial> {
+    let policy = &hearing.snapshot.policy;
+    let framed = judge_raw(policy, request);
+    let (header, framing) = hearing.check("lines", framed, |(header, framing)| {
+        let count = header.headers.len();
+        match framing {
+            Framing::None => format!("well-formed, {count} header lines, no body"),
+            Framing::Length(n) => format!("well-formed, {count} header lines, a body of {n} bytes"),
+            Framing::Chunked => format!("well-formed, {count} header lines, a chunked body"),
+        }
+    })?;
+    let client = client_address(request.peer, &header.headers, &policy.trusted_proxies);
+    hearing.passed("client", || {
+        if client == plain(request.peer) {
+            client.to_string()
+        } else {
+            format!("{client}, as the trusted proxy {} says", request.peer)
+        }
+    });
+    let arrival = Arrival {
+        client,
+        loopback: policy.listen.http.ip().is_loopback(),
+        framing,
+    };
+    let head = RequestHead::judge(&header, arrival);
+    let head = hearing.check("head", head, |head| {
+        format!("{} {}", head.method, head.path)
+    })?;
+    let forwarded = |admitted: &pipeline::Admitted| {
+        Forwarding::of(policy, admitted, &header, &head)
+            .map(|forwarding| Outcome::Forwarded(Box::new(forwarding)))
+            .ok_or_else(|| Reason::Internal.into())
+    };
+    match pipeline::judge_head(hearing, &head)? {
+        Verdict::Health => Ok(Outcome::Answered),
+        Verdict::Admitted(admitted) => forwarded(&admitted),
+        Verdict::Unproven(unproven) => {
+            let body = request.body.clone();
+            match pipeline::judge_body(hearing, replay, &head, *unproven, body)? {
+                Proven::Duplicate => Ok(Outcome::Answered),
+                Proven::Admitted(admitted) => forwarded(&admitted),
+            }
+        }
+    }
+}
+
+/// The head's lines, by the code that reads them from a connection.
+fn judge_raw(policy: &Policy, request: &Request) -> Result<(RequestHeader, Framing), Reason> {
     let raw = raw_head(request);
     if raw.len() > policy.limits.head_bytes {
-        return Err(Reason::HeadTooLarge.into());
+        return Err(Reason::HeadTooLarge);
     }
     let end = HeadScanner::default()
         .end(&raw)?
         .ok_or(Reason::HeadMalformed)?;
     let facts = framing::judge(&raw[..end], policy.limits.header_count)?;
     let header = parse(request).ok_or(Reason::HeadMalformed)?;
-    let arrival = Arrival {
-        client: client_address(request.peer, &header.headers, &policy.trusted_proxies),
-        loopback: policy.listen.http.ip().is_loopback(),
-        framing: facts.framing,
-    };
-    let head = RequestHead::judge(&header, arrival)?;
-    let now = Timestamp::now();
-    let forwarded = |admitted: &pipeline::Admitted| {
-        let route = admitted.route();
-        Outcome::Forwarded(Forwarding {
-            upstream: policy
-                .upstreams
-                .get(route.upstream)
-                .map(|u| u.id.clone())
-                .unwrap_or_default(),
-            route: route.id.clone(),
-            actor: admitted.actor().to_string(),
-            delivery: admitted
-                .delivery()
-                .map(|d| (d.event.clone(), d.key.clone())),
-        })
-    };
-    match pipeline::judge_head(snapshot, &head, "rehearsal", now)? {
-        Verdict::Health => Ok(Outcome::Answered),
-        Verdict::Admitted(admitted) => Ok(forwarded(&admitted)),
-        Verdict::Unproven(unproven) => {
-            let replay = ReplayMemory::new(1);
-            let body = request.body.clone();
-            match pipeline::judge_body(snapshot, &replay, &head, *unproven, body, "rehearsal", now)?
-            {
-                Proven::Duplicate => Ok(Outcome::Answered),
-                Proven::Admitted(admitted) => Ok(forwarded(&admitted)),
-            }
-        }
-    }
+    Ok((header, facts.framing))
 }
 
 /// All header fields, with those a client would add by itself.
@@ -182,7 +214,7 @@ pub fn ready(loaded: Loaded, before: Option<&Budgets>) -> Result<Ready, Diagnost
     // Tests spend budgets of their own, so that they neither fail for live traffic nor cost it anything.
     let (rehearsed, real) = (budgets(None)?, budgets(before)?);
     let mut snapshot = Snapshot {
-        policy,
+        policy: Arc::new(policy),
         budgets: rehearsed,
     };
     run_tests(&snapshot, &tests, &mut diagnostics);

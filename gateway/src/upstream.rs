@@ -275,8 +275,8 @@ pub fn prepare(
     if let Some(delivery) = admitted.delivery() {
         stamp_delivery(request, delivery)?;
     }
-    for (name, value) in &upstream.set_headers {
-        request.insert_header(name.clone(), value.clone())?;
+    for set in &upstream.set_headers {
+        request.insert_header(set.name.clone(), set.value.clone())?;
     }
     Ok(())
 }

@@ -3,6 +3,8 @@
 
 use std::{fmt, ops::Range};
 
+use sha2::{Digest, Sha256};
+
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
@@ -23,6 +25,11 @@ pub struct Diagnostic {
     pub message: String,
     /// What to do about it.
     pub hint: Option<String>,
+}
+
+/// What tells one text from another: its SHA-256 in hex.
+pub fn fingerprint(text: &[u8]) -> String {
+    hex::encode(Sha256::digest(text))
 }
 
 /// What stands before the name of a variable in the comment of a built-in policy's line.
@@ -47,6 +54,11 @@ impl Diagnostics {
             found: Vec::new(),
             concealed: Vec::new(),
         }
+    }
+
+    /// The [`fingerprint`] of the text.
+    pub fn fingerprint(&self) -> String {
+        fingerprint(self.text.as_bytes())
     }
 
     /// Whether the text has this word anywhere.

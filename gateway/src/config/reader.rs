@@ -74,6 +74,9 @@ impl Kind {
     }
 }
 
+/// Where a shadow mode may be written.
+const ONLY_THERE: &str = "only a [[rate_limits]] entry and a route's `addresses` have a mode; proof, admission and body caps have none, and nothing else can be in shadow mode";
+
 type Field<'a> = At<&'a DeValue<'a>>;
 
 /// One table of the document.
@@ -443,6 +446,7 @@ impl<'a> Table<'a> {
                 .filter(|(distance, known)| *distance <= 2.max(known.len() / 3))
                 .min();
             let hint = match near {
+                _ if name == "mode" => ONLY_THERE.to_owned(),
                 Some((_, known)) => format!("did you mean `{known}`?"),
                 None => format!(
                     "known here: {}",

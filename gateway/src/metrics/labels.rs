@@ -25,6 +25,15 @@ labels! {
         /// the route's id; empty where none was found
         route: RouteLabel,
     }
+    /// What shadow denials are counted by.
+    ShadowLabels {
+        /// the route's id
+        route: RouteLabel,
+        /// the [true reason](reasons.md) it would have given
+        reason: &'static str,
+        /// the limit's id; empty for address rules
+        limit: RouteLabel,
+    }
     /// Which limiter.
     LimiterLabels {
         /// its id

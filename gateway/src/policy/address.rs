@@ -6,6 +6,8 @@ use http::HeaderMap;
 use ipnet::IpNet;
 use orket_shared::header::FORWARDED_FOR;
 
+use super::Mode;
+
 /// A set of networks.
 #[derive(Debug, Clone, Default)]
 pub struct Networks(Vec<IpNet>);
@@ -54,6 +56,8 @@ pub struct AddressRules {
     pub deny: Networks,
     /// Not counted as failing, never slowed down for it.
     pub exempt: Networks,
+    /// Whether `allow` and `deny` refuse.
+    pub mode: Mode,
 }
 
 impl AddressRules {

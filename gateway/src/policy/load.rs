@@ -114,6 +114,7 @@ impl Loader<'_> {
         secrets.warn_unused(self.problems);
         Some(Policy {
             origin,
+            fingerprint: self.problems.fingerprint(),
             listen,
             state_dir,
             environment: self.environment,

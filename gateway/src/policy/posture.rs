@@ -55,6 +55,8 @@ pub enum Weakness {
     OpenRoute,
     /// A webhook route forwards repetitions as new.
     NoReplay,
+    /// A limit or address rule is in shadow mode: it refuses nothing.
+    ShadowMode,
 }
 
 /// What the environment makes of a weakness.
@@ -84,6 +86,7 @@ impl Weakness {
             (Self::WeakSecret, Production) => Refused,
             (Self::PlainHttp, Local | Ci) => Warned,
             (Self::PlainHttp, Production) => Refused,
+            (Self::ShadowMode, Local | Ci | Production) => Warned,
             (Self::OpenRoute | Self::NoReplay, Local) => Allowed,
             (Self::OpenRoute | Self::NoReplay, Ci | Production) => Warned,
         }

@@ -22,7 +22,7 @@ use pingora_core::{
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::admin::refusal;
-use crate::{edge::Edge, reload::Reloader};
+use crate::{edge::Edge, explain, reload::Reloader};
 
 /// The largest body the operator's socket takes.
 const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
@@ -143,7 +143,11 @@ async fn accept(listener: Option<&tokio::net::UnixListener>) -> tokio::net::Unix
 }
 
 /// What the operator can ask for, in the order it is told.
-const OFFERED: [(Method, &str); 2] = [(Method::POST, "/reload"), (Method::GET, "/status")];
+const OFFERED: [(Method, &str); 3] = [
+    (Method::POST, "/reload"),
+    (Method::GET, "/status"),
+    (Method::POST, explain::live::PATH),
+];
 
 /// Answers one request of the operator's. Its body, where it has one, is JSON of at most [`MAX_BODY_BYTES`].
 async fn answer(
@@ -168,11 +172,15 @@ async fn answer(
     response
 }
 
-fn dispatch(edge: &Edge, reloader: &Reloader, request: &Parts, _body: &Bytes) -> Answer {
+fn dispatch(edge: &Edge, reloader: &Reloader, request: &Parts, body: &Bytes) -> Answer {
     let path = request.uri.path();
     match (&request.method, path) {
         (&Method::POST, "/reload") => json(&reloader.reload()),
         (&Method::GET, "/status") => json(&edge.status()),
+        (&Method::POST, explain::live::PATH) => match explain::live::answer(edge, body) {
+            Ok(explanation) => json(&explanation),
+            Err(problem) => refusal(StatusCode::BAD_REQUEST, "bad_request", &problem),
+        },
         (_, _) => unknown(path),
     }
 }

@@ -11,7 +11,7 @@ use http::{HeaderName, HeaderValue};
 use super::{DEFAULT_ADMIN, DEFAULT_HTTP, Loader, Weakness, secrets::Secrets};
 use crate::{
     config::{Written, reader::At},
-    policy::{Listen, Upstream, UpstreamAddress},
+    policy::{Listen, SetHeader, Upstream, UpstreamAddress},
 };
 
 impl Loader<'_> {
@@ -130,7 +130,11 @@ impl Loader<'_> {
                 match HeaderValue::from_bytes(value.expose()) {
                     Ok(mut value) => {
                         value.set_sensitive(true);
-                        set_headers.push((header, value));
+                        set_headers.push(SetHeader {
+                            name: header,
+                            value,
+                            secret: secret.value.clone(),
+                        });
                     }
                     Err(_) => self.error(
                         &secret.span,

@@ -2,11 +2,11 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use super::Loader;
+use super::{Loader, Weakness};
 use crate::{
     config::{Written, reader::At, value::RateWritten},
     limit::Rate,
-    policy::{BudgetOf, Limits, RateLimit},
+    policy::{BudgetOf, Limits, Mode, RateLimit},
 };
 
 impl Loader<'_> {
@@ -123,9 +123,40 @@ impl Loader<'_> {
                 id: id.value.clone(),
                 by,
                 rate,
+                mode: self.mode(limit.mode.as_ref(), || format!("the limit `{}`", id.value)),
             });
         }
         out
+    }
+}
+
+impl Loader<'_> {
+    /// Whether a rule refuses, and a warning where it does not. What is no mode refuses.
+    pub(super) fn mode(
+        &mut self,
+        written: Option<&At<String>>,
+        rule: impl FnOnce() -> String,
+    ) -> Mode {
+        let Some(at) = written else {
+            return Mode::Enforce;
+        };
+        match at.value.as_str() {
+            "enforce" => Mode::Enforce,
+            "shadow" => {
+                let message = format!("{} only watches: in shadow mode nothing is refused", rule());
+                let hint = "take `mode` out once the log's `shadow_denied` records show only what should be refused";
+                self.weak(Weakness::ShadowMode, &at.span, message, hint);
+                Mode::Shadow
+            }
+            other => {
+                self.error(
+                    &at.span,
+                    format!("`{other}` is not a mode"),
+                    "\"enforce\" or \"shadow\"",
+                );
+                Mode::Enforce
+            }
+        }
     }
 }
 

@@ -174,6 +174,9 @@ impl Loader<'_> {
                 allow: self.networks(&w.addresses.allow),
                 deny: self.networks(&w.addresses.deny),
                 exempt: self.networks(&w.addresses.exempt),
+                mode: self.mode(w.addresses.mode.as_ref(), || {
+                    format!("the address rules of route `{}`", id.value)
+                }),
             },
             body_limit,
             rewrite,
