@@ -21,6 +21,7 @@ use std::{
 use jiff::Timestamp;
 use orket_gateway::{
     connection::framing::Framing,
+    hearing::{Hearing, ShadowDenial},
     limit::{Limiter, Rate},
     pipeline::{self, Snapshot},
     policy::{Origin, load},
@@ -51,10 +52,17 @@ fn decisions(span: Duration) {
             .map(|n| head(n * routes / 64, &key(n * keys / 64)))
             .collect();
         let mut turn = 0;
+        let mut nobody: Vec<ShadowDenial> = Vec::new();
         let decide = Measured::of(span, BATCH, || {
             turn = (turn + 1) % heads.len();
             let head = RequestHead::judge(&heads[turn], arrival()).unwrap();
-            let verdict = pipeline::judge_head(&snapshot, &head, "bench", Timestamp::UNIX_EPOCH);
+            let mut hearing = Hearing {
+                snapshot: &snapshot,
+                request_id: "bench",
+                now: Timestamp::UNIX_EPOCH,
+                witness: &mut nobody,
+            };
+            let verdict = pipeline::judge_head(&mut hearing, &head);
             assert!(black_box(verdict).is_ok());
         });
         let aim = if keys == 10_000 && routes == 1_000 {

@@ -152,3 +152,300 @@ async fn for_a_wrong_signature_the_common_mistake_is_found() {
         "{said}"
     );
 }
+
+/// A policy with something of everything an explanation can show.
+fn rich() -> Policy {
+    Policy::new()
+        .api("rate_limits = [\"per-key\", \"watched\"]\nkeep_authorization = true")
+        .secrets("inner = [{ file = \"{dir}/inner\" }]")
+        .gitea("addresses = { deny = [\"192.0.2.0/24\"] }")
+        .rest("[[rate_limits]]\nid = \"per-key\"\nby = \"key\"\nrate = \"600/min\"\nburst = 5")
+        .rest("[[rate_limits]]\nid = \"watched\"\nby = \"route\"\nrate = \"1/h\"\nmode = \"shadow\"")
+        .rest("[client_address]\ntrusted_proxies = [\"10.0.0.0/8\"]")
+        .rest("[upstreams.other]\naddress = \"127.0.0.1:2\"\nset_headers = { \"X-API-Key\" = \"inner\" }")
+        .rest("[[scopes]]\nid = \"one\"\nallow = [\"GET /v1/one\"]")
+        .rest(
+            "[[routes]]\nid = \"other\"\npath = \"/other/*\"\nrewrite = \"/in/*\"\nmethods = [\"POST\"]\nauth = { kind = \"none\" }\nbody_limit = \"2KiB\"\nupstream = \"other\"",
+        )
+}
+
+const INNER: &str = "inner-9Kq3Zt7WxB2nVm5RcLd8Yh1P";
+
+async fn explain_text(dir: &TempDir, arguments: &[&str]) -> String {
+    let fixed = ["explain", "--config", "gateway.toml"];
+    let ended = run(
+        dir.path(),
+        &[&fixed, arguments].concat(),
+        &[("KEY_FOR_EXPLAIN", API_KEY)],
+    )
+    .await;
+    assert!(ended.status.success(), "{}", ended.output());
+    for secret in [WEBHOOK_SECRET, API_KEY, INNER, "Bearer"] {
+        assert!(!ended.output().contains(secret), "{}", ended.output());
+    }
+    ended.stdout.replace(dir.path().to_str().unwrap(), "{dir}")
+}
+
+#[tokio::test]
+async fn every_step_is_told_and_what_would_be_sent() {
+    let dir = folder(&rich());
+    std::fs::write(dir.path().join("inner"), INNER).unwrap();
+    let signed = signature(WEBHOOK_SECRET.as_bytes(), b"{}");
+    std::fs::write(dir.path().join("body"), "{}").unwrap();
+    std::fs::write(
+        dir.path().join("headers"),
+        format!(
+            "X-Gitea-Signature: {signed}\nX-Gitea-Event: push\nContent-Type: application/json\n"
+        ),
+    )
+    .unwrap();
+    let signed = [
+        "--method",
+        "POST",
+        "--path",
+        "/webhook/gitea",
+        "--header-file",
+        "headers",
+        "--body-file",
+        "body",
+    ];
+    let mut told = String::new();
+    for (what, arguments) in [
+        (
+            "a key, in a variable, that opens",
+            vec![
+                "--path",
+                "/v1/runs?x=secret-query",
+                "--header-env",
+                "X-API-Key: KEY_FOR_EXPLAIN",
+                "--header",
+                "Authorization: Bearer abc",
+                "--header",
+                "Connection: x-gone",
+                "--header",
+                "X-Gone: 1",
+                "--header",
+                "X-Forwarded-For: 192.0.2.7",
+                "--address",
+                "10.0.0.1",
+            ],
+        ),
+        ("no key", vec!["--path", "/v1/runs"]),
+        ("no key where no route is", vec!["--path", "/v1/"]),
+        ("no route", vec!["--path", "/x"]),
+        ("another method", vec!["--path", "/webhook/gitea"]),
+        (
+            "a malformed line",
+            vec!["--path", "/v1/runs", "--header", "A B: c"],
+        ),
+        ("an ambiguous path", vec!["--path", "/v1/%2e%2e/x"]),
+        ("a signed delivery", signed.to_vec()),
+        (
+            "a signed delivery from a denied address",
+            [&signed[..], &["--address", "192.0.2.9"]].concat(),
+        ),
+        (
+            "a delivery signed for another body",
+            [&signed[..6], &["--body-file", "headers"]].concat(),
+        ),
+        (
+            "an open route with a header from a secret",
+            vec![
+                "--method",
+                "POST",
+                "--path",
+                "/other/a/b",
+                "--header",
+                "X-API-Key: mine",
+                "--body-file",
+                "body",
+            ],
+        ),
+        (
+            "a body too large",
+            vec![
+                "--method",
+                "POST",
+                "--path",
+                "/other/a/b",
+                "--header",
+                "Content-Length: 4000",
+            ],
+        ),
+        (
+            "an upgrade where there is none",
+            vec![
+                "--path",
+                "/v1/a",
+                "--header-env",
+                "X-API-Key: KEY_FOR_EXPLAIN",
+                "--header",
+                "Connection: Upgrade",
+                "--header",
+                "Upgrade: websocket",
+            ],
+        ),
+        ("health", vec!["--path", "/health"]),
+    ] {
+        told.push_str(&format!(
+            "# {what}\n{}\n",
+            explain_text(&dir, &arguments).await
+        ));
+    }
+    orket_tests::snapshot::hold("explain.txt", &told);
+}
+
+#[tokio::test]
+async fn what_is_given_as_a_header_is_never_told_back() {
+    let dir = folder(&Policy::new());
+    std::fs::write(dir.path().join("headers"), "no colon hunter2\n").unwrap();
+    for arguments in [
+        ["--header", "hunter2"],
+        ["--header-file", "headers"],
+        ["--header-env", "hunter2"],
+        ["--header-env", "X-API-Key: hunter2"],
+        ["--header", "hunter2 x: hunter2"],
+        ["--header", "X-API-Key: hunter2"],
+        ["--header", "Authorization: hunter2"],
+    ] {
+        let all = [
+            &["explain", "--config", "gateway.toml", "--path", "/v1/a"],
+            &arguments[..],
+        ]
+        .concat();
+        let ended = run(dir.path(), &all, &[]).await;
+        assert!(
+            !ended.output().contains("hunter2"),
+            "{arguments:?}: {}",
+            ended.output()
+        );
+    }
+}
+
+async fn live(gateway: &Gateway, arguments: &[&str]) -> Value {
+    let fixed = [
+        "explain",
+        "--live",
+        "--config",
+        "gateway.toml",
+        "--format",
+        "json",
+    ];
+    let ended = run(
+        gateway.dir(),
+        &[&fixed, arguments].concat(),
+        &[("KEY_FOR_EXPLAIN", API_KEY)],
+    )
+    .await;
+    assert!(ended.status.success(), "{}", ended.output());
+    serde_json::from_str(&ended.stdout).unwrap_or_else(|e| panic!("{e}: {}", ended.output()))
+}
+
+fn budget_step(said: &Value) -> String {
+    said["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|step| step["check"] == "budget")
+        .unwrap_or_else(|| panic!("{said}"))["says"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+#[tokio::test]
+async fn a_running_gateway_is_asked_without_spending_anything() {
+    let upstream = Upstream::tcp().await;
+    let policy = Policy::new()
+        .limits("failures_per_address = \"3/h\"")
+        .api("rate_limits = [\"three\"]")
+        .rest("[[rate_limits]]\nid = \"three\"\nby = \"key\"\nrate = \"3/h\"");
+    let gateway = Gateway::with_policy(upstream.address(), &policy).await;
+    let ask = [
+        "--path",
+        "/v1/a",
+        "--header-env",
+        "X-API-Key: KEY_FOR_EXPLAIN",
+    ];
+    for _ in 0..10 {
+        let said = live(&gateway, &ask).await;
+        assert_eq!(said["verdict"], "forwarded", "{said}");
+        assert_eq!(said["policy"]["live"], true, "{said}");
+        assert!(said["policy"]["note"].is_null(), "{said}");
+        assert!(
+            budget_step(&said).contains("after this request 2 left"),
+            "{said}"
+        );
+        let said = live(&gateway, &["--path", "/v1/a"]).await;
+        assert_eq!(
+            said["reason"], "api_key_missing",
+            "no failure was counted: {said}"
+        );
+    }
+    let real = async || {
+        Request::get("/v1/a")
+            .key(API_KEY)
+            .send(gateway.address())
+            .await
+            .status
+    };
+    assert_eq!([real().await, real().await], [200, 200]);
+    let said = live(&gateway, &ask).await;
+    assert!(
+        budget_step(&said).contains("after this request 0 left"),
+        "{said}"
+    );
+    assert_eq!(real().await, 200, "explaining spent nothing");
+    let said = live(&gateway, &ask).await;
+    assert_eq!(said["reason"], "rate_limit_exceeded", "{said}");
+    assert_eq!(upstream.count(), 3, "explaining forwards nothing");
+}
+
+#[tokio::test]
+async fn a_running_gateway_tells_of_what_is_done_and_remembers_nothing_itself() {
+    let upstream = Upstream::tcp().await;
+    let gateway = Gateway::with_policy(upstream.address(), &Policy::new()).await;
+    let delivery = orket_tests::Delivery::fresh();
+    std::fs::write(gateway.dir().join("body"), &delivery.body).unwrap();
+    let header = format!(
+        "X-Gitea-Signature: {}",
+        signature(WEBHOOK_SECRET.as_bytes(), &delivery.body)
+    );
+    let ask = [
+        "--method",
+        "POST",
+        "--path",
+        "/webhook/gitea",
+        "--header",
+        &header,
+        "--body-file",
+        "body",
+    ];
+    for _ in 0..2 {
+        assert_eq!(live(&gateway, &ask).await["verdict"], "forwarded");
+    }
+    let sent = delivery.signed("/webhook/gitea", WEBHOOK_SECRET);
+    assert_eq!(
+        sent.send(gateway.address()).await.json()["upstream"],
+        "reached"
+    );
+    let said = live(&gateway, &ask).await;
+    assert_eq!(said["verdict"], "answered", "{said}");
+    assert!(said.to_string().contains("had it before"), "{said}");
+}
+
+#[tokio::test]
+async fn a_file_that_differs_from_what_is_in_force_is_told() {
+    let upstream = Upstream::tcp().await;
+    let gateway = Gateway::with_policy(upstream.address(), &Policy::new()).await;
+    let file = gateway.dir().join("gateway.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("path = \"/v1/*\"", "path = \"/v2/*\"")).unwrap();
+    let said = live(&gateway, &["--path", "/v2/a"]).await;
+    assert_eq!(
+        said["reason"], "route_not_found",
+        "the policy in force judges: {said}"
+    );
+    let note = said["policy"]["note"].as_str().unwrap_or_default();
+    assert!(note.contains("is not what is in force"), "{said}");
+}

@@ -4,4 +4,5 @@ mod announced;
 mod connections;
 mod failures;
 mod flood;
+mod shadow;
 mod spending;

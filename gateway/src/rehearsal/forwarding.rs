@@ -143,6 +143,8 @@ fn names(headers: &HeaderMap) -> Vec<String> {
 fn changed(before: &HeaderMap, after: &HeaderMap, name: &str) -> bool {
     before.get_all(name).iter().ne(after.get_all(name).iter())
         || after.get(name).is_some_and(HeaderValue::is_sensitive)
+        // Taken off and stamped anew, whatever came.
+        || name.starts_with("x-forwarded-")
 }
 
 fn shown(headers: &HeaderMap, upstream: &Upstream, name: &str) -> String {
