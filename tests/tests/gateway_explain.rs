@@ -186,31 +186,21 @@ async fn explain_text(dir: &TempDir, arguments: &[&str]) -> String {
     ended.stdout.replace(dir.path().to_str().unwrap(), "{dir}")
 }
 
-#[tokio::test]
-async fn every_step_is_told_and_what_would_be_sent() {
-    let dir = folder(&rich());
-    std::fs::write(dir.path().join("inner"), INNER).unwrap();
-    let signed = signature(WEBHOOK_SECRET.as_bytes(), b"{}");
-    std::fs::write(dir.path().join("body"), "{}").unwrap();
-    std::fs::write(
-        dir.path().join("headers"),
-        format!(
-            "X-Gitea-Signature: {signed}\nX-Gitea-Event: push\nContent-Type: application/json\n"
-        ),
-    )
-    .unwrap();
-    let signed = [
-        "--method",
-        "POST",
-        "--path",
-        "/webhook/gitea",
-        "--header-file",
-        "headers",
-        "--body-file",
-        "body",
-    ];
-    let mut told = String::new();
-    for (what, arguments) in [
+/// A delivery that is signed for its body.
+const SIGNED: [&str; 8] = [
+    "--method",
+    "POST",
+    "--path",
+    "/webhook/gitea",
+    "--header-file",
+    "headers",
+    "--body-file",
+    "body",
+];
+
+/// What is asked about, and how.
+fn questions() -> Vec<(&'static str, Vec<&'static str>)> {
+    vec![
         (
             "a key, in a variable, that opens",
             vec![
@@ -239,14 +229,14 @@ async fn every_step_is_told_and_what_would_be_sent() {
             vec!["--path", "/v1/runs", "--header", "A B: c"],
         ),
         ("an ambiguous path", vec!["--path", "/v1/%2e%2e/x"]),
-        ("a signed delivery", signed.to_vec()),
+        ("a signed delivery", SIGNED.to_vec()),
         (
             "a signed delivery from a denied address",
-            [&signed[..], &["--address", "192.0.2.9"]].concat(),
+            [&SIGNED[..], &["--address", "192.0.2.9"]].concat(),
         ),
         (
             "a delivery signed for another body",
-            [&signed[..6], &["--body-file", "headers"]].concat(),
+            [&SIGNED[..6], &["--body-file", "headers"]].concat(),
         ),
         (
             "an open route with a header from a secret",
@@ -286,13 +276,28 @@ async fn every_step_is_told_and_what_would_be_sent() {
             ],
         ),
         ("health", vec!["--path", "/health"]),
-    ] {
-        told.push_str(&format!(
-            "# {what}\n{}\n",
-            explain_text(&dir, &arguments).await
-        ));
+    ]
+}
+
+#[tokio::test]
+async fn every_step_is_told_and_what_would_be_sent() {
+    let dir = folder(&rich());
+    std::fs::write(dir.path().join("inner"), INNER).unwrap();
+    let signed = signature(WEBHOOK_SECRET.as_bytes(), b"{}");
+    std::fs::write(dir.path().join("body"), "{}").unwrap();
+    std::fs::write(
+        dir.path().join("headers"),
+        format!(
+            "X-Gitea-Signature: {signed}\nX-Gitea-Event: push\nContent-Type: application/json\n"
+        ),
+    )
+    .unwrap();
+    let mut told = Vec::new();
+    for (what, arguments) in questions() {
+        let said = explain_text(&dir, &arguments).await;
+        told.push(format!("# {what}\n{said}\n"));
     }
-    orket_tests::snapshot::hold("explain.txt", &told);
+    orket_tests::snapshot::hold("explain.txt", &told.concat());
 }
 
 #[tokio::test]
