@@ -1,5 +1,6 @@
 //! The real gateway as a test starts it.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -7,6 +8,7 @@ use tempfile::TempDir;
 
 use crate::policy::{Policy, SECRET_FILE};
 use crate::program::{self, Ended, Program};
+use crate::tls::Client;
 use crate::wire::Address;
 
 const READY: &str = "orket-gateway listening on ";
@@ -113,10 +115,11 @@ impl GatewayBuilder {
 
     /// Starts it and waits until it listens.
     pub async fn start(self) -> Gateway {
-        let (program, http, admin) = started(self.command()).await;
+        let (program, http, https, admin) = started(self.command()).await;
         Gateway {
             program,
             http,
+            https,
             admin,
             builder: self,
         }
@@ -140,14 +143,22 @@ impl GatewayBuilder {
     }
 }
 
-async fn started(command: Command) -> (Program, Address, Address) {
+/// The program, and where it listens: for plain HTTP (for TLS where it takes nothing else), for TLS,
+/// for its operator.
+async fn started(command: Command) -> (Program, Address, Option<SocketAddr>, Address) {
     let mut program = Program::spawn(command);
     let line = program.ready(READY).await;
-    let (http, admin) = line
+    let (clients, admin) = line
         .split_once(" admin ")
-        .unwrap_or_else(|| panic!("`{READY}<http> admin <http>` was to come, not {line:?}"));
-    let (http, admin) = (Address::parse(http), Address::parse(admin));
-    (program, http, admin)
+        .unwrap_or_else(|| panic!("`{READY}<urls> admin <url>` was to come, not {line:?}"));
+    let https = clients
+        .split(' ')
+        .find_map(|url| url.strip_prefix("https://"))
+        .map(|socket| socket.parse().expect("an address"));
+    let http = clients.split(' ').find(|url| url.starts_with("http://"));
+    let http = http.map_or_else(|| Address::Tcp(https.expect("a listener")), Address::parse);
+    let admin = Address::parse(admin);
+    (program, http, https, admin)
 }
 
 /// A running gateway. Dropping it kills it and removes its folder.
@@ -155,6 +166,7 @@ async fn started(command: Command) -> (Program, Address, Address) {
 pub struct Gateway {
     program: Program,
     http: Address,
+    https: Option<SocketAddr>,
     admin: Address,
     builder: GatewayBuilder,
 }
@@ -200,6 +212,11 @@ impl Gateway {
         &self.http
     }
 
+    /// Where it takes requests by TLS, as this client speaks it.
+    pub fn https(&self, client: &Client) -> Address {
+        Address::Tls(self.https.expect("a listener for TLS"), client.clone())
+    }
+
     /// Where it shows metrics and readiness.
     pub fn admin(&self) -> &Address {
         &self.admin
@@ -215,6 +232,11 @@ impl Gateway {
         &mut self.program
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.program.pid()
+    }
+
     /// All it has written so far.
     pub fn output(&self) -> String {
         format!("{}{}", self.program.stdout(), self.program.stderr())
@@ -224,8 +246,8 @@ impl Gateway {
     /// port of its own.
     pub async fn restart(&mut self) {
         self.program.kill().await;
-        let (program, http, admin) = started(self.builder.command()).await;
-        (self.program, self.http, self.admin) = (program, http, admin);
+        let (program, http, https, admin) = started(self.builder.command()).await;
+        (self.program, self.http, self.https, self.admin) = (program, http, https, admin);
     }
 }
 

@@ -25,6 +25,7 @@ pub mod refusal;
 pub mod repository;
 pub mod snapshot;
 pub mod stack;
+pub mod tls;
 pub mod upstream;
 pub mod wait;
 pub mod wire;

@@ -11,6 +11,7 @@ use crate::gitea::sha256;
 /// (`/ws/events`) and `gitea` (`/webhook/gitea`), to each of which a test may add lines.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
+    listen: String,
     upstream: String,
     limits: String,
     secrets: String,
@@ -23,6 +24,13 @@ impl Policy {
     /// The policy as described.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Listens by TLS as well, with `cert.pem` and `key.pem` of the test's folder.
+    #[must_use]
+    pub fn https(mut self) -> Self {
+        HTTPS.clone_into(&mut self.listen);
+        self
     }
 
     /// Adds a line to `[upstreams.backend]`.
@@ -76,7 +84,9 @@ fn add(section: &mut String, line: &str) {
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digest = sha256(API_KEY.as_bytes());
+        let preamble = PREAMBLE.replace("[state]\n", &format!("{}[state]\n", self.listen));
         let Self {
+            listen: _,
             upstream,
             limits,
             secrets,
@@ -86,7 +96,7 @@ impl fmt::Display for Policy {
         } = self;
         write!(
             f,
-            r#"{PREAMBLE}{upstream}
+            r#"{preamble}{upstream}
 [limits]
 {limits}
 [secrets]
@@ -124,6 +134,9 @@ upstream = "backend"
         )
     }
 }
+
+/// A listener for TLS on a free port.
+const HTTPS: &str = "https = { address = \"127.0.0.1:0\", cert_file = \"{dir}/cert.pem\", key_file = \"{dir}/key.pem\" }\n";
 
 /// The secret file that [`Policy`] names.
 pub const SECRET_FILE: (&str, &[u8]) = ("gitea-secret", WEBHOOK_SECRET.as_bytes());

@@ -14,11 +14,13 @@ use std::sync::{Arc, Mutex};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use request::Input;
 pub use request::Recorded;
 
+use crate::tls::Certificate;
 use crate::wait::{DEADLINE, obtain};
 use crate::wire::{Address, Stream};
 
@@ -113,6 +115,7 @@ pub struct Upstream {
 
 enum Listener {
     Tcp(TcpListener),
+    Tls(TcpListener, TlsAcceptor),
     Unix(UnixListener),
 }
 
@@ -124,6 +127,14 @@ impl Listener {
                 stream.set_nodelay(true)?;
                 Box::new(stream)
             }
+            Self::Tls(listener, acceptor) => loop {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                // A client that does not believe it goes away.
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    break Box::new(stream);
+                }
+            },
             Self::Unix(listener) => Box::new(listener.accept().await?.0),
         })
     }
@@ -135,6 +146,13 @@ impl Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = Address::Tcp(listener.local_addr().expect("its address"));
         Self::serve(address, Listener::Tcp(listener))
+    }
+
+    /// As [`Upstream::tcp`], by TLS with this certificate.
+    pub async fn tls(certificate: &Certificate) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = Address::Tcp(listener.local_addr().expect("its address"));
+        Self::serve(address, Listener::Tls(listener, certificate.acceptor()))
     }
 
     /// Listens on a unix socket in `dir`.

@@ -7,11 +7,15 @@ use std::path::PathBuf;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::tls::Client;
+
 /// A TCP address or the path of a unix socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
     /// A TCP address.
     Tcp(SocketAddr),
+    /// A TCP address, and how TLS is spoken to it.
+    Tls(SocketAddr, Client),
     /// A unix socket.
     Unix(PathBuf),
 }
@@ -40,7 +44,7 @@ impl Address {
     /// The TCP port.
     pub fn port(&self) -> u16 {
         match self {
-            Self::Tcp(socket) => socket.port(),
+            Self::Tcp(socket) | Self::Tls(socket, _) => socket.port(),
             Self::Unix(path) => panic!("{} has no port", path.display()),
         }
     }
@@ -48,14 +52,18 @@ impl Address {
     /// What a client of this address writes into `Host`.
     pub fn host(&self) -> String {
         match self {
-            Self::Tcp(socket) => socket.to_string(),
+            Self::Tcp(socket) | Self::Tls(socket, _) => socket.to_string(),
             Self::Unix(_) => "localhost".to_owned(),
         }
     }
 
     /// The base of a URL at this address.
     pub fn url(&self) -> String {
-        format!("http://{}", self.host())
+        let scheme = match self {
+            Self::Tls(..) => "https",
+            Self::Tcp(_) | Self::Unix(_) => "http",
+        };
+        format!("{scheme}://{}", self.host())
     }
 
     /// Connects.
@@ -65,6 +73,11 @@ impl Address {
                 let stream = TcpStream::connect(socket).await?;
                 stream.set_nodelay(true)?;
                 Box::new(stream)
+            }
+            Self::Tls(socket, client) => {
+                let stream = TcpStream::connect(socket).await?;
+                stream.set_nodelay(true)?;
+                Box::new(client.connect(stream).await?)
             }
             Self::Unix(path) => Box::new(UnixStream::connect(path).await?),
         })
@@ -80,7 +93,7 @@ impl Address {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp(socket) => socket.fmt(f),
+            Self::Tcp(socket) | Self::Tls(socket, _) => socket.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
