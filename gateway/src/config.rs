@@ -58,12 +58,27 @@ pub struct Written {
 pub struct Listen {
     /// Where clients connect.
     pub http: Option<At<SocketAddr>>,
+    /// Where clients connect by TLS.
+    pub https: Option<Https>,
     /// Metrics and readiness; loopback only.
     pub admin: Option<At<SocketAddr>>,
     /// The operator's socket: `unix:/path`.
     pub control: Option<At<String>>,
     /// Worker threads.
     pub threads: Option<At<u64>>,
+}
+
+/// `https = { address = …, cert_file = …, key_file = … }`
+#[derive(Debug)]
+pub struct Https {
+    /// Where clients connect.
+    pub address: Option<At<SocketAddr>>,
+    /// The certificate, and those that signed it, in PEM.
+    pub cert_file: Option<At<PathBuf>>,
+    /// Its private key, in PEM.
+    pub key_file: Option<At<PathBuf>>,
+    /// Where the table stands.
+    pub at: At<()>,
 }
 
 /// `[posture]`
@@ -107,8 +122,21 @@ pub struct Upstream {
     pub connect_timeout: Option<At<Duration>>,
     /// Between two reads of an answer.
     pub response_timeout: Option<At<Duration>>,
+    /// What it has to prove, when it is spoken to by TLS.
+    pub tls: Option<UpstreamTls>,
     /// Headers set from secrets: header name and secret name.
     pub set_headers: Vec<(At<String>, At<String>)>,
+}
+
+/// `tls = { server_name = …, ca_file = … }` of an upstream.
+#[derive(Debug)]
+pub struct UpstreamTls {
+    /// The name its certificate is for; that of the address unless written.
+    pub server_name: Option<At<String>>,
+    /// Who may vouch for it, in PEM; those the machine trusts unless written.
+    pub ca_file: Option<At<PathBuf>>,
+    /// Where the table stands.
+    pub at: At<()>,
 }
 
 /// One list of `[secrets]`.
@@ -338,6 +366,12 @@ pub fn read(text: &str, problems: &mut Diagnostics) -> Written {
 fn read_listen(t: &Table<'_>) -> Listen {
     Listen {
         http: t.parsed("http", value::socket_address),
+        https: t.table("https", |h| Https {
+            address: h.parsed("address", value::socket_address),
+            cert_file: h.string("cert_file").map(|f| f.map(PathBuf::from)),
+            key_file: h.string("key_file").map(|f| f.map(PathBuf::from)),
+            at: h.at(),
+        }),
         admin: t.parsed("admin", value::socket_address),
         control: t.string("control"),
         threads: t.integer("threads"),
@@ -363,6 +397,11 @@ fn read_upstream(id: At<String>, t: &Table<'_>) -> Upstream {
         address: t.string("address"),
         connect_timeout: t.parsed("connect_timeout", value::duration),
         response_timeout: t.parsed("response_timeout", value::duration),
+        tls: t.table("tls", |u| UpstreamTls {
+            server_name: u.string("server_name"),
+            ca_file: u.string("ca_file").map(|f| f.map(PathBuf::from)),
+            at: u.at(),
+        }),
         set_headers: t.string_map("set_headers"),
     }
 }

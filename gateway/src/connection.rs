@@ -9,6 +9,7 @@
 pub mod chunked;
 pub mod framing;
 mod gate;
+mod socket;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -20,7 +21,8 @@ use parking_lot::Mutex;
 use pingora_core::protocols::Digest;
 
 use self::framing::Framing;
-pub use self::gate::Gate;
+pub(crate) use self::gate::farewell;
+pub use self::{gate::Gate, socket::Socket};
 use crate::{denial::Reason, policy::Limits, request_head::Arrival};
 
 /// Sizes and times a connection is held to; fixed when it is accepted.
@@ -51,6 +53,25 @@ impl ConnectionLimits {
     }
 }
 
+/// What a client speaks to this gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// Plain HTTP.
+    Http,
+    /// HTTP within TLS.
+    Https,
+}
+
+impl Scheme {
+    /// As URLs and `X-Forwarded-Proto` write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
+
 /// What the checks may know of a connection, and the two things they tell it.
 #[derive(Debug)]
 pub struct Connection {
@@ -58,6 +79,8 @@ pub struct Connection {
     pub peer: SocketAddr,
     /// Whether the listener is on loopback.
     pub loopback: bool,
+    /// What the client speaks.
+    pub scheme: Scheme,
     turn: Mutex<Turn>,
 }
 
@@ -77,10 +100,11 @@ struct Turn {
 
 impl Connection {
     /// A connection on which nothing has been read.
-    fn new(peer: SocketAddr, loopback: bool) -> Self {
+    fn new(peer: SocketAddr, loopback: bool, scheme: Scheme) -> Self {
         Self {
             peer,
             loopback,
+            scheme,
             turn: Mutex::default(),
         }
     }

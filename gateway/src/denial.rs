@@ -91,6 +91,14 @@ pub enum Reason {
     UpstreamUnavailable,
     /// The upstream did not answer in time.
     UpstreamTimeout,
+    /// The certificate of the upstream is not for the name the policy wants.
+    UpstreamTlsName,
+    /// The certificate of the upstream is over, or has not begun.
+    UpstreamTlsExpired,
+    /// Nobody the policy trusts vouches for the certificate of the upstream.
+    UpstreamTlsIssuer,
+    /// The upstream speaks no TLS, or none this gateway takes.
+    UpstreamTlsFailed,
     /// A fault of ours. Never forwarded.
     Internal,
 }
@@ -146,11 +154,12 @@ pub const SIGNATURE_REFUSED: &str = "signature_refused";
 
 const KEY: &str = "Could not validate credentials";
 const BAD: &str = "Bad request";
+const DOWN: &str = "Backend unreachable";
 const RATE: &str = "Rate limit exceeded";
 
 impl Reason {
     /// Every reason, in the order of the table. For the reference page, metrics and tests.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 43] = [
         Self::ApiKeyNotConfigured,
         Self::ApiKeyMissing,
         Self::ApiKeyUnknown,
@@ -189,6 +198,10 @@ impl Reason {
         Self::RateLimitExceeded,
         Self::UpstreamUnavailable,
         Self::UpstreamTimeout,
+        Self::UpstreamTlsName,
+        Self::UpstreamTlsExpired,
+        Self::UpstreamTlsIssuer,
+        Self::UpstreamTlsFailed,
         Self::Internal,
     ];
 
@@ -233,8 +246,12 @@ impl Reason {
             Self::WebhookAllowanceExceeded => row(429, RATE, "rate_limited", "webhook_allowance_exceeded", Notice, false),
             Self::WebhookBudgetExceeded => row(429, "Webhook rate limit exceeded", "rate_limited", "webhook_budget_exceeded", Notice, false),
             Self::RateLimitExceeded => row(429, RATE, "rate_limited", "rate_limit_exceeded", Notice, false),
-            Self::UpstreamUnavailable => row(502, "Backend unreachable", "upstream_unavailable", "upstream_unavailable", Fault, false),
+            Self::UpstreamUnavailable => row(502, DOWN, "upstream_unavailable", "upstream_unavailable", Fault, false),
             Self::UpstreamTimeout => row(504, "Backend too slow", "upstream_timeout", "upstream_timeout", Fault, false),
+            Self::UpstreamTlsName => row(502, DOWN, "upstream_unavailable", "upstream_tls_wrong_name", Fault, false),
+            Self::UpstreamTlsExpired => row(502, DOWN, "upstream_unavailable", "upstream_tls_expired", Fault, false),
+            Self::UpstreamTlsIssuer => row(502, DOWN, "upstream_unavailable", "upstream_tls_unknown_issuer", Fault, false),
+            Self::UpstreamTlsFailed => row(502, DOWN, "upstream_unavailable", "upstream_tls_failed", Fault, false),
             Self::Internal => row(500, "Internal error", "internal", "internal", Fault, false),
         }
     }
@@ -260,6 +277,14 @@ impl Reason {
             Self::UpstreamUnavailable => {
                 Some("is the backend running, and does its socket admit this user?")
             }
+            Self::UpstreamTlsName => Some(
+                "set the upstream's `server_name` to a name its certificate is for; is it the right server?",
+            ),
+            Self::UpstreamTlsExpired => Some("renew the upstream's certificate, or mend a clock"),
+            Self::UpstreamTlsIssuer => {
+                Some("name the certificate that signed the upstream's as its `ca_file`")
+            }
+            Self::UpstreamTlsFailed => Some("does the upstream speak TLS 1.2 or 1.3 on this port?"),
             Self::ContentEncodingRefused => {
                 Some("switch compression off on the sender: the signature covers the plain bytes")
             }

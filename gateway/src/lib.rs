@@ -36,5 +36,6 @@ pub mod route;
 pub mod secret;
 pub mod server;
 pub mod state;
+pub mod tls;
 pub mod upstream;
 pub mod webhook;

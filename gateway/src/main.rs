@@ -14,7 +14,7 @@ use orket_gateway::{
     explain, log,
     policy::posture,
     reload::{Outcome, Source},
-    server,
+    server, tls,
 };
 
 #[global_allocator]
@@ -63,6 +63,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    tls::install_provider();
     match Cli::parse().command {
         Command::Serve { config } => serve(source(config)),
         Command::Check { file, format } => check(&file, format),

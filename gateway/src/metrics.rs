@@ -16,8 +16,8 @@ pub use self::{
     declare::{Bytes, Counter, Counters, Declared, Gauge, Gauges, LabelFacts, Labels, Seconds},
     gather::refresh,
     labels::{
-        BuildLabels, Cap, CapLabels, LimiterKind, LimiterLabels, RequestLabels, RouteLabel,
-        RouteLabels, ShadowLabels, Status, Verdict, VerdictLabels,
+        BuildLabels, Cap, CapLabels, HandshakeLabels, LimiterKind, LimiterLabels, RequestLabels,
+        RouteLabel, RouteLabels, ShadowLabels, Status, Verdict, VerdictLabels,
     },
 };
 use crate::edge::Edge;
@@ -36,6 +36,10 @@ declare::metrics! {
     connections_accepted: Counter = "connections_accepted";
     /// Connections closed at once because a cap was reached
     connections_refused: Counters<CapLabels> = "connections_refused";
+    /// TLS handshakes that failed
+    tls_handshake_failures: Counters<HandshakeLabels> = "tls_handshake_failures";
+    /// When the certificate of the https listener ends, in seconds since 1970; 0 where there is no such listener
+    tls_certificate_expiry: Gauge = "tls_certificate_expiry_timestamp_seconds";
     /// Done deliveries that are remembered
     replay_entries: Gauge = "replay_entries";
     /// Most done deliveries that are remembered; the oldest are forgotten first

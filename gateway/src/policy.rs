@@ -20,7 +20,14 @@ use self::{
     keys::KeyRing,
     posture::Environment,
 };
-use crate::{limit::Rate, route::RouteTable, secret::Secret, webhook::Provider};
+use crate::{
+    connection::Scheme,
+    limit::Rate,
+    route::RouteTable,
+    secret::Secret,
+    tls::{identity::Identity, trust::Trust},
+    webhook::Provider,
+};
 
 /// Everything an operator decided.
 #[derive(Debug)]
@@ -31,6 +38,8 @@ pub struct Policy {
     pub fingerprint: String,
     /// Addresses and worker threads; fixed while the program runs.
     pub listen: Listen,
+    /// What the `https` listener proves itself with; there whenever that listener is.
+    pub identity: Option<Identity>,
     /// Where state lies.
     pub state_dir: PathBuf,
     /// How strict the surroundings are.
@@ -74,14 +83,34 @@ impl std::fmt::Display for Origin {
 /// Addresses and workers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
-    /// Where clients connect.
-    pub http: SocketAddr,
+    /// Where clients connect. At least one of the two is there.
+    pub http: Option<SocketAddr>,
+    /// Where clients connect by TLS.
+    pub https: Option<SocketAddr>,
     /// Metrics and readiness; loopback only.
     pub admin: SocketAddr,
     /// The operator's socket.
     pub control: PathBuf,
     /// Worker threads, each with connections of its own.
     pub threads: usize,
+}
+
+impl Listen {
+    /// What a client speaks of whom nothing else is known: TLS where that is offered.
+    pub fn scheme(&self) -> Scheme {
+        match self.https {
+            Some(_) => Scheme::Https,
+            None => Scheme::Http,
+        }
+    }
+
+    /// Whether clients can only be processes of this machine.
+    pub fn is_loopback(&self) -> bool {
+        self.http
+            .iter()
+            .chain(&self.https)
+            .all(|a| a.ip().is_loopback())
+    }
 }
 
 /// The insecure bypass: routes of API keys are open when no key is configured.
@@ -123,6 +152,8 @@ pub struct Upstream {
     pub id: String,
     /// Its address.
     pub address: UpstreamAddress,
+    /// What it has to prove; `None` where it is spoken to in clear.
+    pub trust: Option<Trust>,
     /// Until a connection stands.
     pub connect_timeout: Duration,
     /// Between two reads of an answer.

@@ -31,6 +31,7 @@ use crate::{
     pipeline::{self, Body, Proven, Verdict},
     policy::{Upgrade, Upstream, UpstreamAddress, address::client_address},
     request_head::RequestHead,
+    tls::trust::{self, Trust},
     upstream,
 };
 
@@ -220,8 +221,14 @@ impl ProxyHttp for Gateway {
         let upstream = upstream_of(exchange, route.upstream)?;
         let mut peer = match &upstream.address {
             UpstreamAddress::Unix(path) => HttpPeer::new_uds(path, false, String::new())?,
-            UpstreamAddress::Tcp(address) => HttpPeer::new(address, false, String::new()),
+            UpstreamAddress::Tcp(address) => {
+                let name = upstream.trust.as_ref().map(Trust::name).unwrap_or_default();
+                HttpPeer::new(address, upstream.trust.is_some(), name)
+            }
         };
+        if let Some(trust) = &upstream.trust {
+            trust.demand_of(&mut peer);
+        }
         let options = &mut peer.options;
         options.connection_timeout = Some(upstream.connect_timeout);
         options.total_connection_timeout = Some(upstream.connect_timeout);
@@ -246,6 +253,7 @@ impl ProxyHttp for Gateway {
             return Err(no_permit());
         };
         let upstream = upstream_of(exchange, admitted.route().upstream)?;
+        let scheme = exchange.connection.as_ref().ok_or_else(no_permit)?.scheme;
         // Judged before, and a request's head does not change.
         let request = session.req_header();
         let target = std::str::from_utf8(request.raw_path()).map_err(|_| no_permit())?;
@@ -261,6 +269,7 @@ impl ProxyHttp for Gateway {
             request_id: &exchange.request_id,
             client,
             host,
+            scheme,
             path,
             query,
         };
@@ -367,7 +376,12 @@ impl ProxyHttp for Gateway {
             // What is broken may be mended in a moment; whether to repeat is the caller's to know.
             let wait = matches!(
                 reason,
-                Reason::UpstreamUnavailable | Reason::UpstreamTimeout
+                Reason::UpstreamUnavailable
+                    | Reason::UpstreamTimeout
+                    | Reason::UpstreamTlsName
+                    | Reason::UpstreamTlsExpired
+                    | Reason::UpstreamTlsIssuer
+                    | Reason::UpstreamTlsFailed
             );
             let denial = Denial {
                 retry_after: wait.then_some(UPSTREAM_RETRY),
@@ -408,6 +422,9 @@ fn reason_of(e: &Error, exchange: &Exchange) -> Reason {
     match (e.etype(), e.esource()) {
         (HTTPStatus(413), _) => Reason::BodyTooLarge,
         (HTTPStatus(502), _) => Reason::UpstreamUnavailable,
+        (ErrorType::TLSHandshakeFailure | ErrorType::InvalidCert, _) => {
+            trust::reason_of(&e.to_string())
+        }
         (
             ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout,
             ErrorSource::Upstream,

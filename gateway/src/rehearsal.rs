@@ -108,7 +108,7 @@ fn judge<W: Witness>(
     });
     let arrival = Arrival {
         client,
-        loopback: policy.listen.http.ip().is_loopback(),
+        loopback: policy.listen.is_loopback(),
         framing,
     };
     let head = RequestHead::judge(&header, arrival);

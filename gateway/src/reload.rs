@@ -109,6 +109,7 @@ impl Reloader {
 fn restart_needed(old: &Policy, new: &Policy) -> Vec<String> {
     [
         ("listen.http", old.listen.http != new.listen.http),
+        ("listen.https", old.listen.https != new.listen.https),
         ("listen.admin", old.listen.admin != new.listen.admin),
         ("listen.control", old.listen.control != new.listen.control),
         ("listen.threads", old.listen.threads != new.listen.threads),

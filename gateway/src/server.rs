@@ -7,6 +7,7 @@
 mod admin;
 mod caps;
 mod control;
+mod handshake;
 mod stop;
 
 use std::{
@@ -28,7 +29,7 @@ use tokio::{net::TcpStream, sync::mpsc, task::JoinSet};
 
 use self::caps::{Caps, Place, connections_possible};
 use crate::{
-    connection::{Connection, ConnectionLimits, Gate},
+    connection::{Connection, ConnectionLimits, Gate, Scheme, Slot, Socket},
     edge::Edge,
     metrics::CapLabels,
     policy::Listen,
@@ -60,7 +61,8 @@ pub enum StartError {
 /// Listeners that are bound: from here on, connecting works.
 #[derive(Debug)]
 pub struct Bound {
-    http: TcpListener,
+    http: Option<TcpListener>,
+    https: Option<TcpListener>,
     admin: TcpListener,
     control: Option<control::ControlSocket>,
 }
@@ -69,7 +71,9 @@ impl Bound {
     /// Binds the addresses of a policy. Without its control socket a gateway serves all the same, and says
     /// what it lacks.
     pub fn new(listen: &Listen) -> Result<Self, StartError> {
-        let (http, admin) = (bind(listen.http)?, bind(listen.admin)?);
+        let http = listen.http.map(bind).transpose()?;
+        let https = listen.https.map(bind).transpose()?;
+        let admin = bind(listen.admin)?;
         let control = match control::ControlSocket::bind(&listen.control) {
             Ok(socket) => Some(socket),
             Err(e) => {
@@ -84,6 +88,7 @@ impl Bound {
         };
         Ok(Self {
             http,
+            https,
             admin,
             control,
         })
@@ -91,10 +96,17 @@ impl Bound {
 
     /// The line that says where clients and the operator connect.
     fn announcement(&self) -> io::Result<String> {
+        let url = |scheme: Scheme, listener: &TcpListener| {
+            Ok(format!("{}://{}", scheme.as_str(), listener.local_addr()?))
+        };
+        let clients = [(Scheme::Http, &self.http), (Scheme::Https, &self.https)]
+            .into_iter()
+            .filter_map(|(scheme, listener)| Some(url(scheme, listener.as_ref()?)))
+            .collect::<io::Result<Vec<_>>>()?;
         Ok(format!(
-            "orket-gateway listening on http://{} admin http://{}",
-            self.http.local_addr()?,
-            self.admin.local_addr()?
+            "orket-gateway listening on {} admin {}",
+            clients.join(" "),
+            url(Scheme::Http, &self.admin)?
         ))
     }
 }
@@ -130,6 +142,8 @@ pub fn run(edge: &Arc<Edge>, source: Source, bound: Bound) {
         upstream_keepalive_pool_size: 256,
         grace_period_seconds: Some(0),
         graceful_shutdown_timeout_seconds: Some(1),
+        // pingora's own trust is empty: only what an upstream's `tls` names can vouch for it.
+        ca_file: Some("/dev/null".to_owned()),
         ..ServerConf::default()
     };
     let mut server = Server::new_with_opt_and_conf(None, conf);
@@ -155,18 +169,26 @@ pub fn run(edge: &Arc<Edge>, source: Source, bound: Bound) {
             app: Arc::new(Turnstile {
                 proxy: Arc::new(proxy),
             }),
+            edge: edge.clone(),
             incoming: Some(receiver),
             stopping: stopping.clone(),
         });
         workers.push(sender);
     }
-    server.add_service(Acceptor {
-        listener: Some(bound.http),
-        caps: Arc::new(Caps::of(possible)),
-        workers,
-        edge: edge.clone(),
-        stopping: stopping.clone(),
-    });
+    let caps = Arc::new(Caps::of(possible));
+    for (scheme, listener) in [(Scheme::Http, bound.http), (Scheme::Https, bound.https)] {
+        if listener.is_some() {
+            server.add_service(Acceptor {
+                listener,
+                scheme,
+                caps: caps.clone(),
+                workers: workers.clone(),
+                edge: edge.clone(),
+                stopping: stopping.clone(),
+            });
+        }
+    }
+    drop(workers);
     server.add_service(admin::Admin {
         listener: Some(bound.admin),
         edge: edge.clone(),
@@ -191,12 +213,14 @@ struct Arrival {
     socket: std::net::TcpStream,
     peer: SocketAddr,
     loopback: bool,
+    scheme: Scheme,
     limits: ConnectionLimits,
     place: Place,
 }
 
 struct Acceptor {
     listener: Option<TcpListener>,
+    scheme: Scheme,
     caps: Arc<Caps>,
     workers: Vec<mpsc::Sender<Arrival>>,
     edge: Arc<Edge>,
@@ -223,6 +247,7 @@ impl Acceptor {
             socket: socket.into_std()?,
             peer,
             loopback,
+            scheme: self.scheme,
             limits: ConnectionLimits::of(&policy.limits),
             place,
         };
@@ -268,7 +293,10 @@ impl Service for Acceptor {
     }
 
     fn name(&self) -> &'static str {
-        "acceptor"
+        match self.scheme {
+            Scheme::Http => "acceptor",
+            Scheme::Https => "tls-acceptor",
+        }
     }
 
     fn threads(&self) -> Option<usize> {
@@ -306,22 +334,43 @@ impl HttpServerApp for Turnstile {
 struct Worker {
     name: String,
     app: Arc<Turnstile>,
+    edge: Arc<Edge>,
     incoming: Option<mpsc::Receiver<Arrival>>,
     stopping: stop::Stopping,
 }
 
-async fn converse(app: Arc<Turnstile>, arrival: Arrival, stopping: ShutdownWatch) {
+async fn converse(
+    app: Arc<Turnstile>,
+    edge: Arc<Edge>,
+    arrival: Arrival,
+    mut stopping: ShutdownWatch,
+) {
     let Arrival {
         socket,
         peer,
         loopback,
+        scheme,
         limits,
         place,
     } = arrival;
     let Ok(socket) = TcpStream::from_std(socket) else {
         return;
     };
-    match Gate::new(socket, peer, loopback, limits, Box::new(place)) {
+    let (socket, slot): (_, Box<dyn Slot>) = match scheme {
+        Scheme::Http => (Socket::Plain(socket), Box::new(place)),
+        Scheme::Https => {
+            let greeting = handshake::accept(&edge, socket, peer, limits.head_timeout, place);
+            let greeted = tokio::select! {
+                () = stop::told(&mut stopping) => return,
+                greeted = greeting => greeted,
+            };
+            let Some((stream, slot)) = greeted else {
+                return;
+            };
+            (Socket::Tls(Box::new(stream)), slot)
+        }
+    };
+    match Gate::new(socket, peer, loopback, limits, slot) {
         Ok(gate) => {
             app.process_new(Box::new(gate), &stopping).await;
         }
@@ -347,7 +396,7 @@ impl Service for Worker {
                 biased;
                 arrival = incoming.recv() => match arrival {
                     Some(arrival) => {
-                        conversations.spawn(converse(self.app.clone(), arrival, self.stopping.watch()));
+                        conversations.spawn(converse(self.app.clone(), self.edge.clone(), arrival, self.stopping.watch()));
                     }
                     // The acceptor has stopped.
                     None => break,

@@ -9,6 +9,7 @@ use orket_shared::header as stamp;
 use pingora_http::RequestHeader;
 
 use crate::{
+    connection::Scheme,
     pipeline::{Admitted, Body, Delivery},
     policy::{PathPattern, Upstream},
     request_head::{API_KEY, TEST_TOKEN},
@@ -229,6 +230,8 @@ pub struct Facts<'a> {
     pub client: std::net::IpAddr,
     /// The `Host` asked for.
     pub host: &'a str,
+    /// What the client speaks to this gateway.
+    pub scheme: Scheme,
     /// The judged path.
     pub path: &'a str,
     /// The query, as it is.
@@ -269,7 +272,7 @@ pub fn prepare(
     }
     request.insert_header(stamp::REQUEST_ID, facts.request_id)?;
     request.insert_header(stamp::FORWARDED_FOR, facts.client.to_string())?;
-    request.insert_header(stamp::FORWARDED_PROTO, "http")?;
+    request.insert_header(stamp::FORWARDED_PROTO, facts.scheme.as_str())?;
     request.insert_header(stamp::FORWARDED_HOST, facts.host)?;
     request.insert_header(stamp::ACTOR, admitted.actor().to_string())?;
     if let Some(delivery) = admitted.delivery() {

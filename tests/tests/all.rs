@@ -21,6 +21,7 @@ mod gateway_policy;
 mod gateway_posture;
 mod gateway_refusals;
 mod gateway_spool;
+mod gateway_tls;
 mod guards;
 mod harness;
 mod ops_reference;

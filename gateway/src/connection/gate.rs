@@ -2,6 +2,8 @@
 
 mod io;
 
+pub(crate) use self::io::farewell;
+
 use std::{
     io::{Error as IoError, ErrorKind, Result as IoResult},
     net::SocketAddr,
@@ -16,12 +18,11 @@ use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_http::ResponseHeader;
 use tokio::{
     io::{AsyncReadExt, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::{Instant, Sleep},
 };
 
 use super::{
-    Connection, ConnectionLimits, Slot,
+    Connection, ConnectionLimits, Slot, Socket,
     chunked::{self, ChunkFollower},
     framing::{self, Framing, HeadScanner},
 };
@@ -64,7 +65,7 @@ enum Stage {
 
 /// See [`crate::connection`].
 pub struct Gate {
-    socket: Option<TcpStream>,
+    socket: Option<Socket>,
     connection: Arc<Connection>,
     digest: Arc<ProxyDigest>,
     limits: ConnectionLimits,
@@ -92,13 +93,13 @@ impl Gate {
     /// A gate before this socket. `Err` when pingora's digest cannot be made, which only a lack of memory
     /// could cause.
     pub fn new(
-        socket: TcpStream,
+        socket: Socket,
         peer: SocketAddr,
         loopback: bool,
         limits: ConnectionLimits,
         slot: Box<dyn Slot>,
     ) -> pingora_core::Result<Self> {
-        let connection = Arc::new(Connection::new(peer, loopback));
+        let connection = Arc::new(Connection::new(peer, loopback, socket.scheme()));
         // The digest is pingora's own way to carry facts of a connection to its requests.
         let none = Box::new(ResponseHeader::build(200, Some(0))?);
         let digest = Arc::new(ProxyDigest::new(none, Some(Box::new(connection.clone()))));
@@ -293,6 +294,23 @@ impl Gate {
             self.stall = None;
             return Poll::Ready(written);
         }
+        self.poll_stall(cx).map(Err)
+    }
+
+    /// Sends what the socket itself still holds: TLS keeps records it could not send.
+    fn poll_socket_flush(&mut self, cx: &mut Context<'_>) -> Poll<IoResult<()>> {
+        let Some(socket) = self.socket.as_mut() else {
+            return Poll::Ready(Ok(()));
+        };
+        if let Poll::Ready(flushed) = Pin::new(socket).poll_flush(cx) {
+            self.stall = None;
+            return Poll::Ready(flushed);
+        }
+        self.poll_stall(cx).map(Err)
+    }
+
+    /// Ready when the client has taken in nothing for too long.
+    fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<IoError> {
         if matches!(self.stage, Stage::Tunnel) {
             return Poll::Pending;
         }
@@ -300,7 +318,7 @@ impl Gate {
             .stall
             .get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_STALL)));
         ready!(stall.as_mut().poll(cx));
-        Poll::Ready(Err(ErrorKind::TimedOut.into()))
+        Poll::Ready(ErrorKind::TimedOut.into())
     }
 
     fn poll_outbound(&mut self, cx: &mut Context<'_>) -> Poll<IoResult<()>> {

@@ -27,6 +27,8 @@ pub fn refresh(edge: &Edge) {
     metrics
         .policy_in_force_is_on_disk
         .set(i64::from(edge.in_force_is_on_disk()));
+    let expiry = policy.identity.as_ref().map(|i| i.not_after().as_second());
+    metrics.tls_certificate_expiry.set(expiry.unwrap_or(0));
     metrics
         .policy_routes
         .set(number(policy.routes.iter().count()));

@@ -46,6 +46,11 @@ labels! {
         /// `all` for the cap on connections in all, `address` for the one of each address
         cap: Cap,
     }
+    /// Why a TLS handshake failed.
+    HandshakeLabels {
+        /// `timeout`, `gone`, `plain_http`, `no_common_protocol` (HTTP/2 only), `no_common_version`, `certificate_distrusted`, `malformed` or `no_certificate`
+        reason: &'static str,
+    }
     /// What came of a reload.
     VerdictLabels {
         /// `in_force` or `refused`

@@ -7,6 +7,7 @@ mod keys;
 mod limits;
 mod routes;
 mod secrets;
+mod tls;
 
 use std::{
     ops::Range,
@@ -96,6 +97,7 @@ impl Loader<'_> {
             .as_ref()
             .map_or_else(|| PathBuf::from(DEFAULT_STATE_DIR), |d| d.value.clone());
         let listen = self.listen(&written, &state_dir)?;
+        let identity = self.identity(&written);
         let limits = self.limits(&written);
         let secrets = self.secrets(&written);
         let keys = self.keys(&written, &secrets);
@@ -116,6 +118,7 @@ impl Loader<'_> {
             origin,
             fingerprint: self.problems.fingerprint(),
             listen,
+            identity,
             state_dir,
             environment: self.environment,
             bypass,
@@ -188,7 +191,7 @@ impl Loader<'_> {
         else {
             return Bypass::Off;
         };
-        if listen.http.ip().is_loopback() {
+        if listen.is_loopback() {
             self.weak(
                 Weakness::InsecureBypass,
                 &switch.span,
@@ -198,10 +201,7 @@ impl Loader<'_> {
         } else {
             self.error(
                 &switch.span,
-                format!(
-                    "the insecure bypass works on a loopback listener only, this one is `{}`",
-                    listen.http
-                ),
+                "the insecure bypass works where every listener is on loopback only",
                 "configure an API key, or listen on 127.0.0.1",
             );
         }

@@ -4,7 +4,7 @@
 //! test compares the two with what the program really does.
 
 use super::{Auth, Bypass, Policy, TestWebhookAuth};
-use crate::config::diagnostic::Diagnostics;
+use crate::{config::diagnostic::Diagnostics, tls::identity::Identity};
 
 /// Where the gateway runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +51,8 @@ pub enum Weakness {
     WeakSecret,
     /// Plain HTTP is offered beyond loopback.
     PlainHttp,
+    /// Other users can read or change the file of the listener's private key.
+    ExposedKey,
     /// A route asks for no proof.
     OpenRoute,
     /// A webhook route forwards repetitions as new.
@@ -84,8 +86,8 @@ impl Weakness {
             (Self::PlaceholderSecret, Ci | Production) => Refused,
             (Self::WeakSecret, Local | Ci) => Warned,
             (Self::WeakSecret, Production) => Refused,
-            (Self::PlainHttp, Local | Ci) => Warned,
-            (Self::PlainHttp, Production) => Refused,
+            (Self::PlainHttp | Self::ExposedKey, Local | Ci) => Warned,
+            (Self::PlainHttp | Self::ExposedKey, Production) => Refused,
             (Self::ShadowMode, Local | Ci | Production) => Warned,
             (Self::OpenRoute | Self::NoReplay, Local) => Allowed,
             (Self::OpenRoute | Self::NoReplay, Ci | Production) => Warned,
@@ -147,6 +149,12 @@ pub fn announce(policy: &Policy, warnings: &Diagnostics) {
         test_webhook,
         routes = policy.routes.iter().count(),
         failure_limit = policy.limits.failures_per_address.is_some(),
+        https = policy.identity.is_some(),
+        certificate = policy.identity.as_ref().map(Identity::names),
+        certificate_expires = policy
+            .identity
+            .as_ref()
+            .map(|i| tracing::field::display(i.not_after())),
         "security posture"
     );
 }

@@ -8,6 +8,7 @@ use pingora_http::RequestHeader;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    connection::Scheme,
     pipeline::{Admitted, Body},
     policy::{Policy, Upstream},
     request_head::RequestHead,
@@ -59,7 +60,7 @@ impl Forwarding {
             delivery: admitted
                 .delivery()
                 .map(|d| (d.event.clone(), d.key.clone())),
-            sent: sent(admitted, upstream, came, head)?,
+            sent: sent(admitted, upstream, policy.listen.scheme(), came, head)?,
         })
     }
 }
@@ -67,6 +68,7 @@ impl Forwarding {
 fn sent(
     admitted: &Admitted,
     upstream: &Upstream,
+    scheme: Scheme,
     came: &RequestHeader,
     head: &RequestHead<'_>,
 ) -> Option<Sent> {
@@ -76,6 +78,7 @@ fn sent(
         request_id: super::REQUEST_ID,
         client: head.client,
         host: head.host,
+        scheme,
         path: head.path,
         query: head.query,
     };

@@ -4,9 +4,13 @@
 //! [`SETTINGS`] (named in the first cell, in backticks or not), the cells `allowed`, `warned` or
 //! `refused`.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
 use orket_tests::gateway::{self, API_KEY, TEST_TOKEN, WEBHOOK_SECRET};
 use orket_tests::policy::SECRET_FILE;
 use orket_tests::repository::{read, root};
+use orket_tests::tls::Authority;
 use orket_tests::{Gateway, Policy, Upstream};
 use tempfile::TempDir;
 
@@ -54,6 +58,7 @@ const SETTINGS: &[(&str, Setting)] = &[
         "plain HTTP beyond the loopback",
         Setting::Listen("0.0.0.0:8080"),
     ),
+    ("TLS key that other users can read", Setting::KeyMode(0o644)),
 ];
 
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +69,8 @@ enum Setting {
     Remove(&'static str),
     /// A listener; judged by `check`, so that nothing listens there.
     Listen(&'static str),
+    /// The mode of the TLS key's file; judged by `check`.
+    KeyMode(u32),
 }
 
 fn warnings(output: &str) -> usize {
@@ -81,8 +88,12 @@ async fn verdict(setting: Setting, environment: &str) -> &'static str {
             started(environment, Some(setting)).await,
         ),
         Setting::Listen(address) => (
-            checked(environment, "127.0.0.1:0").await,
-            checked(environment, address).await,
+            checked(environment, "127.0.0.1:0", 0o600).await,
+            checked(environment, address, 0o600).await,
+        ),
+        Setting::KeyMode(mode) => (
+            checked(environment, "127.0.0.1:0", 0o600).await,
+            checked(environment, "127.0.0.1:0", mode).await,
         ),
     };
     let plain = plain.expect("without the setting it is taken");
@@ -107,7 +118,7 @@ async fn started(environment: &str, setting: Option<Setting>) -> Option<usize> {
             env.push((name, value));
         }
         Some(Setting::Remove(name)) => env.retain(|(n, _)| *n != name),
-        Some(Setting::Listen(_)) | None => {}
+        Some(Setting::Listen(_) | Setting::KeyMode(_)) | None => {}
     }
     let upstream = Upstream::tcp().await;
     let dir = TempDir::new().unwrap();
@@ -133,11 +144,16 @@ async fn started(environment: &str, setting: Option<Setting>) -> Option<usize> {
     Some(warnings(&program.stderr()) + warnings(&program.stdout()))
 }
 
-/// Asks `check` about a listener: how many warnings it gave, or nothing if it refused.
-async fn checked(environment: &str, address: &str) -> Option<usize> {
+/// Asks `check` about a plain listener beside one for TLS: how many warnings it gave, or nothing if it refused.
+async fn checked(environment: &str, address: &str, key_mode: u32) -> Option<usize> {
     let dir = TempDir::new().unwrap();
+    let authority = Authority::new("the test's");
+    authority.certificate(&["localhost"]).write(dir.path());
+    let mode = Permissions::from_mode(key_mode);
+    std::fs::set_permissions(dir.path().join("key.pem"), mode).unwrap();
     std::fs::write(dir.path().join(SECRET_FILE.0), SECRET_FILE.1).unwrap();
     let policy = Policy::new()
+        .https()
         .to_string()
         .replace("http = \"127.0.0.1:0\"", &format!("http = \"{address}\""))
         .replace(

@@ -9,6 +9,7 @@ use std::path::Path;
 use orket_tests::gitea::sha256;
 use orket_tests::program::Ended;
 use orket_tests::repository::{files_of, name, read};
+use orket_tests::tls::Authority;
 use orket_tests::{backend, gateway};
 use regex::{Captures, Regex};
 use tempfile::TempDir;
@@ -62,6 +63,14 @@ fn provided(text: &str, dir: &Path) -> (String, Vec<(String, String)>) {
         let path = dir.join(format!("secret-{made}"));
         std::fs::write(&path, strong(made)).unwrap();
         format!("file = {:?}", path.to_string_lossy())
+    });
+    let certificate = Authority::new("the example's").certificate(&["localhost"]);
+    certificate.write(dir);
+    std::fs::write(dir.join("ca.pem"), certificate.pem()).unwrap();
+    let pem = Regex::new(r#"\b(cert|key|ca)_file\s*=\s*"[^"]*""#).unwrap();
+    let text = pem.replace_all(&text, |found: &Captures<'_>| {
+        let path = dir.join(format!("{}.pem", &found[1]));
+        format!("{}_file = {:?}", &found[1], path.to_string_lossy())
     });
     let digests = Regex::new(r#""sha256:[^"]*""#).unwrap();
     let text = digests.replace_all(&text, |_: &Captures<'_>| {

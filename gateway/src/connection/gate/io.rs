@@ -14,14 +14,11 @@ use pingora_core::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
     TimingDigest, UniqueID, raw_connect::ProxyDigest,
 };
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::{Gate, HEAD_READ_BYTES, Outgoing, READ_BYTES, Stage, WRITE_BYTES, Waited};
 use crate::{
-    connection::{Slot, framing::HeadScanner},
+    connection::{Slot, Socket, framing::HeadScanner},
     denial::Reason,
 };
 
@@ -32,8 +29,8 @@ const LINGER_BYTES: usize = 256 * 1024;
 
 /// Sends what is left, ends the sending side and, where the request was not read whole, reads on for a
 /// little so that the answer arrives.
-async fn close(
-    mut socket: TcpStream,
+pub(crate) async fn farewell(
+    mut socket: Socket,
     outbound: BytesMut,
     linger: bool,
     _slot: Option<Box<dyn Slot>>,
@@ -158,10 +155,7 @@ impl AsyncWrite for Gate {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_outbound(cx))?;
-        match this.socket.as_mut() {
-            Some(socket) => Pin::new(socket).poll_flush(cx),
-            None => Poll::Ready(Ok(())),
-        }
+        this.poll_socket_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -180,7 +174,7 @@ impl Shutdown for Gate {
         self.closed = true;
         let linger = self.is_unread();
         if let Some(socket) = self.socket.take() {
-            close(socket, self.outbound.split(), linger, self.slot.take()).await;
+            farewell(socket, self.outbound.split(), linger, self.slot.take()).await;
         }
     }
 }
@@ -189,13 +183,15 @@ impl Drop for Gate {
     /// pingora drops a connection it gives up on; its answer still has to arrive.
     fn drop(&mut self) {
         let linger = self.is_unread();
-        if self.closed || (self.outbound.is_empty() && !linger) {
+        // TLS says that it ends: without that, an answer that is closed off could be one that was cut off.
+        let silent = matches!(self.socket, Some(Socket::Plain(_)));
+        if self.closed || (silent && self.outbound.is_empty() && !linger) {
             return;
         }
         if let (Some(socket), Ok(runtime)) =
             (self.socket.take(), tokio::runtime::Handle::try_current())
         {
-            runtime.spawn(close(
+            runtime.spawn(farewell(
                 socket,
                 self.outbound.split(),
                 linger,

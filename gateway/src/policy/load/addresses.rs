@@ -16,16 +16,24 @@ use crate::{
 
 impl Loader<'_> {
     pub(super) fn listen(&mut self, written: &Written, state_dir: &Path) -> Option<Listen> {
-        let http = address_or(written.listen.http.as_ref(), DEFAULT_HTTP)?;
+        let https = self.https(written);
+        let http = match (&written.listen.http, &written.listen.https) {
+            (None, Some(_)) => None,
+            (at, _) => Some(address_or(at.as_ref(), DEFAULT_HTTP)?),
+        };
         let admin = address_or(written.listen.admin.as_ref(), DEFAULT_ADMIN)?;
-        if let Some(at) = &written.listen.http
-            && !http.ip().is_loopback()
+        if let Some(at) = written
+            .listen
+            .http
+            .as_ref()
+            .filter(|at| !at.value.ip().is_loopback())
         {
+            let http = at.value;
             self.weak(
                 Weakness::PlainHttp,
                 &at.span,
                 format!("`{http}` offers plain HTTP beyond loopback: keys and bodies can be read on the way"),
-                "listen on loopback behind something that ends TLS",
+                "listen on loopback behind something that ends TLS, or use [listen] https",
             );
         }
         if let Some(at) = &written.listen.admin
@@ -37,16 +45,20 @@ impl Loader<'_> {
                 "it shows metrics to whoever connects: use 127.0.0.1",
             );
         }
-        if http == admin && http.port() != 0 {
-            let span = written
+        let listeners = [http, https, Some(admin)];
+        let shared = listeners.iter().enumerate().any(|(n, a)| {
+            a.is_some_and(|a| a.port() != 0) && listeners.iter().skip(n + 1).any(|b| a == b)
+        });
+        if shared {
+            let at = written
                 .listen
-                .http
+                .admin
                 .as_ref()
-                .map_or(0..0, |a| a.span.clone());
+                .or(written.listen.http.as_ref());
             self.error(
-                &span,
-                "clients and the admin listener share one address",
-                "give the admin listener another port",
+                &at.map_or(0..0, |a| a.span.clone()),
+                "two listeners share one address",
+                "give each of `http`, `https` and `admin` a port of its own",
             );
         }
         let threads = match &written.listen.threads {
@@ -64,6 +76,7 @@ impl Loader<'_> {
         let control = self.control(written.listen.control.as_ref(), state_dir);
         Some(Listen {
             http,
+            https,
             admin,
             control,
             threads,
@@ -100,6 +113,17 @@ impl Loader<'_> {
             };
             let Some(parsed) = self.upstream_address(address) else {
                 continue;
+            };
+            if upstream.tls.is_none() {
+                self.warn_of_clear_text(address, &parsed);
+            }
+            let trust = match &upstream.tls {
+                None => None,
+                // What was to be verified is never sent to unverified.
+                Some(tls) => match self.trust(tls, address, &parsed) {
+                    Some(trust) => Some(trust),
+                    None => continue,
+                },
             };
             let mut set_headers = Vec::new();
             for (name, secret) in &upstream.set_headers {
@@ -146,6 +170,7 @@ impl Loader<'_> {
             out.push(Upstream {
                 id: upstream.id.value.clone(),
                 address: parsed,
+                trust,
                 connect_timeout: upstream
                     .connect_timeout
                     .as_ref()
@@ -195,14 +220,20 @@ impl Loader<'_> {
                 "e.g. \"127.0.0.1:8082\" or \"unix:/run/orket/backend.sock\"",
             );
         }
-        if let Some(beyond) = found.filter(|a| !a.ip().is_loopback()) {
-            self.problems.warning(
-                &address.span,
-                format!("requests to `{beyond}` leave this machine as plain HTTP"),
-                Some("let the upstream listen on loopback or a unix socket, or be sure of the network between".into()),
-            );
-        }
         found.map(UpstreamAddress::Tcp)
+    }
+
+    fn warn_of_clear_text(&mut self, at: &At<String>, address: &UpstreamAddress) {
+        match address {
+            UpstreamAddress::Tcp(beyond) if !beyond.ip().is_loopback() => self.problems.warning(
+                &at.span,
+                format!("requests to `{beyond}` leave this machine as plain HTTP"),
+                Some(
+                    "give the upstream `tls`, or let it listen on loopback or a unix socket".into(),
+                ),
+            ),
+            UpstreamAddress::Tcp(_) | UpstreamAddress::Unix(_) => {}
+        }
     }
 }
 
