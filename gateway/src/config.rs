@@ -265,6 +265,8 @@ pub struct Test {
     pub body: Option<At<String>>,
     /// `request.address`: the client's.
     pub address: Option<At<IpAddr>>,
+    /// `request.at`: the moment it is judged at.
+    pub moment: Option<At<Timestamp>>,
     /// `expect.status`
     pub status: Option<At<u64>>,
     /// `expect.reason`: the true reason of a refusal.
@@ -284,10 +286,37 @@ pub struct Auth {
     pub provider: Option<At<String>>,
     /// The sender's secret, for `webhook`.
     pub secret: Option<At<String>>,
+    /// What the sender `generic` signs, and how.
+    pub hmac: Option<Hmac>,
     /// The switch of `test_webhook`.
     pub enabled: Option<At<bool>>,
     /// The token of `test_webhook`.
     pub token: Option<At<String>>,
+    /// Where the table stands.
+    pub at: At<()>,
+}
+
+/// `[routes.auth.hmac]`: the sender `generic`.
+#[derive(Debug)]
+pub struct Hmac {
+    /// The header of the signature.
+    pub header: Option<At<String>>,
+    /// `sha256` or `sha512`.
+    pub algorithm: Option<At<String>>,
+    /// `hex` or `base64`.
+    pub encoding: Option<At<String>>,
+    /// What stands before the signature in its header.
+    pub prefix: Option<At<String>>,
+    /// What is signed: `{body}`, and `{timestamp}`, `{id}` and text around it.
+    pub signed: Option<At<String>>,
+    /// The header of the time.
+    pub timestamp_header: Option<At<String>>,
+    /// How far the time may be off.
+    pub tolerance: Option<At<Duration>>,
+    /// The header of the message's id.
+    pub id_header: Option<At<String>>,
+    /// The header of the event.
+    pub event_header: Option<At<String>>,
     /// Where the table stands.
     pub at: At<()>,
 }
@@ -438,6 +467,7 @@ fn read_route(t: &Table<'_>) -> Route {
             kind: a.string("kind"),
             provider: a.string("provider"),
             secret: a.string("secret"),
+            hmac: a.table("hmac", read_hmac),
             enabled: a.boolean("enabled"),
             token: a.string("token"),
             at: a.at(),
@@ -464,6 +494,21 @@ fn read_route(t: &Table<'_>) -> Route {
     }
 }
 
+fn read_hmac(t: &Table<'_>) -> Hmac {
+    Hmac {
+        header: t.string("header"),
+        algorithm: t.string("algorithm"),
+        encoding: t.string("encoding"),
+        prefix: t.string("prefix"),
+        signed: t.string("signed"),
+        timestamp_header: t.string("timestamp_header"),
+        tolerance: t.parsed("tolerance", value::duration),
+        id_header: t.string("id_header"),
+        event_header: t.string("event_header"),
+        at: t.at(),
+    }
+}
+
 fn read_test(t: &Table<'_>) -> Test {
     let mut test = Test {
         name: t.string("name"),
@@ -472,6 +517,7 @@ fn read_test(t: &Table<'_>) -> Test {
         headers: Vec::new(),
         body: None,
         address: None,
+        moment: None,
         status: None,
         reason: None,
         forward: None,
@@ -483,6 +529,7 @@ fn read_test(t: &Table<'_>) -> Test {
         test.headers = r.string_map("headers");
         test.body = r.string("body");
         test.address = r.parsed("address", value::address);
+        test.moment = r.timestamp("at");
     });
     t.table("expect", |e| {
         test.status = e.integer("status");

@@ -31,6 +31,18 @@ pub enum Reason {
     SignatureMalformed,
     /// A well-formed signature that fits no live secret and this body.
     SignatureWrong,
+    /// The scheme signs a time, and none is there.
+    TimestampMissing,
+    /// A signed time that is no canonical decimal number, or no time at all.
+    TimestampMalformed,
+    /// A signed time longer ago than the sender's tolerance.
+    TimestampTooOld,
+    /// A signed time further ahead than the sender's tolerance.
+    TimestampTooNew,
+    /// The scheme signs a message id, and none is there.
+    MessageIdMissing,
+    /// A signed message id that is too long, or has a character in it that would leave its end in doubt.
+    MessageIdMalformed,
     /// The built-in webhook route without a secret.
     WebhookSecretNotConfigured,
     /// `/webhook/test` is switched off.
@@ -159,7 +171,7 @@ const RATE: &str = "Rate limit exceeded";
 
 impl Reason {
     /// Every reason, in the order of the table. For the reference page, metrics and tests.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 49] = [
         Self::ApiKeyNotConfigured,
         Self::ApiKeyMissing,
         Self::ApiKeyUnknown,
@@ -168,6 +180,12 @@ impl Reason {
         Self::SignatureMissing,
         Self::SignatureMalformed,
         Self::SignatureWrong,
+        Self::TimestampMissing,
+        Self::TimestampMalformed,
+        Self::TimestampTooOld,
+        Self::TimestampTooNew,
+        Self::MessageIdMissing,
+        Self::MessageIdMalformed,
         Self::WebhookSecretNotConfigured,
         Self::TestWebhookDisabled,
         Self::TestWebhookNotConfigured,
@@ -218,6 +236,12 @@ impl Reason {
             Self::SignatureMissing => row(401, "Missing signature", SIGNATURE_REFUSED, "signature_missing", Notice, true),
             Self::SignatureMalformed => row(401, "Invalid signature", SIGNATURE_REFUSED, "signature_malformed", Notice, true),
             Self::SignatureWrong => row(401, "Invalid signature", SIGNATURE_REFUSED, "signature_wrong", Notice, true),
+            Self::TimestampMissing => row(401, "Missing signature", SIGNATURE_REFUSED, "timestamp_missing", Notice, true),
+            Self::TimestampMalformed => row(401, "Invalid signature", SIGNATURE_REFUSED, "timestamp_malformed", Notice, true),
+            Self::TimestampTooOld => row(401, "Invalid signature", SIGNATURE_REFUSED, "timestamp_too_old", Notice, true),
+            Self::TimestampTooNew => row(401, "Invalid signature", SIGNATURE_REFUSED, "timestamp_too_new", Notice, true),
+            Self::MessageIdMissing => row(401, "Missing signature", SIGNATURE_REFUSED, "message_id_missing", Notice, true),
+            Self::MessageIdMalformed => row(401, "Invalid signature", SIGNATURE_REFUSED, "message_id_malformed", Notice, true),
             Self::WebhookSecretNotConfigured => row(403, "Webhook secret not configured", "not_configured", "webhook_secret_not_configured", Notice, false),
             Self::TestWebhookDisabled => row(403, "Test webhook endpoint disabled", "disabled", "test_webhook_disabled", Quiet, false),
             Self::TestWebhookNotConfigured => row(403, "Test webhook auth not configured", "not_configured", "test_webhook_not_configured", Notice, false),
@@ -268,6 +292,16 @@ impl Reason {
             Self::SignatureWrong => Some(
                 "the sender's secret differs from the policy's, or something between changed the body",
             ),
+            Self::SignatureMalformed => Some(
+                "the signature is not of the form this sender writes: does the route name the right `provider`?",
+            ),
+            Self::TimestampMissing | Self::MessageIdMissing => Some(
+                "this sender signs a time (and some an id) beside the body: does the route name the right `provider`?",
+            ),
+            Self::TimestampTooOld => Some(
+                "is this machine's clock right? Otherwise the delivery waited, or was sent again as it was: let the sender send it anew",
+            ),
+            Self::TimestampTooNew => Some("is this machine's clock right, and the sender's?"),
             Self::WebhookSecretNotConfigured => {
                 Some("set GITEA_WEBHOOK_SECRET, and the same secret on the forge's hook")
             }
@@ -292,7 +326,8 @@ impl Reason {
             | Self::ApiKeyUnknown
             | Self::ApiKeyExpired
             | Self::ScopeMissing
-            | Self::SignatureMalformed
+            | Self::TimestampMalformed
+            | Self::MessageIdMalformed
             | Self::TestWebhookDisabled
             | Self::TestTokenRefused
             | Self::TestKeyRefused

@@ -15,6 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use clap::Args;
+use jiff::Timestamp;
 
 use self::account::{Explanation, JudgedBy};
 use crate::{canary::Format, control, rehearsal::Request, reload::Source, replay::ReplayMemory};
@@ -52,6 +53,9 @@ pub struct Options {
     /// The running gateway's control socket, where `--config` does not tell it.
     #[arg(long, value_name = "SOCKET", requires = "live")]
     pub control: Option<PathBuf>,
+    /// The moment it is judged at, such as 2026-11-22T10:00:00Z: for what a sender signed a time into. Now, unless said.
+    #[arg(long, value_name = "TIME")]
+    pub at: Option<Timestamp>,
     /// How the explanation is printed.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
@@ -146,6 +150,7 @@ fn request(options: Options) -> Result<Request, String> {
         path: options.path,
         body,
         peer: options.address,
+        now: options.at.unwrap_or_else(Timestamp::now),
     })
 }
 

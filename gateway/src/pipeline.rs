@@ -19,14 +19,14 @@ use crate::{
     budget::{Budgets, Owner},
     connection::framing::Framing,
     denial::{Denial, Reason, SIGNATURE_REFUSED},
-    guard::{self, Actor},
+    guard::{self, Actor, webhook::Verified},
     hearing::{Hearing, Witness},
     limit::{Exceeded, Standing},
     policy::{Auth, BudgetOf, Policy, Route, Upgrade, WebhookAuth, address::budget_address},
     replay::ReplayMemory,
     request_head::RequestHead,
     route::Match,
-    webhook::{Payload, Signature},
+    webhook::{Payload, claim::Claim},
 };
 
 /// What a request is judged by: one immutable policy with its budgets.
@@ -67,7 +67,7 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct Unproven {
     route: Arc<Route>,
-    signature: Signature,
+    claim: Claim,
     pass: BodyPass,
 }
 
@@ -98,8 +98,8 @@ impl Unproven {
 pub enum Proven {
     /// It is forwarded.
     Admitted(Box<Admitted>),
-    /// It was done before: answered without asking the backend.
-    Duplicate,
+    /// It was done before: answered without asking the backend. Proven by this secret.
+    Duplicate(Option<Arc<str>>),
 }
 
 /// The permit to forward one request. Only this module makes one.
@@ -107,7 +107,7 @@ pub enum Proven {
 pub struct Admitted {
     route: Arc<Route>,
     actor: Actor,
-    delivery: Option<Delivery>,
+    delivery: Option<Box<Delivery>>,
     body: Body,
     standings: Vec<Standing>,
 }
@@ -127,6 +127,8 @@ pub struct Delivery {
     pub key: String,
     /// Whether it is remembered once it is done.
     pub remember: bool,
+    /// Which secret proved it; none for the test webhook.
+    pub secret: Option<Arc<str>>,
 }
 
 /// What body is sent upstream.
@@ -152,7 +154,7 @@ impl Admitted {
     }
     /// What is stamped on it, for a delivery.
     pub fn delivery(&self) -> Option<&Delivery> {
-        self.delivery.as_ref()
+        self.delivery.as_deref()
     }
     /// What body is sent.
     pub fn body(&self) -> &Body {
@@ -234,12 +236,13 @@ fn judge_route<W: Witness>(
                 id: None,
                 key: unique_key(hearing.request_id),
                 remember: false,
+                secret: None,
             };
             admit(hearing, route, head, actor, Some(delivery), stream(route)).map(Verdict::Admitted)
         }
         Auth::Webhook(auth) => {
-            let form = guard::webhook::check_head(auth, head, route.body_limit);
-            let signature = hearing
+            let form = guard::webhook::check_head(auth, head, route.body_limit, hearing.now);
+            let claim = hearing
                 .check("signature form", form, |_| {
                     format!(
                         "as {} writes it; it proves nothing yet",
@@ -256,7 +259,7 @@ fn judge_route<W: Witness>(
             };
             Ok(Verdict::Unproven(Box::new(Unproven {
                 route: route.clone(),
-                signature,
+                claim,
                 pass,
             })))
         }
@@ -306,11 +309,7 @@ fn prove_body<W: Witness>(
     unproven: Unproven,
     body: Bytes,
 ) -> Result<Proven, Denial> {
-    let Unproven {
-        route,
-        signature,
-        pass,
-    } = unproven;
+    let Unproven { route, claim, pass } = unproven;
     let Auth::Webhook(auth) = &route.auth else {
         return Err(Reason::Internal.into());
     };
@@ -319,23 +318,22 @@ fn prove_body<W: Witness>(
     hearing.passed("body", || {
         format!("{length} bytes, at most {} are taken", route.body_limit)
     });
-    let proven = guard::webhook::verify(auth, head, signature, body, hearing.now);
+    let proven = guard::webhook::verify(auth, head, claim, body, hearing.now);
     let verified = hearing
-        .check("signature", proven, |_| {
-            "it fits the body and a live secret".to_owned()
+        .check("signature", proven, |verified| {
+            format!("it fits the body and the secret {}", verified.secret())
         })
         .map_err(|reason| {
             hearing.snapshot.budgets.charge(&pass);
             refuse(hearing, head, exempt, reason)
         })?;
     drop(pass);
-    let payload = verified.into_payload();
-    let delivery = delivery(auth, head, &payload, hearing.request_id);
+    let delivery = delivery(auth, head, &verified, hearing.request_id);
     if auth.replay && replay.is_done(&delivery.source, &delivery.key) {
         hearing.passed("repetition", || {
             format!("`{}` had it before: answered as known", delivery.source)
         });
-        return Ok(Proven::Duplicate);
+        return Ok(Proven::Duplicate(delivery.secret));
     }
     hearing.passed("repetition", || {
         if auth.replay {
@@ -344,6 +342,7 @@ fn prove_body<W: Witness>(
             "not asked: the route forwards each as new".to_owned()
         }
     });
+    let payload = verified.into_payload();
     let actor = Actor::Webhook(auth.source.clone());
     admit(
         hearing,
@@ -402,7 +401,7 @@ fn admit<W: Witness>(
     Ok(Admitted {
         route: route.clone(),
         actor,
-        delivery,
+        delivery: delivery.map(Box::new),
         body,
         standings,
     })
@@ -454,26 +453,30 @@ fn stream(route: &Route) -> Body {
     }
 }
 
-/// What is stamped on a proven delivery. No scheme of the Gitea family signs a message id, so the
-/// idempotency key is the SHA-256 of the payload as forwarded.
+/// What is stamped on a proven delivery. Its idempotency key is the message id where the scheme signs one, else
+/// the SHA-256 of the payload as forwarded.
 fn delivery(
     auth: &WebhookAuth,
     head: &RequestHead<'_>,
-    payload: &Payload,
+    verified: &Verified,
     request_id: &str,
 ) -> Delivery {
-    let key = if auth.replay {
-        hex::encode(Sha256::digest(payload.bytes()))
-    } else {
-        unique_key(request_id)
+    let signed_id = verified.signed_id();
+    let key = match signed_id {
+        Some(_) | None if !auth.replay => unique_key(request_id),
+        Some(id) => id.to_owned(),
+        None => hex::encode(Sha256::digest(verified.payload().bytes())),
     };
     Delivery {
         source: auth.source.clone(),
         provider: auth.provider.name(),
         event: auth.provider.event(head).map(str::to_owned),
-        id: auth.provider.delivery(head).map(str::to_owned),
+        id: signed_id
+            .or_else(|| auth.provider.delivery(head))
+            .map(str::to_owned),
         key,
         remember: auth.replay,
+        secret: Some(verified.secret().clone()),
     }
 }
 

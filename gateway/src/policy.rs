@@ -26,7 +26,7 @@ use crate::{
     route::RouteTable,
     secret::Secret,
     tls::{identity::Identity, trust::Trust},
-    webhook::Provider,
+    webhook::{Sender, key::Key},
 };
 
 /// Everything an operator decided.
@@ -301,20 +301,24 @@ pub enum Auth {
 #[derive(Debug)]
 pub struct WebhookAuth {
     /// The kind of sender.
-    pub provider: &'static dyn Provider,
+    pub provider: Sender,
     /// Its secrets; none only in the built-in policy, where it means that all is refused.
-    pub secrets: Vec<LiveSecret>,
+    pub secrets: Vec<WebhookSecret>,
     /// The name its deliveries belong to.
     pub source: Arc<str>,
     /// Whether repetitions of a done delivery are answered without asking.
     pub replay: bool,
 }
 
-/// A secret and until when it counts.
+/// A secret of a sender, ready to prove deliveries.
 #[derive(Debug, Clone)]
-pub struct LiveSecret {
-    /// The secret.
-    pub secret: Secret,
+pub struct WebhookSecret {
+    /// What it is called in metrics: its list, and its place in it from 1.
+    pub label: Arc<str>,
+    /// The secret as configured.
+    pub text: Secret,
+    /// What it means to the sender.
+    pub key: Key,
     /// After this moment it proves nothing.
     pub expires: Option<Timestamp>,
 }

@@ -120,7 +120,7 @@ impl Gateway {
                 let proven =
                     pipeline::judge_body(&mut hearing, &self.edge.replay, &head, *unproven, body)?;
                 Ok(match proven {
-                    Proven::Duplicate => Decision::Duplicate,
+                    Proven::Duplicate(_) => Decision::Duplicate,
                     Proven::Admitted(admitted) => Decision::Forward {
                         admitted,
                         websocket: false,

@@ -48,6 +48,8 @@ pub struct Request {
     pub body: Bytes,
     /// The peer's address.
     pub peer: IpAddr,
+    /// The moment it is judged at: signed times and expiries count from it.
+    pub now: Timestamp,
 }
 
 /// What would become of it.
@@ -77,7 +79,7 @@ pub fn rehearse_before<W: Witness>(
     let mut hearing = Hearing {
         snapshot,
         request_id: REQUEST_ID,
-        now: Timestamp::now(),
+        now: request.now,
         witness,
     };
     judge(&mut hearing, replay, request).unwrap_or_else(Outcome::Refused)
@@ -126,7 +128,7 @@ fn judge<W: Witness>(
         Verdict::Unproven(unproven) => {
             let body = request.body.clone();
             match pipeline::judge_body(hearing, replay, &head, *unproven, body)? {
-                Proven::Duplicate => Ok(Outcome::Answered),
+                Proven::Duplicate(_) => Ok(Outcome::Answered),
                 Proven::Admitted(admitted) => forwarded(&admitted),
             }
         }
@@ -179,7 +181,7 @@ fn raw_head(request: &Request) -> Vec<u8> {
     .into_bytes()
 }
 
-fn parse(request: &Request) -> Option<RequestHeader> {
+pub(crate) fn parse(request: &Request) -> Option<RequestHeader> {
     let mut header =
         RequestHeader::build(request.method.as_str(), request.path.as_bytes(), None).ok()?;
     for (name, value) in fields(request) {
@@ -279,6 +281,10 @@ fn run_tests(snapshot: &Snapshot, tests: &[Test], problems: &mut Diagnostics) {
                 .address
                 .as_ref()
                 .map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |a| a.value),
+            now: test
+                .moment
+                .as_ref()
+                .map_or_else(Timestamp::now, |m| m.value),
         };
         let seen = Seen::of(&rehearse(snapshot, &request));
         if !seen.fits(test) {

@@ -105,6 +105,21 @@ impl<'a> RequestHead<'a> {
         (!text.is_empty() && text.len() <= 200).then_some(text)
     }
 
+    /// Refuses a header that `Connection` nominates, so that it would be lost on the way.
+    pub fn not_nominated(&self, name: &str) -> Result<(), Reason> {
+        let nominated = self
+            .headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|b| *b == b','))
+            .any(|token| token.trim_ascii().eq_ignore_ascii_case(name.as_bytes()));
+        if nominated {
+            Err(Reason::HopByHopProtected)
+        } else {
+            Ok(())
+        }
+    }
+
     /// Refuses a header that stands there more than once.
     pub fn at_most_one(&self, name: &str) -> Result<(), Reason> {
         at_most_one(self.headers, name)

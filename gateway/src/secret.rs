@@ -5,8 +5,8 @@
 
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretSlice};
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
+use sha2::{Digest, Sha256, Sha512};
+use subtle::{Choice, ConstantTimeEq};
 
 /// The bytes of one secret.
 #[derive(Clone)]
@@ -28,15 +28,34 @@ impl Secret {
         SecretDigest::of(self.expose())
     }
 
-    /// Whether `tag` is HMAC-SHA256 of `message` under this secret; compared in constant time
-    /// over its fixed 32 bytes (RFC 2104).
-    pub fn verifies_sha256(&self, message: &[u8], tag: &[u8; 32]) -> bool {
+    /// Whether one of `tags` is HMAC-SHA256 of `message`, given in pieces, under this secret; each compared in
+    /// constant time over its fixed 32 bytes (RFC 2104).
+    pub fn verifies_sha256(&self, message: &[&[u8]], tags: &[[u8; 32]]) -> bool {
+        self.verifies::<Hmac<Sha256>, 32>(message, tags)
+    }
+
+    /// As [`Secret::verifies_sha256`], with HMAC-SHA512.
+    pub fn verifies_sha512(&self, message: &[&[u8]], tags: &[[u8; 64]]) -> bool {
+        self.verifies::<Hmac<Sha512>, 64>(message, tags)
+    }
+
+    fn verifies<M: Mac + KeyInit, const N: usize>(
+        &self,
+        message: &[&[u8]],
+        tags: &[[u8; N]],
+    ) -> bool {
         // HMAC takes keys of any length, so this cannot fail; were it to, nothing is verified.
-        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(self.expose()) else {
+        let Ok(mut mac) = <M as KeyInit>::new_from_slice(self.expose()) else {
             return false;
         };
-        mac.update(message);
-        mac.finalize().into_bytes().as_slice().ct_eq(tag).into()
+        for piece in message {
+            mac.update(piece);
+        }
+        let made = mac.finalize().into_bytes();
+        let fits = tags.iter().fold(Choice::from(0), |fits, tag| {
+            fits | made.as_slice().ct_eq(tag.as_slice())
+        });
+        fits.into()
     }
 }
 
@@ -165,8 +184,9 @@ mod tests {
             &mut tag,
         )
         .unwrap_or_default();
-        assert!(s.verifies_sha256(b"what do ya want for nothing?", &tag));
+        let message: [&[u8]; 3] = [b"what do ya ", b"", b"want for nothing?"];
+        assert!(s.verifies_sha256(&message, &[[0; 32], tag]));
         tag[31] ^= 1;
-        assert!(!s.verifies_sha256(b"what do ya want for nothing?", &tag));
+        assert!(!s.verifies_sha256(&message, &[tag]) && !s.verifies_sha256(&message, &[]));
     }
 }

@@ -11,9 +11,9 @@ use pingora_http::RequestHeader;
 use crate::{
     connection::Scheme,
     pipeline::{Admitted, Body, Delivery},
-    policy::{PathPattern, Upstream},
+    policy::{Auth, PathPattern, Upstream},
     request_head::{API_KEY, TEST_TOKEN},
-    webhook::{PROVIDERS, Payload},
+    webhook::{Header, PROVIDERS, Payload},
 };
 
 /// Headers in which senders put signatures or shared tokens, whether this gateway speaks their scheme or
@@ -140,7 +140,7 @@ enum Kind {
     Credential,
     /// `Authorization`: forwarded where the route keeps it.
     Authorization,
-    /// A sender's signature: forwarded where the route keeps it.
+    /// A sender's signature, or the time or id that it signed: forwarded where the route keeps it.
     Signature,
     /// A claim about who, from where or what: never forwarded.
     Claim,
@@ -154,7 +154,7 @@ enum Kind {
 
 /// Every header that is not [`Kind::Plain`], save the families: one look-up, however many there are.
 static KINDS: LazyLock<HashMap<&'static str, Kind>> = LazyLock::new(|| {
-    let providers = || PROVIDERS.iter().map(|p| p.security_headers());
+    let of_senders = || PROVIDERS.iter().flat_map(|p| p.headers());
     let mut kinds = HashMap::new();
     for name in [
         "host",
@@ -167,15 +167,12 @@ static KINDS: LazyLock<HashMap<&'static str, Kind>> = LazyLock::new(|| {
     ] {
         kinds.insert(name, Kind::Essential);
     }
-    kinds.extend(providers().flatten().map(|name| (*name, Kind::Essential)));
+    kinds.extend(of_senders().map(|h| (h.name.as_ref(), Kind::Essential)));
     kinds.extend(SPOOFS.map(|name| (name, Kind::Claim)));
     kinds.extend(HOP_BY_HOP.map(|name| (name, Kind::HopByHop)));
     kinds.extend(SIGNATURES.map(|name| (name, Kind::Signature)));
-    kinds.extend(
-        providers()
-            .filter_map(|headers| headers.first())
-            .map(|name| (*name, Kind::Signature)),
-    );
+    let proof = of_senders().filter(|h| h.role.is_proof());
+    kinds.extend(proof.map(|h| (h.name.as_ref(), Kind::Signature)));
     kinds.extend([
         (API_KEY, Kind::Credential),
         (TEST_TOKEN, Kind::Credential),
@@ -206,6 +203,28 @@ fn is_stripped(name: &str, keep: Keep) -> bool {
         // An odd spelling of a header that decides something would be read as that header further inside.
         Kind::Essential => spelled_oddly,
         Kind::Plain => false,
+    }
+}
+
+/// Whether a header is stripped for what it is to the route's sender, which the policy may have described itself.
+fn is_stripped_as(of_route: &[Header], name: &str, keep: Keep) -> bool {
+    let folded = folded(name);
+    of_route
+        .iter()
+        .find(|h| h.name == folded)
+        .is_some_and(|h| name.contains('_') || (h.role.is_proof() && !keep.signature))
+}
+
+/// Whether a policy may give this header (in lower case) a meaning for a sender of its own.
+pub fn is_free(name: &str) -> bool {
+    let of_a_sender = PROVIDERS
+        .iter()
+        .any(|p| p.headers().iter().any(|h| h.name == name));
+    let of_the_connection = ["connection", "te", "upgrade"].contains(&name);
+    match kind(name) {
+        Kind::Plain => !of_the_connection && !name.contains('_'),
+        Kind::Signature | Kind::Essential => of_a_sender,
+        Kind::Credential | Kind::Authorization | Kind::Claim | Kind::HopByHop => false,
     }
 }
 
@@ -251,10 +270,14 @@ pub fn prepare(
         signature: route.keep_signature,
         authorization: route.keep_authorization,
     };
+    let of_route: &[Header] = match &route.auth {
+        Auth::Webhook(auth) => auth.provider.headers(),
+        Auth::ApiKey | Auth::TestWebhook(_) | Auth::None => &[],
+    };
     let stripped: Vec<_> = request
         .headers
         .keys()
-        .filter(|n| is_stripped(n.as_str(), keep))
+        .filter(|n| is_stripped(n.as_str(), keep) || is_stripped_as(of_route, n.as_str(), keep))
         .cloned()
         .collect();
     for name in stripped {

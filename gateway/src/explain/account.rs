@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::signature;
 use crate::{
-    denial::Reason,
+    denial::SIGNATURE_REFUSED,
     hearing::{Step, Trail},
     pipeline::Snapshot,
     rehearsal::{Forwarding, Outcome, Request, Sent, rehearse_before},
@@ -117,13 +117,10 @@ pub(super) fn explain(
                 .map(str::to_owned)
                 .into_iter()
                 .collect();
-            if matches!(
-                denial.reason,
-                Reason::SignatureWrong | Reason::SignatureMalformed
-            ) {
+            if facts.public == SIGNATURE_REFUSED {
                 // The first that fits explains it; the general hint only where none does.
                 if let Some(mistake) =
-                    signature::mistakes(snapshot, request, denial.route.as_deref())
+                    signature::mistakes(snapshot, request, denial.route.as_deref(), denial.reason)
                         .into_iter()
                         .next()
                 {

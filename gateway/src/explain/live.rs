@@ -4,6 +4,7 @@
 use std::{net::IpAddr, path::Path};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::account::{Explanation, JudgedBy, explain};
@@ -30,6 +31,8 @@ struct Question {
     #[serde(default)]
     body: String,
     address: IpAddr,
+    /// The moment it is judged at; now, unless said.
+    at: Option<Timestamp>,
 }
 
 /// Asks the gateway behind `socket`.
@@ -40,6 +43,7 @@ pub(super) fn ask(socket: &Path, request: &Request) -> Result<Explanation, Contr
         headers: request.headers.clone(),
         body: STANDARD.encode(&request.body),
         address: request.peer,
+        at: Some(request.now),
     };
     let question = serde_json::json!(question);
     control::ask(socket, &http::Method::POST, PATH, Some(&question))
@@ -69,6 +73,7 @@ pub fn answer(edge: &Edge, question: &[u8]) -> Result<Explanation, String> {
         headers: question.headers,
         body: body.into(),
         peer: question.address,
+        now: question.at.unwrap_or_else(Timestamp::now),
     };
     let snapshot = edge.snapshot().looking();
     let policy = JudgedBy {

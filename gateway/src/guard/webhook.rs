@@ -1,5 +1,7 @@
 //! Proof by a sender's signature: its form before the body is read, its MAC over the raw bytes after.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header;
 use jiff::Timestamp;
@@ -9,33 +11,38 @@ use crate::{
     denial::Reason,
     policy::WebhookAuth,
     request_head::RequestHead,
-    webhook::{Payload, Signature},
+    webhook::{Payload, claim::Claim},
 };
 
 /// The largest chunked webhook: above it a `Content-Length` is asked for. No forge sends one.
 pub const MAX_CHUNKED_BYTES: usize = 64 * 1024;
 
-/// What can be told from the head: the signature's form, and that the body may be read at all.
+/// What can be told from the head: the form of what it claims, that it is of now, and that the body may be read at all.
 pub fn check_head(
     auth: &WebhookAuth,
     head: &RequestHead<'_>,
     body_limit: usize,
-) -> Result<Signature, Reason> {
-    for name in auth.provider.security_headers() {
-        head.at_most_one(name)?;
+    now: Timestamp,
+) -> Result<Claim, Reason> {
+    for header in auth.provider.headers() {
+        head.at_most_one(&header.name)?;
+        head.not_nominated(&header.name)?;
     }
     // The type decides what was signed.
     head.at_most_one(header::CONTENT_TYPE.as_str())?;
     if auth.secrets.is_empty() {
         return Err(Reason::WebhookSecretNotConfigured);
     }
-    let signature = auth.provider.signature(head)?;
+    let claim = auth.provider.claim(head)?;
+    if let Some(time) = &claim.time {
+        time.check(now, auth.provider.tolerance())?;
+    }
     if head.headers.contains_key(header::CONTENT_ENCODING) {
         return Err(Reason::ContentEncodingRefused);
     }
     match head.framing {
         Framing::Length(n) if n > body_limit as u64 => Err(Reason::BodyTooLarge),
-        Framing::None | Framing::Length(_) | Framing::Chunked => Ok(signature),
+        Framing::None | Framing::Length(_) | Framing::Chunked => Ok(claim),
     }
 }
 
@@ -43,34 +50,59 @@ pub fn check_head(
 #[derive(Debug)]
 pub struct Verified {
     payload: Payload,
+    claim: Claim,
+    secret: Arc<str>,
 }
 
 impl Verified {
+    /// The proven payload.
+    pub fn payload(&self) -> &Payload {
+        &self.payload
+    }
+
+    /// The message id that was signed.
+    pub fn signed_id(&self) -> Option<&str> {
+        self.claim.id.as_deref()
+    }
+
+    /// Which of the route's secrets fitted, by its list and its place there.
+    pub fn secret(&self) -> &Arc<str> {
+        &self.secret
+    }
+
     /// The proven payload.
     pub fn into_payload(self) -> Payload {
         self.payload
     }
 }
 
-/// Checks the MAC over the raw bytes. Every live secret is tried, whichever fits.
+/// Checks the signature over exactly what was signed. Every live secret is tried, whichever fits.
 pub fn verify(
     auth: &WebhookAuth,
     head: &RequestHead<'_>,
-    signature: Signature,
+    claim: Claim,
     body: Bytes,
     now: Timestamp,
 ) -> Result<Verified, Reason> {
-    let payload = auth.provider.payload(head, body)?;
-    let fits = auth
+    let provider = &auth.provider;
+    let payload = provider.payload(head, body)?;
+    let signed = provider.signed(&claim, payload.bytes());
+    let fitting = auth
         .secrets
         .iter()
         .filter(|s| s.expires.is_none_or(|end| now < end))
-        .fold(false, |fits, live| {
-            fits | live.secret.verifies_sha256(payload.bytes(), &signature.0)
+        .fold(None, |fitting, live| {
+            let fits = live.key.proves(&claim.proof, &signed);
+            fitting.or(fits.then_some(live))
         });
-    if fits {
-        Ok(Verified { payload })
-    } else {
-        Err(Reason::SignatureWrong)
+    let secret = fitting.ok_or(Reason::SignatureWrong)?.label.clone();
+    drop(signed);
+    if let Some(time) = provider.time_within(payload.bytes())? {
+        time.check(now, provider.tolerance())?;
     }
+    Ok(Verified {
+        payload,
+        claim,
+        secret,
+    })
 }

@@ -8,6 +8,7 @@ mod limits;
 mod routes;
 mod secrets;
 mod tls;
+mod webhook;
 
 use std::{
     ops::Range,

@@ -8,47 +8,55 @@
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 
-use super::{Payload, Provider, Signature};
+use super::{
+    Header, Payload, Provider,
+    Role::{Event, Id, Signature},
+    claim::{self, Claim},
+    form,
+};
 use crate::{denial::Reason, request_head::RequestHead};
 
 /// A forge of Gitea's family; its header names are all that differs.
 #[derive(Debug)]
 pub struct GiteaFamily {
     name: &'static str,
-    /// Signature, event type, event, delivery, in this order.
-    headers: [&'static str; 4],
+    signature: &'static str,
+    headers: [Header; 4],
 }
 
 /// Gitea.
 pub static GITEA: GiteaFamily = GiteaFamily {
     name: "gitea",
+    signature: "x-gitea-signature",
     headers: [
-        "x-gitea-signature",
-        "x-gitea-event-type",
-        "x-gitea-event",
-        "x-gitea-delivery",
+        Header::new("x-gitea-signature", Signature),
+        Header::new("x-gitea-event-type", Event),
+        Header::new("x-gitea-event", Event),
+        Header::new("x-gitea-delivery", Id),
     ],
 };
 
 /// Forgejo, by its own headers.
 pub static FORGEJO: GiteaFamily = GiteaFamily {
     name: "forgejo",
+    signature: "x-forgejo-signature",
     headers: [
-        "x-forgejo-signature",
-        "x-forgejo-event-type",
-        "x-forgejo-event",
-        "x-forgejo-delivery",
+        Header::new("x-forgejo-signature", Signature),
+        Header::new("x-forgejo-event-type", Event),
+        Header::new("x-forgejo-event", Event),
+        Header::new("x-forgejo-delivery", Id),
     ],
 };
 
 /// Gogs.
 pub static GOGS: GiteaFamily = GiteaFamily {
     name: "gogs",
+    signature: "x-gogs-signature",
     headers: [
-        "x-gogs-signature",
-        "x-gogs-event-type",
-        "x-gogs-event",
-        "x-gogs-delivery",
+        Header::new("x-gogs-signature", Signature),
+        Header::new("x-gogs-event-type", Event),
+        Header::new("x-gogs-event", Event),
+        Header::new("x-gogs-delivery", Id),
     ],
 };
 
@@ -57,21 +65,16 @@ impl Provider for GiteaFamily {
         self.name
     }
 
-    fn security_headers(&self) -> &'static [&'static str] {
-        match self.name {
-            "gitea" => &GITEA.headers,
-            "forgejo" => &FORGEJO.headers,
-            _ => &GOGS.headers,
-        }
+    fn headers(&self) -> &[Header] {
+        &self.headers
     }
 
-    fn signature(&self, head: &RequestHead<'_>) -> Result<Signature, Reason> {
-        match head.header(self.headers[0]) {
-            None | Some(b"") => Err(Reason::SignatureMissing),
-            Some(text) => lower_hex(text)
-                .map(Signature)
-                .ok_or(Reason::SignatureMalformed),
-        }
+    fn form(&self) -> &'static str {
+        "bare lower-case hex, 64 digits"
+    }
+
+    fn claim(&self, head: &RequestHead<'_>) -> Result<Claim, Reason> {
+        claim::tag(head, self.signature, b"", form::lower_hex).map(Claim::from)
     }
 
     fn payload(&self, head: &RequestHead<'_>, body: Bytes) -> Result<Payload, Reason> {
@@ -82,24 +85,9 @@ impl Provider for GiteaFamily {
         }
     }
 
-    fn event<'a>(&self, head: &RequestHead<'a>) -> Option<&'a str> {
-        head.label(self.headers[1])
-            .or_else(|| head.label(self.headers[2]))
+    fn written(&self, tag: &[u8], _given: &str) -> String {
+        hex::encode(tag)
     }
-
-    fn delivery<'a>(&self, head: &RequestHead<'a>) -> Option<&'a str> {
-        head.label(self.headers[3])
-    }
-}
-
-/// Exactly 64 lower-case hex digits.
-fn lower_hex(text: &[u8]) -> Option<[u8; 32]> {
-    if text.len() != 64 || text.iter().any(u8::is_ascii_uppercase) {
-        return None;
-    }
-    let mut out = [0; 32];
-    hex::decode_to_slice(text, &mut out).ok()?;
-    Some(out)
 }
 
 fn is_form(head: &RequestHead<'_>) -> bool {
@@ -123,21 +111,6 @@ fn form_payload(body: &[u8]) -> Result<Bytes, Reason> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_bare_lower_case_hex_of_the_right_length_is_a_signature() {
-        let good = "ab".repeat(32);
-        assert!(lower_hex(good.as_bytes()).is_some());
-        for bad in [
-            good.to_uppercase(),
-            format!("sha256={good}"),
-            good[..62].to_owned(),
-            format!("{good}ab"),
-            "zz".repeat(32),
-        ] {
-            assert!(lower_hex(bad.as_bytes()).is_none(), "{bad}");
-        }
-    }
 
     #[test]
     fn a_form_has_one_payload() {

@@ -3,8 +3,7 @@
 use super::{Loader, Origin, Weakness, secrets::Secrets};
 use crate::{
     config,
-    policy::{Auth, TestWebhookAuth, WebhookAuth, keys::KeyRing},
-    webhook,
+    policy::{Auth, TestWebhookAuth, keys::KeyRing},
 };
 
 impl Loader<'_> {
@@ -37,6 +36,7 @@ impl Loader<'_> {
             foreign.extend([
                 ("provider", auth.provider.as_ref().map(|a| &a.span)),
                 ("secret", auth.secret.as_ref().map(|a| &a.span)),
+                ("hmac", auth.hmac.as_ref().map(|a| &a.at.span)),
             ]);
         }
         if kind.value != "test_webhook" {
@@ -90,71 +90,6 @@ impl Loader<'_> {
                 None
             }
         }
-    }
-
-    fn webhook(
-        &mut self,
-        w: &config::Route,
-        auth: &config::Auth,
-        origin: &Origin,
-        secrets: &Secrets,
-        id: &str,
-    ) -> Option<Auth> {
-        let known = || webhook::PROVIDERS.map(webhook::Provider::name).join(", ");
-        let Some(name) = &auth.provider else {
-            self.error(
-                &auth.at.span,
-                "a webhook needs `provider`",
-                &format!("one of: {}", known()),
-            );
-            return None;
-        };
-        let Some(provider) = webhook::provider(&name.value) else {
-            self.error(
-                &name.span,
-                format!("`{}` is not a sender this version knows", name.value),
-                &format!("one of: {}", known()),
-            );
-            return None;
-        };
-        let live = match &auth.secret {
-            Some(secret) => secrets.live(secret, self.problems),
-            None if *origin == Origin::BuiltIn => {
-                self.weak(
-                    Weakness::MissingSecret,
-                    &w.at.span,
-                    format!("route `{id}` has no webhook secret: it refuses everything"),
-                    "set GITEA_WEBHOOK_SECRET, and the same secret on the forge's hook",
-                );
-                Vec::new()
-            }
-            None => {
-                self.error(
-                    &auth.at.span,
-                    "a webhook needs `secret`",
-                    "name a list of [secrets]",
-                );
-                return None;
-            }
-        };
-        if let Some(source) = &w.source {
-            self.check_name(source);
-        }
-        let replay = w.replay.as_ref().is_none_or(|r| r.value);
-        if let Some(at) = w.replay.as_ref().filter(|r| !r.value) {
-            self.weak(
-                Weakness::NoReplay,
-                &at.span,
-                format!("route `{id}` forwards every repetition as new"),
-                "take `replay = false` out unless the upstream settles repetitions itself",
-            );
-        }
-        Some(Auth::Webhook(WebhookAuth {
-            provider,
-            secrets: live,
-            source: w.source.as_ref().map_or(id, |s| s.value.as_str()).into(),
-            replay,
-        }))
     }
 
     fn test_webhook(

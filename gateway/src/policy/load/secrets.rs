@@ -13,7 +13,6 @@ use jiff::Timestamp;
 use super::{Loader, Weakness};
 use crate::{
     config::{SecretEntry, SecretSource, Written, diagnostic::Diagnostics, reader::At},
-    policy::LiveSecret,
     secret::{self, Secret, SecretDigest},
 };
 
@@ -31,6 +30,17 @@ enum Read {
 struct Entry {
     read: Read,
     expires: Option<Timestamp>,
+    /// Its place in the list as written, from 1.
+    place: usize,
+    span: Range<usize>,
+}
+
+/// A secret itself, with its place.
+pub(super) struct Signing {
+    pub(super) secret: Secret,
+    pub(super) expires: Option<Timestamp>,
+    pub(super) place: usize,
+    pub(super) span: Range<usize>,
 }
 
 /// All lists of a policy.
@@ -87,13 +97,15 @@ impl Secrets {
     }
 
     /// The list's secrets themselves, as a MAC needs them.
-    pub(super) fn live(&self, name: &At<String>, problems: &mut Diagnostics) -> Vec<LiveSecret> {
+    pub(super) fn signing(&self, name: &At<String>, problems: &mut Diagnostics) -> Vec<Signing> {
         let mut out = Vec::new();
         for entry in self.list(name, problems) {
             match &entry.read {
-                Read::Text(secret) => out.push(LiveSecret {
+                Read::Text(secret) => out.push(Signing {
                     secret: secret.clone(),
                     expires: entry.expires,
+                    place: entry.place,
+                    span: entry.span.clone(),
                 }),
                 Read::Digest(_) => problems.error(
                     &name.span,
@@ -117,7 +129,7 @@ impl Secrets {
         name: &At<String>,
         problems: &mut Diagnostics,
     ) -> Option<Secret> {
-        self.live(name, problems)
+        self.signing(name, problems)
             .into_iter()
             .next()
             .map(|s| s.secret)
@@ -142,9 +154,14 @@ impl Loader<'_> {
         for list in &written.secrets {
             let mut entries = Vec::new();
             let mut refused = false;
-            for entry in &list.entries {
+            for (place, entry) in (1..).zip(&list.entries) {
                 match self.secret(&list.id.value, entry) {
-                    Outcome::Read(read) => entries.push(read),
+                    Outcome::Read(read) => entries.push(Entry {
+                        place,
+                        span: entry.at.span.clone(),
+                        expires: entry.expires.as_ref().map(|e| e.value),
+                        read,
+                    }),
                     Outcome::Expired => {}
                     Outcome::Refused => refused = true,
                 }
@@ -165,7 +182,6 @@ impl Loader<'_> {
     }
 
     fn secret(&mut self, list: &str, entry: &SecretEntry) -> Outcome {
-        let expires = entry.expires.as_ref().map(|e| e.value);
         if let Some(at) = &entry.expires
             && at.value <= Timestamp::now()
         {
@@ -182,10 +198,7 @@ impl Loader<'_> {
         let read = match source {
             SecretSource::Digest(at) => {
                 return match digest(&at.value) {
-                    Some(digest) => Outcome::Read(Entry {
-                        read: Read::Digest(digest),
-                        expires,
-                    }),
+                    Some(digest) => Outcome::Read(Read::Digest(digest)),
                     None => {
                         self.error(
                             &at.span,
@@ -256,17 +269,11 @@ impl Loader<'_> {
             },
         };
         let (bytes, span) = read;
-        self.judge_secret(list, bytes, span, expires)
+        self.judge_secret(list, bytes, span)
     }
 
     /// What can be told of a secret from its bytes.
-    fn judge_secret(
-        &mut self,
-        list: &str,
-        bytes: Vec<u8>,
-        span: &Range<usize>,
-        expires: Option<Timestamp>,
-    ) -> Outcome {
+    fn judge_secret(&mut self, list: &str, bytes: Vec<u8>, span: &Range<usize>) -> Outcome {
         if bytes.iter().all(u8::is_ascii_whitespace) {
             self.error(
                 span,
@@ -302,15 +309,12 @@ impl Loader<'_> {
             ),
             None => {}
         }
-        Outcome::Read(Entry {
-            read: Read::Text(Secret::new(bytes)),
-            expires,
-        })
+        Outcome::Read(Read::Text(Secret::new(bytes)))
     }
 }
 
 enum Outcome {
-    Read(Entry),
+    Read(Read),
     Expired,
     Refused,
 }
