@@ -79,6 +79,9 @@ pub struct Vector {
     /// Why not, where it does not.
     #[serde(default)]
     pub reason: Option<String>,
+    /// The clock to judge it by, in seconds since 1970, where the scheme signs a time.
+    #[serde(default)]
+    pub now: Option<i64>,
     /// Whether it marks a choice rather than a fact.
     #[serde(default)]
     pub ambiguous: bool,
@@ -106,11 +109,16 @@ impl Vector {
     }
 }
 
+/// All vectors.
+pub fn all_vectors() -> Vec<Vector> {
+    let bytes = std::fs::read(folder().join("webhook_vectors.json")).expect("the vectors");
+    serde_json::from_slice(&bytes).expect("the vectors")
+}
+
 /// The vectors of the given schemes.
 pub fn vectors(providers: &[&str]) -> Vec<Vector> {
-    let bytes = std::fs::read(folder().join("webhook_vectors.json")).expect("the vectors");
-    let all: Vec<Vector> = serde_json::from_slice(&bytes).expect("the vectors");
-    all.into_iter()
+    all_vectors()
+        .into_iter()
         .filter(|vector| providers.contains(&vector.provider.as_str()))
         .collect()
 }
