@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::StatusCode;
+use http::{StatusCode, Version};
 use jiff::Timestamp;
 use pingora_core::{
     Error, ErrorSource,
@@ -316,7 +316,7 @@ impl ProxyHttp for Gateway {
 
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         exchange: &mut Exchange,
     ) -> Result<()> {
@@ -343,6 +343,9 @@ impl ProxyHttp for Gateway {
                 // Nobody asked for it.
                 (true | false, _) => return Err(status(StatusCode::BAD_GATEWAY)),
             }
+        }
+        if session.req_header().version == Version::HTTP_10 {
+            answer::in_http_1_0(session, response);
         }
         answer::stamp(response, &exchange.request_id, admitted.standings())
     }

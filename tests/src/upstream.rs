@@ -38,6 +38,8 @@ pub enum Reaction {
         /// Further header lines.
         headers: Vec<(String, String)>,
     },
+    /// Answers 200 with these chunks, its length not said beforehand.
+    Chunks(Vec<Vec<u8>>),
     /// Answers with the request's target, so that an answer shows which request it belongs to.
     Mirror,
     /// Waits until another reaction is set, then does that.
@@ -288,6 +290,18 @@ async fn serve_connection(mut stream: Box<dyn Stream>, ledger: Arc<Ledger>) {
                 answer.push_str("\r\n");
                 let mut bytes = answer.into_bytes();
                 bytes.extend_from_slice(&body);
+                if stream.write_all(&bytes).await.is_err() {
+                    return;
+                }
+            }
+            Reaction::Chunks(chunks) => {
+                let mut bytes = b"HTTP/1.1 200 Observed\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+                for chunk in &chunks {
+                    bytes.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+                    bytes.extend_from_slice(chunk);
+                    bytes.extend_from_slice(b"\r\n");
+                }
+                bytes.extend_from_slice(b"0\r\n\r\n");
                 if stream.write_all(&bytes).await.is_err() {
                     return;
                 }

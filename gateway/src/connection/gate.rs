@@ -75,6 +75,8 @@ pub struct Gate {
     timer: Option<Pin<Box<Sleep>>>,
     deadline: Option<Instant>,
     stall: Option<Pin<Box<Sleep>>>,
+    /// The client has ended its side. It may still wait for the answer (RFC 9112, section 9.6).
+    ended: bool,
     closed: bool,
     /// Held until the socket is closed, also while it lingers.
     slot: Option<Box<dyn Slot>>,
@@ -114,6 +116,7 @@ impl Gate {
             timer: None,
             deadline: None,
             stall: None,
+            ended: false,
             closed: false,
             slot: Some(slot),
         })

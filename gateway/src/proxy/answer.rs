@@ -48,6 +48,14 @@ pub(super) fn stamp(
     Ok(())
 }
 
+/// A client of HTTP/1.0 knows no chunks: where the length is not known, the end of the connection is the end
+/// of the answer (RFC 9112, sections 6.1 and 6.3).
+pub(super) fn in_http_1_0(session: &mut Session, response: &mut ResponseHeader) {
+    if response.remove_header(&header::TRANSFER_ENCODING).is_some() {
+        session.set_keepalive(None);
+    }
+}
+
 async fn send(session: &mut Session, mut response: ResponseHeader, body: Bytes) -> Result<()> {
     response.insert_header(header::CONTENT_LENGTH, body.len().to_string())?;
     response.insert_header(header::CACHE_CONTROL, "no-store")?;

@@ -165,6 +165,93 @@ async fn connection_close_is_honoured() {
 }
 
 #[tokio::test]
+async fn a_client_that_has_ended_its_side_still_gets_its_answer() {
+    let upstream = Upstream::tcp().await;
+    let gateway = Gateway::with_key_and_secret(upstream.address()).await;
+    let address = gateway.address();
+    for (n, request) in [
+        Request::get("/v1/version").key(API_KEY),
+        Request::post("/v1/runs", vec![b'x'; 100_000]).key(API_KEY),
+        Request::new("POST", "/v1/runs")
+            .chunked(&[b'x'; 5000], 1000)
+            .key(API_KEY),
+        Delivery::fresh().signed(PATH, WEBHOOK_SECRET),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        upstream.react(Reaction::Hold);
+        let mut connection = Connection::open(address).await;
+        connection.send(&request.bytes(address)).await;
+        connection.finish().await;
+        // The end of its side has long arrived when the answer comes.
+        upstream.arrived(n + 1).await;
+        upstream.react(Reaction::ok());
+        assert_eq!(connection.answer().await.status, 200);
+        assert!(
+            connection.is_closed().await,
+            "nothing more can come from it"
+        );
+    }
+}
+
+#[tokio::test]
+async fn requests_before_the_end_of_a_side_are_all_answered() {
+    let upstream = Upstream::tcp().await;
+    let gateway = Gateway::with_key_and_secret(upstream.address()).await;
+    let ask = Request::get("/v1/a").key(API_KEY).bytes(gateway.address());
+    let mut connection = Connection::open(gateway.address()).await;
+    connection.send(&ask.repeat(3)).await;
+    connection.finish().await;
+    for _ in 0..3 {
+        assert_eq!(connection.answer().await.status, 200);
+    }
+    assert!(connection.is_closed().await);
+}
+
+#[tokio::test]
+async fn a_client_of_http_1_0_gets_no_chunks() {
+    let upstream = Upstream::tcp().await;
+    let gateway = Gateway::with_key_and_secret(upstream.address()).await;
+    upstream.react(Reaction::Chunks(vec![vec![b'a'; 10], vec![b'b'; 70_000]]));
+    let whole = [vec![b'a'; 10], vec![b'b'; 70_000]].concat();
+    for keep in ["", "Connection: keep-alive\r\n"] {
+        let ask = format!("GET /v1/log HTTP/1.0\r\nHost: a\r\nX-API-Key: {API_KEY}\r\n{keep}\r\n");
+        let exchange = orket_tests::wire::exchange(gateway.address(), ask.as_bytes()).await;
+        let answer = &exchange.answer;
+        assert_eq!(
+            (answer.status, answer.header("transfer-encoding")),
+            (200, None)
+        );
+        assert_ne!(answer.header("connection"), Some("keep-alive"));
+        assert!(answer.body == whole, "{} bytes", answer.body.len());
+        assert!(
+            exchange.closed,
+            "the end of the connection is the end of the answer"
+        );
+    }
+    // With a length it is kept, and a client of HTTP/1.1 gets the chunks.
+    let mut kept = Connection::open(gateway.address()).await;
+    upstream.react(Reaction::ok());
+    let ask = format!(
+        "GET /v1/a HTTP/1.0\r\nHost: a\r\nX-API-Key: {API_KEY}\r\nConnection: keep-alive\r\n\r\n"
+    );
+    for _ in 0..2 {
+        kept.send(ask.as_bytes()).await;
+        assert_eq!(kept.answer().await.status, 200);
+    }
+    upstream.react(Reaction::Chunks(vec![vec![b'a'; 10]]));
+    let answer = Request::get("/v1/log")
+        .key(API_KEY)
+        .send(gateway.address())
+        .await;
+    assert_eq!(
+        (answer.header("transfer-encoding"), answer.text().as_str()),
+        (Some("chunked"), "aaaaaaaaaa")
+    );
+}
+
+#[tokio::test]
 async fn a_unix_socket_serves_as_upstream() {
     let dir = TempDir::new().unwrap();
     let upstream = Upstream::unix(dir.path());

@@ -188,6 +188,21 @@ async fn a_refusal_over_an_unread_body_is_read_whole_and_ends_properly() {
 }
 
 #[tokio::test]
+async fn a_client_that_has_ended_its_side_still_gets_its_answer() {
+    let secured = Secured::start(Policy::new()).await;
+    let address = secured.gateway.https(&secured.client());
+    secured.upstream.react(Reaction::Hold);
+    let mut connection = Connection::open(&address).await;
+    let ask = Request::get("/v1/version").key(API_KEY);
+    connection.send(&ask.bytes(&address)).await;
+    // Says `close_notify`, and ends the socket's side as well.
+    connection.finish().await;
+    secured.upstream.arrived(1).await;
+    secured.upstream.react(Reaction::ok());
+    assert_eq!(connection.answer().await.status, 200);
+}
+
+#[tokio::test]
 async fn a_body_that_is_cut_off_is_no_delivery() {
     let secured = Secured::start(Policy::new()).await;
     let address = secured.gateway.https(&secured.client());

@@ -116,11 +116,12 @@ impl AsyncRead for Gate {
                     } else if next {
                         this.arm(this.limits.keepalive_timeout);
                         this.stage = Stage::Idle;
-                    } else if this.inbound.len() >= HEAD_READ_BYTES {
-                        // Enough is held of what comes before its turn; the socket's own buffer holds the rest.
+                    } else if this.ended || this.inbound.len() >= HEAD_READ_BYTES {
+                        // Enough is held of what comes before its turn; the socket's own buffer holds the rest. And who
+                        // has ended its side looks as one who has left: which it is, writing will show.
                         return Poll::Pending;
                     } else if ready!(this.poll_fill(cx))? == 0 {
-                        return Poll::Ready(Ok(()));
+                        this.ended = true;
                     }
                 }
                 Stage::Refused => return Poll::Ready(Ok(())),
