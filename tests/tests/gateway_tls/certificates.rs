@@ -497,6 +497,10 @@ async fn the_posture_names_the_certificate_and_nothing_tells_the_key() {
     let certificate = Certificate::self_signed(&["gate.example", "127.0.0.1"]);
     certificate.write(builder.dir());
     let gateway = builder.start().await;
+    eventually("the posture is logged", DEADLINE, || async {
+        gateway.output().contains("\"posture\"")
+    })
+    .await;
     let output = gateway.output();
     let record = output.lines().find(|l| l.contains("\"posture\"")).unwrap();
     assert!(record.contains("gate.example 127.0.0.1"), "{record}");

@@ -1,12 +1,17 @@
 //! TLS to an upstream: verified, or nothing is sent.
 
+use orket_gateway::denial::Reason;
+use orket_gateway::tls::trust::{Trust, reason_of};
 use orket_tests::gateway::{API_KEY, WEBHOOK_SECRET, check};
 use orket_tests::policy::SECRET_FILE;
 use orket_tests::tls::{Authority, Certificate};
 use orket_tests::{
     Connection, Delivery, Gateway, Policy, Reaction, Request, Upstream, assert_refused,
 };
+use rustls::pki_types::ServerName;
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 const TRUSTING: &str = "tls = { server_name = \"inside.example\", ca_file = \"{dir}/ca.pem\" }";
 
@@ -216,6 +221,40 @@ async fn a_reload_that_trusts_someone_else_uses_no_connection_of_before() {
     for _ in 0..8 {
         assert_refused(&ask().await, 502, "Backend unreachable");
     }
+    assert_eq!(upstream.count(), 1);
+}
+
+/// What the gateway sends on its own goes through this, and is verified as requests are.
+#[tokio::test]
+async fn the_gateways_own_connections_are_verified_in_the_same_way() {
+    let authority = Authority::new("inside");
+    let dir = TempDir::new().unwrap();
+    let ca_file = dir.path().join("ca.pem");
+    std::fs::write(&ca_file, authority.pem()).unwrap();
+    let trust = |name: &str| {
+        Trust::new(
+            ServerName::try_from(name.to_owned()).unwrap(),
+            Some(&ca_file),
+        )
+        .unwrap()
+    };
+    let upstream = Upstream::tls(&authority.certificate(&["inside.example"])).await;
+    let open = async |trust: Trust| {
+        let socket = TcpStream::connect(upstream.address().host()).await.unwrap();
+        trust.connect(socket).await
+    };
+    let mut stream = open(trust("inside.example")).await.unwrap();
+    let ask = b"GET /own HTTP/1.1\r\nHost: inside.example\r\n\r\n";
+    stream.write_all(ask).await.unwrap();
+    upstream.arrived(1).await;
+    let wrong = open(trust("outside.example"))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert_eq!(reason_of(&wrong), Reason::UpstreamTlsName, "{wrong}");
+    std::fs::write(&ca_file, Authority::new("inside").pem()).unwrap();
+    let unknown = open(trust("inside.example")).await.unwrap_err().to_string();
+    assert_eq!(reason_of(&unknown), Reason::UpstreamTlsIssuer, "{unknown}");
     assert_eq!(upstream.count(), 1);
 }
 
