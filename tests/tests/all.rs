@@ -23,6 +23,7 @@ mod gateway_refusals;
 mod gateway_spool;
 mod gateway_tls;
 mod guards;
+mod guide_load_balancer;
 mod harness;
 mod ops_reference;
 mod ops_up;

@@ -87,7 +87,7 @@ impl Connection {
 
     /// Connects from one of this machine's loopback addresses, so that a test has several clients.
     pub async fn open_from(client: Ipv4Addr, address: &Address) -> Self {
-        let Address::Tcp(server) = address else {
+        let (Address::Tcp(server) | Address::Tls(server, _)) = address else {
             panic!("{address} has no client addresses")
         };
         let socket = TcpSocket::new_v4().expect("a socket");
@@ -97,7 +97,11 @@ impl Connection {
             .expect("in time");
         let stream = stream.unwrap_or_else(|error| panic!("no connection to {address}: {error}"));
         stream.set_nodelay(true).expect("a TCP option");
-        let (reader, writer) = tokio::io::split(Box::new(stream) as Box<dyn Stream>);
+        let stream: Box<dyn Stream> = match address {
+            Address::Tls(_, client) => Box::new(client.connect(stream).await.expect("a handshake")),
+            Address::Tcp(_) | Address::Unix(_) => Box::new(stream),
+        };
+        let (reader, writer) = tokio::io::split(stream);
         Self {
             reader,
             writer,
