@@ -30,6 +30,8 @@ mod logs;
 pub mod openapi;
 mod page;
 mod problem;
+mod queues;
+pub mod replay;
 mod runs;
 mod sandboxes;
 mod sessions;
@@ -99,11 +101,15 @@ pub fn router(app: App) -> Router {
         .route("/v1/system/metrics", get(system::metrics))
         .route("/v1/system/run-active", post(system::run_active))
         .route("/v1/runs", get(runs::list).post(submit::submit))
+        .route("/v1/runs/replay", post(replay::replay))
         .route("/v1/runs/{id}", get(runs::detail))
         .route("/v1/runs/{id}/cancel", post(runs::cancel))
         .route("/v1/runs/{id}/logs", get(logs::logs))
         .route("/v1/runs/{id}/metrics", get(runs::metrics))
         .route("/v1/runs/{id}/backlog", get(runs::backlog))
+        .route("/v1/queues", get(queues::list))
+        .route("/v1/queues/{name}/pause", post(queues::pause))
+        .route("/v1/queues/{name}/resume", post(queues::resume))
         .route("/v1/sessions/{id}", get(sessions::session))
         .route("/v1/sessions/{id}/snapshot", get(sessions::snapshot))
         .route("/v1/cards", get(cards::list).post(cards::create))

@@ -59,6 +59,30 @@ pub struct Illegal {
     pub step: Step,
 }
 
+impl Step {
+    /// All steps.
+    pub const ALL: [Self; 15] = {
+        use crate::run::Ending;
+        [
+            Self::Start,
+            Self::RunEnded(Ending::Succeeded),
+            Self::RunEnded(Ending::Failed),
+            Self::RunEnded(Ending::TimedOut),
+            Self::RunEnded(Ending::Canceled),
+            Self::RunEnded(Ending::Lost),
+            Self::Review,
+            Self::Set(Status::Ready),
+            Self::Set(Status::InProgress),
+            Self::Set(Status::CodeReview),
+            Self::Set(Status::Done),
+            Self::Set(Status::Blocked),
+            Self::Set(Status::Canceled),
+            Self::Set(Status::Archived),
+            Self::Archive,
+        ]
+    };
+}
+
 impl Status {
     /// All statuses.
     pub const ALL: [Self; 7] = [

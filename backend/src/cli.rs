@@ -1,11 +1,13 @@
 //! What the command line needs beside the backend itself: signals, and a client of the running
 //! backend.
 
-use std::io;
+use std::{io, sync::Arc};
 
-use http::{Request, StatusCode, header};
+use http::{Request, StatusCode, header, request::Builder};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
@@ -13,9 +15,13 @@ use tokio::{
 };
 
 use crate::{
-    api::archive::{ArchiveAnswer, ArchiveRequest, archive_now},
+    api::{
+        archive::{ArchiveAnswer, ArchiveRequest, archive_now},
+        replay::{ReplayAnswer, ReplayRequest, replay_now},
+    },
+    run::State,
     settings::{Address, Settings},
-    store::{Database, OpenError},
+    store::{Database, OpenError, runs::Filter},
 };
 
 /// The signals that ask for a stop.
@@ -43,9 +49,9 @@ impl Signals {
     }
 }
 
-/// Why cards are not archived.
+/// Why a command on a store was not done.
 #[derive(Debug, thiserror::Error)]
-pub enum ArchiveError {
+pub enum CommandError {
     /// No card is selected.
     #[error("say which cards: --card, --build or --related")]
     NoSelector,
@@ -60,8 +66,8 @@ pub enum ArchiveError {
         /// What went wrong.
         why: String,
     },
-    /// The store failed.
-    #[error("the cards cannot be archived: {0}")]
+    /// What was asked for was refused, or the store failed.
+    #[error("{0}")]
     Refused(String),
 }
 
@@ -69,47 +75,149 @@ pub enum ArchiveError {
 pub async fn archive(
     settings: &Settings,
     request: ArchiveRequest,
-) -> Result<ArchiveAnswer, ArchiveError> {
+) -> Result<ArchiveAnswer, CommandError> {
     if request.card_ids.is_empty()
         && request.build_id.is_none()
         && request.related_tokens.is_empty()
     {
-        return Err(ArchiveError::NoSelector);
+        return Err(CommandError::NoSelector);
     }
-    match Database::open(&settings.store) {
-        Ok(store) => archive_now(&store, request)
+    match open(settings)? {
+        Some(store) => archive_now(&store, request)
             .await
-            .map_err(|error| ArchiveError::Refused(error.to_string())),
-        Err(OpenError::Locked { .. } | OpenError::Linked { .. }) => {
-            let address = settings.listen.address.clone();
-            ask(&address, &request)
+            .map_err(|error| CommandError::Refused(error.to_string())),
+        None => post(settings, "/v1/cards/archive", &request).await,
+    }
+}
+
+/// Replays runs: in the store when nobody has it open (they wait for the next start then), else
+/// through the backend that has.
+pub async fn replay(
+    settings: &Settings,
+    request: ReplayRequest,
+) -> Result<ReplayAnswer, CommandError> {
+    match open(settings)? {
+        Some(store) => {
+            let rules = Arc::clone(&settings.runs.rules);
+            let id = orket_shared::id::new_ulid();
+            replay_now(&store, request, "local".to_owned(), id, rules)
                 .await
-                .map_err(|why| ArchiveError::Ask { address, why })
+                .map_err(|error| CommandError::Refused(error.to_string()))
         }
-        Err(error) => Err(ArchiveError::Open(error)),
+        None => post(settings, "/v1/runs/replay", &request).await,
     }
 }
 
-async fn ask(address: &Address, request: &ArchiveRequest) -> Result<ArchiveAnswer, String> {
-    match address {
-        Address::Unix(path) => {
-            post(
-                UnixStream::connect(path).await.map_err(|e| e.to_string())?,
-                request,
-            )
-            .await
-        }
-        Address::Tcp(tcp) => {
-            post(
-                TcpStream::connect(tcp).await.map_err(|e| e.to_string())?,
-                request,
-            )
-            .await
-        }
+/// A run in a list for people.
+#[derive(Debug, serde::Deserialize)]
+pub struct ListedRun {
+    /// Its id.
+    pub id: String,
+    /// Where it is.
+    pub state: State,
+    /// Why it ended as it did, one word.
+    pub reason: Option<String>,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// The card it runs.
+    pub card_id: Option<String>,
+}
+
+/// The newest runs of these states, `limit` of each at most.
+pub async fn runs(
+    settings: &Settings,
+    states: &[State],
+    limit: i64,
+) -> Result<Vec<ListedRun>, CommandError> {
+    let store = open(settings)?;
+    let mut listed = Vec::new();
+    for state in states {
+        let Some(store) = &store else {
+            let path = format!("/v1/runs?state={}&limit={limit}", state.as_str());
+            let page: Listed = ask(settings, Request::get(path), Vec::new()).await?;
+            listed.extend(page.items);
+            continue;
+        };
+        let filter = Filter {
+            state: Some(*state),
+            limit,
+            ..Filter::default()
+        };
+        let found = store.runs(filter).await;
+        let found = found.map_err(|error| CommandError::Refused(error.to_string()))?;
+        listed.extend(found.into_iter().map(|run| ListedRun {
+            id: run.id,
+            state: run.state,
+            reason: run.reason,
+            ended_at: run.ended_at,
+            card_id: run.card_id,
+        }));
+    }
+    Ok(listed)
+}
+
+#[derive(serde::Deserialize)]
+struct Listed {
+    items: Vec<ListedRun>,
+}
+
+/// The store, when nobody has it open.
+fn open(settings: &Settings) -> Result<Option<Database>, CommandError> {
+    match Database::open(&settings.store) {
+        Ok(store) => Ok(Some(store)),
+        Err(OpenError::Locked { .. } | OpenError::Linked { .. }) => Ok(None),
+        Err(error) => Err(CommandError::Open(error)),
     }
 }
 
-async fn post<S>(stream: S, request: &ArchiveRequest) -> Result<ArchiveAnswer, String>
+async fn post<Q: Serialize, A: DeserializeOwned>(
+    settings: &Settings,
+    path: &str,
+    body: &Q,
+) -> Result<A, CommandError> {
+    let body =
+        serde_json::to_vec(body).map_err(|error| CommandError::Refused(error.to_string()))?;
+    let request = Request::post(path).header(header::CONTENT_TYPE, "application/json");
+    ask(settings, request, body).await
+}
+
+/// Asks the running backend.
+async fn ask<A: DeserializeOwned>(
+    settings: &Settings,
+    request: Builder,
+    body: Vec<u8>,
+) -> Result<A, CommandError> {
+    let address = settings.listen.address.clone();
+    let answer = match &address {
+        Address::Unix(path) => match UnixStream::connect(path).await {
+            Ok(stream) => send(stream, request, body).await,
+            Err(error) => Err(error.to_string()),
+        },
+        Address::Tcp(tcp) => match TcpStream::connect(tcp).await {
+            Ok(stream) => send(stream, request, body).await,
+            Err(error) => Err(error.to_string()),
+        },
+    };
+    let (status, body) = answer.map_err(|why| CommandError::Ask {
+        address: address.clone(),
+        why,
+    })?;
+    if status == StatusCode::OK {
+        return serde_json::from_slice(&body).map_err(|error| CommandError::Ask {
+            address,
+            why: error.to_string(),
+        });
+    }
+    let problem: Result<orket_shared::problem::Problem, _> = serde_json::from_slice(&body);
+    let detail = problem.map_or_else(|_| status.to_string(), |problem| problem.detail);
+    Err(CommandError::Refused(detail))
+}
+
+async fn send<S>(
+    stream: S,
+    request: Builder,
+    body: Vec<u8>,
+) -> Result<(StatusCode, bytes::Bytes), String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -117,10 +225,8 @@ where
         .await
         .map_err(|error| error.to_string())?;
     let connection = tokio::spawn(connection);
-    let body = serde_json::to_vec(request).map_err(|error| error.to_string())?;
-    let request = Request::post("/v1/cards/archive")
+    let request = request
         .header(header::HOST, "localhost")
-        .header(header::CONTENT_TYPE, "application/json")
         .body(Full::new(bytes::Bytes::from(body)))
         .map_err(|error| error.to_string())?;
     let response = sender
@@ -135,9 +241,5 @@ where
         .map_err(|error| error.to_string())?
         .to_bytes();
     connection.abort();
-    if status == StatusCode::OK {
-        return serde_json::from_slice(&body).map_err(|error| error.to_string());
-    }
-    let problem: Result<orket_shared::problem::Problem, _> = serde_json::from_slice(&body);
-    Err(problem.map_or_else(|_| status.to_string(), |problem| problem.detail))
+    Ok((status, body))
 }

@@ -1,6 +1,8 @@
 //! `backend.toml` as written: every field optional, unknown ones refused, places remembered so
 //! that a mistake is reported at its line and column. What it means is [`crate::settings`].
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -21,6 +23,8 @@ pub struct Config {
     pub workspace: Workspace,
     /// How runs are run.
     pub runs: Runs,
+    /// The queues that runs wait in, by name.
+    pub queues: BTreeMap<String, Queue>,
     /// How sandboxes are kept.
     pub sandboxes: Sandboxes,
     /// Which pull requests cause work.
@@ -67,12 +71,36 @@ pub struct Runs {
     pub min_isolation: Option<Spanned<String>>,
     /// After which time a run is ended when it says nothing itself, e.g. `"1h"`.
     pub timeout: Option<Spanned<String>>,
+    /// How long a run may wait in its queue, e.g. `"1h"`; without it, for ever.
+    pub waiting_timeout: Option<Spanned<String>>,
+    /// How long a run may take from submission to its end; without it, for ever.
+    pub total_timeout: Option<Spanned<String>>,
+    /// How long an attempt may write nothing; without it, for ever.
+    pub silence_timeout: Option<Spanned<String>>,
+    /// The delay before the second attempt; it doubles, e.g. `"1s"`.
+    pub retry_delay: Option<Spanned<String>>,
+    /// The longest delay before an attempt, e.g. `"5m"`.
+    pub retry_delay_most: Option<Spanned<String>>,
     /// Time between TERM and KILL, e.g. `"10s"`.
     pub grace: Option<Spanned<String>>,
     /// Output kept of one attempt, e.g. `"16MiB"`.
     pub output_limit: Option<Spanned<String>>,
-    /// What a stop does to active runs: `leave` or `cancel`.
+    /// What a stop does to active runs: `leave`, `drain` or `cancel`.
     pub on_stop: Option<Spanned<String>>,
+    /// How long a stop that drains waits, e.g. `"30s"`.
+    pub drain_timeout: Option<Spanned<String>>,
+}
+
+/// `[queues.NAME]`: what is absent is bounded by `[runs]` only.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Queue {
+    /// Runs of it at once, at most.
+    pub concurrency: Option<Spanned<i64>>,
+    /// Runs of one build in it at once, at most.
+    pub key_concurrency: Option<Spanned<i64>>,
+    /// Runs of it that wait, at most.
+    pub length: Option<Spanned<i64>>,
 }
 
 /// `[sandboxes]`

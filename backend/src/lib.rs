@@ -14,11 +14,14 @@ pub mod cli;
 pub mod config;
 pub mod executor;
 pub mod listen;
+pub mod plan;
 pub mod run;
 pub mod sandbox;
 pub mod sandbox_state;
 pub mod scheduler;
 pub mod settings;
+#[cfg(test)]
+mod simulation;
 pub mod store;
 pub mod supervisor;
 pub mod webhook;
@@ -135,7 +138,7 @@ impl Backend {
             event = "posture",
             isolation = scheduler.isolation().name(),
             min_isolation = settings.runs.min_isolation.name(),
-            concurrency = settings.runs.concurrency,
+            concurrency = settings.runs.rules.concurrency,
             "the backend is ready"
         );
         let app = api::App::new(api::Parts {
@@ -179,6 +182,13 @@ impl Backend {
         }
         match self.settings.runs.on_stop {
             OnStop::Leave => {}
+            OnStop::Drain => {
+                if !self.scheduler.drain(self.settings.runs.drain_timeout).await {
+                    tracing::warn!(
+                        "some runs had not ended in time; the next start takes them over"
+                    );
+                }
+            }
             OnStop::Cancel => {
                 let limit = self.settings.runs.grace + Duration::from_secs(10);
                 self.scheduler.cancel_all(limit).await;

@@ -13,8 +13,10 @@ use orket_backend::{
     api::{
         archive::{ArchiveAnswer, ArchiveRequest},
         openapi,
+        replay::{ReplayAnswer, ReplayRequest},
     },
     cli,
+    run::State,
     settings::{Loaded, Settings},
     supervisor,
 };
@@ -45,6 +47,11 @@ enum Command {
     },
     /// Archive cards, through the running backend or, when none runs, in the store itself.
     Archive(Archive),
+    /// List runs that did not succeed, newest first.
+    Runs(Runs),
+    /// Submit runs that did not succeed once more, through the running backend or, when none
+    /// runs, in the store itself. Asking twice replays nothing twice.
+    Replay(Replay),
     /// Print the description of the API (`OpenAPI` 3.1).
     ExportOpenapi,
 }
@@ -69,6 +76,57 @@ struct Archive {
     /// Who, for the record.
     #[arg(long = "by", value_name = "NAME")]
     archived_by: Option<String>,
+}
+
+#[derive(clap::Args)]
+struct Runs {
+    /// The configuration.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A state; may be repeated. Without it: failed, timed_out and lost.
+    #[arg(long = "state", value_name = "STATE", value_parser = state)]
+    states: Vec<State>,
+    /// How many of each state at most, 1 to 500.
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=500))]
+    limit: i64,
+}
+
+#[derive(clap::Args)]
+struct Replay {
+    /// The configuration.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A run, by id; may be repeated. Nothing else selects then.
+    #[arg(long = "run", value_name = "ID")]
+    runs: Vec<String>,
+    /// All of this state: failed, timed_out, lost or canceled; may be repeated.
+    #[arg(long = "state", value_name = "STATE", value_parser = state)]
+    states: Vec<State>,
+    /// Only of this card.
+    #[arg(long, value_name = "ID")]
+    card: Option<String>,
+    /// Only of this build.
+    #[arg(long, value_name = "ID")]
+    build: Option<String>,
+    /// Only of this queue.
+    #[arg(long, value_name = "NAME")]
+    queue: Option<String>,
+    /// Only with this reason, such as exit_status.
+    #[arg(long, value_name = "WORD")]
+    reason: Option<String>,
+    /// Only those that ended then or later (RFC 3339).
+    #[arg(long, value_name = "TIME")]
+    since: Option<jiff::Timestamp>,
+    /// How many at most, the oldest first.
+    #[arg(long, value_name = "N")]
+    limit: Option<i64>,
+}
+
+fn state(name: &str) -> Result<State, String> {
+    State::parse(name).ok_or_else(|| {
+        let names = State::ALL.map(State::as_str);
+        format!("it is none of {}", names.join(", "))
+    })
 }
 
 fn main() -> ExitCode {
@@ -98,6 +156,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Archive(archive) => run_archive(archive),
+        Command::Runs(runs) => list_runs(&runs),
+        Command::Replay(replay) => run_replay(replay),
         Command::ExportOpenapi => {
             print!("{}", openapi::text()?);
             Ok(ExitCode::SUCCESS)
@@ -181,15 +241,12 @@ fn run_archive(archive: Archive) -> anyhow::Result<ExitCode> {
         reason: archive.reason,
         archived_by: archive.archived_by,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
     let ArchiveAnswer {
         archived_count,
         archived_ids,
         missing_ids,
         ..
-    } = runtime.block_on(cli::archive(&settings, request))?;
+    } = runtime()?.block_on(cli::archive(&settings, request))?;
     println!("{archived_count} card{} archived", plural(archived_count));
     for id in archived_ids {
         println!("  {id}");
@@ -202,6 +259,68 @@ fn run_archive(archive: Archive) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn list_runs(runs: &Runs) -> anyhow::Result<ExitCode> {
+    let Some(Loaded { settings, .. }) = load(runs.config.as_deref())? else {
+        return Ok(ExitCode::FAILURE);
+    };
+    let usual = [State::Failed, State::TimedOut, State::Lost];
+    let states: &[State] = if runs.states.is_empty() {
+        &usual
+    } else {
+        &runs.states
+    };
+    let listed = runtime()?.block_on(cli::runs(&settings, states, runs.limit))?;
+    for run in &listed {
+        let ended = run.ended_at.map(|at| at.to_string());
+        println!(
+            "{}  {}  {}  {}  {}",
+            run.id,
+            run.state.as_str(),
+            run.reason.as_deref().unwrap_or("-"),
+            ended.as_deref().unwrap_or("-"),
+            run.card_id.as_deref().unwrap_or("-"),
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_replay(replay: Replay) -> anyhow::Result<ExitCode> {
+    let Some(Loaded { settings, .. }) = load(replay.config.as_deref())? else {
+        return Ok(ExitCode::FAILURE);
+    };
+    let request = ReplayRequest {
+        ids: replay.runs,
+        states: replay.states,
+        card_id: replay.card,
+        build_id: replay.build,
+        queue: replay.queue,
+        reason: replay.reason,
+        since: replay.since,
+        limit: replay.limit,
+    };
+    let ReplayAnswer { replayed, skipped } =
+        runtime()?.block_on(cli::replay(&settings, request))?;
+    let count = replayed.len();
+    println!("{count} run{} replayed", plural(count));
+    for run in replayed {
+        println!("  {} as {}", run.id, run.run_id);
+    }
+    for run in &skipped {
+        eprintln!("{}: {}", run.id, run.why);
+    }
+    Ok(if skipped.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
 }
 
 /// Logs go to standard error: as text for a terminal, else as JSON; `ORKET_LOG_FORMAT=json|text`

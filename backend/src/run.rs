@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Due later: a retry that waits.
+    /// Not yet: a retry that waits for its time, or a run that waits for others.
     Scheduled,
     /// Waits for a free slot.
     Queued,
@@ -33,9 +33,9 @@ pub enum State {
     Succeeded,
     /// The command ended otherwise, or could not be started.
     Failed,
-    /// The command outlived its timeout and was ended.
+    /// The command outlived one of its bounds and was ended, or waited too long.
     TimedOut,
-    /// Ended on request, and nothing of it lives any more.
+    /// Ended on request, and nothing of it lives any more; or what it needed did not succeed.
     Canceled,
     /// Nobody can say how it ended, and no retry was left.
     Lost,
@@ -54,6 +54,10 @@ pub enum Step {
     RetryLater,
     /// Its attempt never came to life: back into the queue, nothing was spent.
     Unclaim,
+    /// It has waited too long.
+    Expire,
+    /// A run that it needs did not succeed.
+    Forsake,
     /// Someone wants it ended.
     Cancel,
 }
@@ -83,6 +87,24 @@ pub struct Illegal {
     pub step: Step,
 }
 
+impl Step {
+    /// All steps.
+    pub const ALL: [Self; 12] = [
+        Self::Due,
+        Self::Claim,
+        Self::End(Ending::Succeeded),
+        Self::End(Ending::Failed),
+        Self::End(Ending::TimedOut),
+        Self::End(Ending::Canceled),
+        Self::End(Ending::Lost),
+        Self::RetryLater,
+        Self::Unclaim,
+        Self::Expire,
+        Self::Forsake,
+        Self::Cancel,
+    ];
+}
+
 impl State {
     /// All states, in the order of a run's life.
     pub const ALL: [Self; 9] = [
@@ -104,7 +126,10 @@ impl State {
             (Self::Scheduled, Step::Due) | (Self::Running, Step::Unclaim) => Ok(Self::Queued),
             (Self::Queued, Step::Claim) => Ok(Self::Running),
             (Self::Running, Step::RetryLater) => Ok(Self::Scheduled),
-            (Self::Scheduled | Self::Queued, Step::Cancel) => Ok(Self::Canceled),
+            (Self::Scheduled | Self::Queued, Step::Cancel) | (Self::Scheduled, Step::Forsake) => {
+                Ok(Self::Canceled)
+            }
+            (Self::Scheduled | Self::Queued, Step::Expire) => Ok(Self::TimedOut),
             (Self::Running | Self::Canceling, Step::Cancel) => Ok(Self::Canceling),
             // Whatever its end looked like: it was asked to end, and it did.
             (Self::Canceling, Step::End(_) | Step::Unclaim | Step::RetryLater) => {
@@ -118,8 +143,14 @@ impl State {
                 Ending::Lost => Self::Lost,
             }),
             (Self::Scheduled, Step::Claim | Step::End(_) | Step::RetryLater | Step::Unclaim)
-            | (Self::Queued, Step::Due | Step::End(_) | Step::RetryLater | Step::Unclaim)
-            | (Self::Running | Self::Canceling, Step::Due | Step::Claim)
+            | (
+                Self::Queued,
+                Step::Due | Step::End(_) | Step::RetryLater | Step::Unclaim | Step::Forsake,
+            )
+            | (
+                Self::Running | Self::Canceling,
+                Step::Due | Step::Claim | Step::Expire | Step::Forsake,
+            )
             | (Self::Succeeded | Self::Failed | Self::TimedOut | Self::Canceled | Self::Lost, _) => {
                 illegal
             }
@@ -191,25 +222,6 @@ impl Ending {
     }
 }
 
-/// What is decided when an attempt ended: the end of the run, or another attempt.
-///
-/// `spent` counts the attempts so far, this one included. A cause that no retry can mend (the
-/// command does not exist) is said by `hopeless`.
-pub fn settle(ending: Ending, spent: i64, retries: i64, hopeless: bool) -> Step {
-    if ending.is_retryable() && !hopeless && spent <= retries {
-        Step::RetryLater
-    } else {
-        Step::End(ending)
-    }
-}
-
-/// How long to wait before attempt number `spent + 1`, in milliseconds: doubling from one second
-/// to five minutes.
-pub fn backoff_ms(spent: i64) -> i64 {
-    let doublings = u32::try_from(spent.clamp(1, 10) - 1).unwrap_or(0);
-    (1000_i64 << doublings).min(300_000)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may fail")]
@@ -217,24 +229,11 @@ mod tests {
 
     use super::*;
 
-    const STEPS: [Step; 10] = [
-        Step::Due,
-        Step::Claim,
-        Step::End(Ending::Succeeded),
-        Step::End(Ending::Failed),
-        Step::End(Ending::TimedOut),
-        Step::End(Ending::Canceled),
-        Step::End(Ending::Lost),
-        Step::RetryLater,
-        Step::Unclaim,
-        Step::Cancel,
-    ];
-
     #[test]
     fn the_whole_table() {
         let mut table = String::new();
         for from in State::ALL {
-            for step in STEPS {
+            for step in Step::ALL {
                 let to = from.after(step).map_or("-", State::as_str);
                 writeln!(table, "{} {step:?} {to}", from.as_str()).unwrap();
             }
@@ -245,7 +244,7 @@ mod tests {
     #[test]
     fn nothing_follows_a_final_state_and_everything_else_can_end() {
         for from in State::ALL {
-            let next: Vec<_> = STEPS
+            let next: Vec<_> = Step::ALL
                 .iter()
                 .filter_map(|step| from.after(*step).ok())
                 .collect();
@@ -260,25 +259,5 @@ mod tests {
             assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
         }
         assert_eq!(State::parse("Running"), None);
-    }
-
-    #[test]
-    fn a_retry_is_spent_only_where_it_may_help() {
-        assert_eq!(settle(Ending::Failed, 1, 1, false), Step::RetryLater);
-        assert_eq!(
-            settle(Ending::Failed, 2, 1, false),
-            Step::End(Ending::Failed)
-        );
-        assert_eq!(
-            settle(Ending::Failed, 1, 1, true),
-            Step::End(Ending::Failed)
-        );
-        assert_eq!(
-            settle(Ending::Succeeded, 1, 9, false),
-            Step::End(Ending::Succeeded)
-        );
-        assert_eq!(settle(Ending::Lost, 1, 0, false), Step::End(Ending::Lost));
-        assert_eq!(backoff_ms(1), 1000);
-        assert_eq!(backoff_ms(i64::MAX), 300_000);
     }
 }

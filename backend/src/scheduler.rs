@@ -32,6 +32,8 @@ pub mod outcome;
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long starts in flight may take after a stop was asked for.
 const STARTS: Duration = Duration::from_secs(5);
+/// The longest sleep until something is due: a clock that is set wakes nobody.
+const CLOCK_WATCH: Duration = Duration::from_secs(30);
 /// How many wake-ups of output readers are kept; who misses one looks into the store anyway.
 const WAKE_UPS: usize = 1024;
 
@@ -193,13 +195,8 @@ impl Scheduler {
         let mut newest = self.inner.store.feed().watch();
         let mut cursor = *newest.borrow();
         loop {
-            let concurrency = self.inner.settings.concurrency;
-            let due = match self
-                .inner
-                .store
-                .claim_runs(Timestamp::now(), concurrency)
-                .await
-            {
+            let rules = Arc::clone(&self.inner.settings.rules);
+            let due = match self.inner.store.claim_runs(Timestamp::now(), rules).await {
                 Ok(claims) => {
                     for run in claims.claimed {
                         starts.spawn(self.clone().start(run));
@@ -244,7 +241,7 @@ impl Scheduler {
             *cursor = last.seq;
             concerns |= events.iter().any(|event| {
                 let state = event.kind.strip_prefix("run.").and_then(State::parse);
-                state.is_some_and(|state| !state.is_active())
+                event.kind == "queue.resumed" || state.is_some_and(|state| !state.is_active())
             });
         }
     }
@@ -263,8 +260,6 @@ impl Scheduler {
     /// Cancels every active run and waits for their ends, for `limit` at most. What then still
     /// lives is taken over, and ended, by the next start.
     pub async fn cancel_all(&self, limit: Duration) {
-        let deadline = tokio::time::Instant::now() + limit;
-        let mut ended = self.inner.store.feed().watch();
         match self.inner.store.open_attempts().await {
             Ok(open) => {
                 for open in open {
@@ -287,6 +282,16 @@ impl Scheduler {
             }
             Err(error) => tracing::error!(%error, "the active runs cannot be read"),
         }
+        if !self.drain(limit).await {
+            tracing::warn!("some runs had not ended in time; the next start ends them");
+        }
+    }
+
+    /// Waits until no run is active, for `limit` at most; whether that is so. Nothing is claimed
+    /// any more when this is called.
+    pub async fn drain(&self, limit: Duration) -> bool {
+        let deadline = tokio::time::Instant::now() + limit;
+        let mut ended = self.inner.store.feed().watch();
         while self
             .inner
             .store
@@ -296,13 +301,10 @@ impl Scheduler {
         {
             match tokio::time::timeout_at(deadline, ended.changed()).await {
                 Ok(Ok(())) => {}
-                Ok(Err(_)) => return,
-                Err(_) => {
-                    tracing::warn!("some runs had not ended in time; the next start ends them");
-                    return;
-                }
+                Ok(Err(_)) | Err(_) => return false,
             }
         }
+        true
     }
 
     /// The isolation level that commands reach on this host.
@@ -325,7 +327,8 @@ async fn until(due: Option<Timestamp>) {
     match due {
         Some(due) => {
             let wait = due.duration_since(Timestamp::now());
-            tokio::time::sleep(Duration::try_from(wait).unwrap_or(Duration::ZERO)).await;
+            let wait = Duration::try_from(wait).unwrap_or(Duration::ZERO);
+            tokio::time::sleep(wait.min(CLOCK_WATCH)).await;
         }
         None => std::future::pending().await,
     }

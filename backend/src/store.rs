@@ -22,6 +22,8 @@ pub mod feed;
 mod lock;
 mod migrate;
 pub mod output;
+pub mod queues;
+pub mod replays;
 pub mod runs;
 pub mod sandboxes;
 mod sqlite;

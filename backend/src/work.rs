@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use orket_shared::id;
 use serde::{Deserialize, Serialize};
 
+use crate::plan::Bounds;
+
 /// Bytes of one argument, or of one `NAME=value`, at most: with the NUL behind it they are the 32
 /// pages the kernel takes.
 const MAX_STRING: usize = 131_071;
@@ -16,11 +18,13 @@ const MAX_BYTES: usize = 1 << 20;
 const STRING_COST: usize = 9;
 /// The longest timeout: 30 days.
 const MAX_TIMEOUT_MS: u64 = 30 * 24 * 3600 * 1000;
+/// The longest delay before a retry: a day.
+const MAX_DELAY_MS: u64 = 24 * 3600 * 1000;
 /// The most retries.
 const MAX_RETRIES: u32 = 100;
 
 /// A command and its bounds, as stored and as captured by a run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Work {
     /// Program and arguments; with `shell` the script and its positional parameters.
     pub command: Vec<String>,
@@ -42,6 +46,9 @@ pub struct Work {
     /// The sandbox stack that belongs to it.
     #[serde(default)]
     pub stack: Option<String>,
+    /// What bounds it beside the timeout of an attempt.
+    #[serde(default)]
+    pub bounds: Bounds,
 }
 
 /// What is wrong with a piece of work; the text names the field.
@@ -120,6 +127,27 @@ impl Work {
             Some(ms) if ms > MAX_TIMEOUT_MS => return invalid("`timeout` is more than 30 days"),
             Some(_) | None => {}
         }
+        for (name, ms) in [
+            ("waiting", self.bounds.waiting_ms),
+            ("total", self.bounds.total_ms),
+            ("silence", self.bounds.silence_ms),
+        ] {
+            match ms {
+                Some(0) => {
+                    return Err(Invalid(format!(
+                        "`bounds.{name}` must be more than 0 seconds"
+                    )));
+                }
+                Some(ms) if ms > MAX_TIMEOUT_MS => {
+                    return Err(Invalid(format!("`bounds.{name}` is more than 30 days")));
+                }
+                Some(_) | None => {}
+            }
+        }
+        let delays = [self.bounds.retry_delay_ms, self.bounds.retry_delay_most_ms];
+        if delays.into_iter().flatten().any(|ms| ms > MAX_DELAY_MS) {
+            return invalid("`bounds.retry_delay` and `retry_delay_most` are at most 1 day");
+        }
         if self.retries > MAX_RETRIES {
             return invalid("`retries` is more than 100");
         }
@@ -141,6 +169,7 @@ mod tests {
             timeout_ms: None,
             retries: 0,
             stack: None,
+            bounds: Bounds::default(),
         }
     }
 
@@ -201,6 +230,16 @@ mod tests {
                     ..work(&["a"])
                 },
                 "retries",
+            ),
+            (
+                Work {
+                    bounds: Bounds {
+                        silence_ms: Some(0),
+                        ..Bounds::default()
+                    },
+                    ..work(&["a"])
+                },
+                "bounds.silence",
             ),
         ] {
             let error = bad.check().expect_err(field).to_string();

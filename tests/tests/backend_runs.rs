@@ -12,26 +12,26 @@ use serde_json::{Value, json};
 const FINAL: [&str; 5] = ["succeeded", "failed", "timed_out", "canceled", "lost"];
 
 /// Submits a run that must be accepted; its id.
-async fn submit(backend: &Backend, body: &Value) -> String {
+pub(crate) async fn submit(backend: &Backend, body: &Value) -> String {
     let answer = backend.post("/v1/runs", body).await;
     assert_eq!(answer.status, 201, "{}", answer.text());
     answer.json()["id"].as_str().unwrap().to_owned()
 }
 
 /// A run of `sh -c script`.
-async fn script(backend: &Backend, script: &str) -> String {
+pub(crate) async fn script(backend: &Backend, script: &str) -> String {
     submit(backend, &json!({ "command": ["sh", "-c", script] })).await
 }
 
 /// The run as it is.
-async fn run(backend: &Backend, id: &str) -> Value {
+pub(crate) async fn run(backend: &Backend, id: &str) -> Value {
     let answer = backend.get(&format!("/v1/runs/{id}")).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     answer.json()
 }
 
 /// The run once it is in `state`.
-async fn reaches(backend: &Backend, id: &str, state: &str) -> Value {
+pub(crate) async fn reaches(backend: &Backend, id: &str, state: &str) -> Value {
     obtain(&format!("run {id} is {state}"), DEADLINE, || async {
         let run = run(backend, id).await;
         (run["state"] == state).then_some(run)
@@ -40,7 +40,7 @@ async fn reaches(backend: &Backend, id: &str, state: &str) -> Value {
 }
 
 /// The run once it has ended.
-async fn ended(backend: &Backend, id: &str) -> Value {
+pub(crate) async fn ended(backend: &Backend, id: &str) -> Value {
     obtain(&format!("run {id} has ended"), DEADLINE, || async {
         let run = run(backend, id).await;
         FINAL
@@ -62,7 +62,7 @@ async fn text(backend: &Backend, id: &str) -> String {
         .collect()
 }
 
-async fn cancel(backend: &Backend, id: &str) -> Answer {
+pub(crate) async fn cancel(backend: &Backend, id: &str) -> Answer {
     backend
         .post(&format!("/v1/runs/{id}/cancel"), &json!({}))
         .await

@@ -159,6 +159,100 @@ fn the_page_of_variables_is_the_list_of_the_gateway() {
     hold("environment.md", &page);
 }
 
+/// A table of what each step leads to from each state: `-` where it is refused.
+fn transitions<S: Copy, T: Copy>(
+    states: &[S],
+    steps: &[T],
+    name: impl Fn(S) -> &'static str,
+    step: impl Fn(T) -> String,
+    after: impl Fn(S, T) -> Option<S>,
+) -> String {
+    let mut table = "| step |".to_owned();
+    for state in states {
+        write!(table, " `{}` |", name(*state)).unwrap();
+    }
+    write!(table, "\n|---|{}", "---|".repeat(states.len())).unwrap();
+    for one in steps {
+        write!(table, "\n| {} |", step(*one)).unwrap();
+        for state in states {
+            let to = after(*state, *one).map_or("-", &name);
+            write!(table, " {to} |").unwrap();
+        }
+    }
+    table + "\n"
+}
+
+/// A step as people say it: `RunEnded(TimedOut)` is "run ended: timed out".
+fn words(step: &str) -> String {
+    let mut said = String::new();
+    for letter in step.trim_end_matches(')').chars() {
+        match letter {
+            '(' => said.push_str(": "),
+            letter if letter.is_ascii_uppercase() => {
+                if !said.is_empty() && !said.ends_with(' ') {
+                    said.push(' ');
+                }
+                said.push(letter.to_ascii_lowercase());
+            }
+            letter => said.push(letter),
+        }
+    }
+    said
+}
+
+#[test]
+fn the_page_of_states_is_what_the_backend_does() {
+    use orket_backend::{card, plan::deadline::Bound, run};
+    let mut page = format!(
+        "# States of cards and runs\n{MADE}\n\
+         Every change goes through these tables; a step that is not in them is refused, never repaired. Read: the state on top, the step at the left, the state it\n\
+         leads to.\n\n## Runs\n"
+    );
+    let source = read(&root().join("backend/src/run.rs"));
+    let list = |page: &mut String, source: &str, kind: &str| {
+        writeln!(page, "| {} | means |\n|---|---|", kind.to_lowercase()).unwrap();
+        for (name, meaning) in variants(source, kind) {
+            let name = name.split('(').next().unwrap();
+            writeln!(page, "| {} | {meaning} |", words(name)).unwrap();
+        }
+        page.push('\n');
+    };
+    list(&mut page, &source, "State");
+    list(&mut page, &source, "Step");
+    page.push_str(&transitions(
+        &run::State::ALL,
+        &run::Step::ALL,
+        run::State::as_str,
+        |step| words(&format!("{step:?}")),
+        |state, step| state.after(step).ok(),
+    ));
+    page.push_str("\n`running` and `canceling` are active: what `active_tasks` counts. ");
+    page.push_str("A run that overstepped a bound says so in its reason:\n\n");
+    page.push_str("| reason | means | tried again within `retries` |\n|---|---|---|\n");
+    for bound in Bound::ALL {
+        let again = if bound.is_retryable() { "yes" } else { "" };
+        writeln!(
+            page,
+            "| `{}` | {} | {again} |",
+            bound.reason(),
+            bound.detail()
+        )
+        .unwrap();
+    }
+    page.push_str("\n## Cards\n");
+    let source = read(&root().join("backend/src/card.rs"));
+    list(&mut page, &source, "Status");
+    list(&mut page, &source, "Step");
+    page.push_str(&transitions(
+        &card::Status::ALL,
+        &card::Step::ALL,
+        card::Status::as_str,
+        |step| words(&format!("{step:?}")),
+        |state, step| state.after(step).ok(),
+    ));
+    hold("states.md", &page);
+}
+
 /// A command's help, and that of its subcommands.
 async fn help(program_name: &str, arguments: &[&str]) -> String {
     let mut command = program::command(program_name, root());

@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     ApiError, App,
     document::{
-        self, Command, Field, Seconds, WorkFields, chosen_id, command_schema, given, priority,
-        seconds_schema,
+        self, BoundsView, Command, Field, Seconds, WorkFields, chosen_id, command_schema, given,
+        priority, seconds_schema,
     },
     extract::{Document, Id, Query},
     page::{self, Page},
@@ -58,6 +58,8 @@ pub(super) struct CardView {
     retries: u32,
     /// The sandbox stack that belongs to it.
     stack: Option<String>,
+    /// What bounds a run of it beside `timeout`.
+    bounds: BoundsView,
     /// When it was made (RFC 3339, UTC).
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
@@ -89,6 +91,7 @@ impl From<Card> for CardView {
             timeout: card.work.timeout_ms.map(|ms| Seconds { ms }),
             retries: card.work.retries,
             stack: card.work.stack,
+            bounds: card.work.bounds.into(),
             created_at: card.created_at,
             updated_at: card.updated_at,
             archived_at: card.archived_at,
@@ -129,6 +132,8 @@ pub(super) struct Create {
     retries: Option<u32>,
     /// The sandbox stack that belongs to it.
     stack: Option<String>,
+    /// What bounds a run of it beside `timeout`.
+    bounds: Option<BoundsView>,
 }
 
 /// Makes a card.
@@ -151,6 +156,7 @@ pub(super) async fn create(
         timeout: value.timeout,
         retries: value.retries,
         stack: value.stack,
+        bounds: value.bounds,
     };
     let new = NewCard {
         id,
@@ -285,6 +291,10 @@ pub(super) struct Patch {
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     stack: Field<String>,
+    /// What bounds a run of it beside `timeout`, as a whole.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(nullable = false)]
+    bounds: Option<BoundsView>,
 }
 
 impl Patch {
@@ -302,6 +312,7 @@ impl Patch {
         work.timeout_ms = self.timeout.change(timeout).map(|timeout| timeout.ms);
         work.retries = self.retries.unwrap_or(work.retries);
         work.stack = self.stack.change(work.stack);
+        work.bounds = self.bounds.map_or(work.bounds, Into::into);
         NewCard {
             id: card.id.clone(),
             title: self.title.unwrap_or_else(|| card.title.clone()),

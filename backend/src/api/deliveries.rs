@@ -154,10 +154,10 @@ pub(super) async fn replay(
         replay_of: Some(first.new.id.clone()),
         ..first.new
     };
-    let limit = app.settings.runs.queue_limit;
+    let rules = app.settings.runs.rules.clone();
     Ok(webhook::respond(
         app.store
-            .deliver(Timestamp::now(), new, body.into(), intent, limit)
+            .deliver(Timestamp::now(), new, body.into(), intent, rules)
             .await?,
     ))
 }

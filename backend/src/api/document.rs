@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use utoipa::openapi::{ObjectBuilder, OneOfBuilder, RefOr, Schema, Type};
 
 use super::ApiError;
-use crate::{config::unit, work::Work, workspace::Workspace};
+use crate::{config::unit, plan::Bounds, work::Work, workspace::Workspace};
 
 /// A duration: a number of seconds, or text such as `30s`, `5m`, `1h`. Answered in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,6 +141,57 @@ pub(super) struct WorkFields {
     pub(super) timeout: Option<Seconds>,
     pub(super) retries: Option<u32>,
     pub(super) stack: Option<String>,
+    pub(super) bounds: Option<BoundsView>,
+}
+
+/// What bounds a run beside the timeout of an attempt. What is absent or `null` is as configured
+/// when the run is submitted.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct BoundsView {
+    /// The longest wait in the queue; then it is `timed_out`, reason `waited_too_long`.
+    #[schema(schema_with = seconds_schema)]
+    waiting: Option<Seconds>,
+    /// The longest time from submission to the end, waiting and retries included; reason
+    /// `total_timeout`.
+    #[schema(schema_with = seconds_schema)]
+    total: Option<Seconds>,
+    /// The longest time that an attempt may write nothing; reason `silence`.
+    #[schema(schema_with = seconds_schema)]
+    silence: Option<Seconds>,
+    /// The delay before the second attempt; it doubles from one to the next, and up to half of it
+    /// is left out at random.
+    #[schema(schema_with = seconds_schema)]
+    retry_delay: Option<Seconds>,
+    /// The longest delay before an attempt.
+    #[schema(schema_with = seconds_schema)]
+    retry_delay_most: Option<Seconds>,
+}
+
+impl From<Bounds> for BoundsView {
+    fn from(bounds: Bounds) -> Self {
+        let seconds = |ms: Option<u64>| ms.map(|ms| Seconds { ms });
+        Self {
+            waiting: seconds(bounds.waiting_ms),
+            total: seconds(bounds.total_ms),
+            silence: seconds(bounds.silence_ms),
+            retry_delay: seconds(bounds.retry_delay_ms),
+            retry_delay_most: seconds(bounds.retry_delay_most_ms),
+        }
+    }
+}
+
+impl From<BoundsView> for Bounds {
+    fn from(view: BoundsView) -> Self {
+        let ms = |seconds: Option<Seconds>| seconds.map(|seconds| seconds.ms);
+        Self {
+            waiting_ms: ms(view.waiting),
+            total_ms: ms(view.total),
+            silence_ms: ms(view.silence),
+            retry_delay_ms: ms(view.retry_delay),
+            retry_delay_most_ms: ms(view.retry_delay_most),
+        }
+    }
 }
 
 impl WorkFields {
@@ -166,6 +217,7 @@ impl WorkFields {
             timeout_ms: self.timeout.map(|timeout| timeout.ms),
             retries: self.retries.unwrap_or(0),
             stack: self.stack,
+            bounds: self.bounds.map(Bounds::from).unwrap_or_default(),
         };
         check(&work, workspace)?;
         Ok(work)

@@ -124,6 +124,10 @@ impl From<SubmitError> for ApiError {
             SubmitError::QueueFull { .. } => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", detail).retry_after(5)
             }
+            SubmitError::UnknownQueue(_)
+            | SubmitError::UnknownNeed(_)
+            | SubmitError::NeedsItself => Self::invalid(detail),
+            SubmitError::NeedFailed { .. } => Self::conflict("dependency_failed", detail),
             SubmitError::UnknownCard(_) => Self::unknown("card"),
             SubmitError::CardNotStartable { .. } => Self::conflict("card_not_startable", detail),
             SubmitError::CardBusy { .. } => Self::conflict("card_busy", detail),

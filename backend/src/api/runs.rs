@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     ApiError, App,
     cards::CardView,
-    document::{Seconds, seconds_schema},
+    document::{BoundsView, Seconds, seconds_schema},
     extract::{Id, Query},
     page::{self, Page},
 };
@@ -58,6 +58,14 @@ pub(super) struct RunView {
     retries: u32,
     /// How many attempts were made so far.
     attempts: i64,
+    /// The queue it waits in.
+    queue: String,
+    /// What bounds it beside `timeout`.
+    bounds: BoundsView,
+    /// The run it repeats.
+    replay_of: Option<String>,
+    /// The schedule it belongs to.
+    schedule_id: Option<String>,
     /// When it was submitted (RFC 3339, UTC).
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
@@ -90,6 +98,10 @@ impl From<Run> for RunView {
             timeout: run.work.timeout_ms.map(|ms| Seconds { ms }),
             retries: run.work.retries,
             attempts: run.attempts,
+            queue: run.lane.queue,
+            bounds: run.work.bounds.into(),
+            replay_of: run.replay_of,
+            schedule_id: run.schedule_id,
             created_at: run.created_at,
             due_at: run.not_before,
             started_at: run.started_at,
@@ -108,6 +120,8 @@ pub(super) struct RunDetail {
     exit: Option<serde_json::Value>,
     /// The isolation level its last attempt reached.
     isolation: Option<String>,
+    /// The runs that it needs, or needed.
+    depends_on: Vec<String>,
     /// Its attempts, oldest first.
     attempt_list: Vec<AttemptView>,
 }
@@ -123,6 +137,10 @@ pub(super) struct ListQuery {
     card_id: Option<String>,
     /// Only runs of this build.
     build_id: Option<String>,
+    /// Only runs of this queue.
+    queue: Option<String>,
+    /// Only runs of this schedule.
+    schedule_id: Option<String>,
     /// `next` of the page before.
     cursor: Option<String>,
     /// How many items at most, 1 to 500.
@@ -143,6 +161,8 @@ pub(super) async fn list(
         state: query.state,
         card_id: query.card_id,
         build_id: query.build_id,
+        queue: query.queue,
+        schedule_id: query.schedule_id,
         before: page::cursor(query.cursor.as_deref())?,
         limit: limit + 1,
     };
@@ -168,12 +188,14 @@ pub(super) async fn detail(
     Id(id): Id,
 ) -> Result<Json<RunDetail>, ApiError> {
     let run = find(&app, id.clone()).await?;
+    let depends_on = app.store.needs(id.clone()).await?;
     let attempt_list = app.store.attempts(id).await?;
     let last = attempt_list.last();
     Ok(Json(RunDetail {
         exit: last.and_then(|attempt| attempt.exit.clone()),
         isolation: last.and_then(|attempt| attempt.isolation.clone()),
         run: run.into(),
+        depends_on,
         attempt_list,
     }))
 }

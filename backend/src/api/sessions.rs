@@ -89,7 +89,7 @@ pub(super) async fn snapshot(
             priority: run.priority,
             min_isolation: match run.cause {
                 Cause::Review => Some(settings.min_isolation.name()),
-                Cause::Api | Cause::Card => None,
+                Cause::Api | Cause::Card | Cause::Schedule => None,
             },
         },
     }))

@@ -14,13 +14,19 @@ use serde::Deserialize;
 
 use super::{
     ApiError, App, Caller,
-    document::{Command, Seconds, WorkFields, chosen_id, command_schema, priority, seconds_schema},
+    document::{
+        BoundsView, Command, Seconds, WorkFields, chosen_id, command_schema, priority,
+        seconds_schema,
+    },
     extract::{self, Document},
     runs::RunView,
 };
-use crate::store::{
-    runs::{Cause, Run},
-    submissions::{Idempotency, NewRun, Subject, Submitted},
+use crate::{
+    plan::{DEFAULT_QUEUE, dependency::Need},
+    store::{
+        runs::{Cause, Run},
+        submissions::{Idempotency, NewRun, Subject, Submitted},
+    },
 };
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -52,10 +58,25 @@ pub(super) struct Submit {
     retries: Option<u32>,
     /// 0 to 9, larger first.
     priority: Option<i64>,
+    /// What bounds it beside `timeout`.
+    bounds: Option<BoundsView>,
+    /// The queue it waits in; `default` when absent. One that is not configured is refused.
+    queue: Option<String>,
+    /// Runs that have to succeed before this one is started, 100 at most. When one ends otherwise,
+    /// this one is `canceled`, reason `dependency_failed`.
+    #[serde(default)]
+    depends_on: Vec<String>,
+}
+
+/// A submission, read.
+struct Read {
+    id: Option<String>,
+    subject: Subject,
+    build_id: Option<String>,
 }
 
 impl Submit {
-    fn subject(self, app: &App) -> Result<(Option<String>, Subject, Option<String>), ApiError> {
+    fn read(self, app: &App) -> Result<Read, ApiError> {
         let work = WorkFields {
             command: self.command,
             shell: self.shell,
@@ -64,6 +85,7 @@ impl Submit {
             timeout: self.timeout,
             retries: self.retries,
             stack: None,
+            bounds: self.bounds,
         };
         let Some(card) = self.card_id else {
             if work.command.is_none() {
@@ -73,7 +95,11 @@ impl Submit {
                 work: work.work(&app.workspace)?,
                 priority: priority(self.priority)?,
             };
-            return Ok((self.id, subject, self.build_id));
+            return Ok(Read {
+                id: self.id,
+                subject,
+                build_id: self.build_id,
+            });
         };
         let own = work.command.is_some()
             || work.shell.is_some()
@@ -81,29 +107,51 @@ impl Submit {
             || work.workdir.is_some()
             || work.timeout.is_some()
             || work.retries.is_some()
+            || work.bounds.is_some()
             || self.priority.is_some();
         if own {
             return Err(ApiError::invalid(
-                "With `card_id` only `id` and `build_id` may be given: the card says the rest.",
+                "With `card_id` only `id`, `build_id`, `queue` and `depends_on` may be given: the \
+                 card says the rest.",
             ));
         }
         if !id::is_name(&card) {
             return Err(ApiError::unknown("card"));
         }
-        Ok((
-            self.id,
-            Subject::Card {
+        Ok(Read {
+            id: self.id,
+            subject: Subject::Card {
                 id: card,
                 exclusive: false,
             },
-            self.build_id,
-        ))
+            build_id: self.build_id,
+        })
     }
 }
 
 /// Checks a build's name.
 pub(super) fn check_build(build: Option<&str>) -> Result<(), ApiError> {
     build.map_or(Ok(()), |build| chosen_id("build_id", build))
+}
+
+/// The queue that is asked for. Whether it exists says the store: what waits there counts.
+pub(super) fn queue(asked: Option<&str>) -> Result<String, ApiError> {
+    let queue = asked.unwrap_or(DEFAULT_QUEUE);
+    chosen_id("queue", queue)?;
+    Ok(queue.to_owned())
+}
+
+fn needs(depends_on: &[String]) -> Result<Vec<(String, Need)>, ApiError> {
+    if depends_on.len() > 100 {
+        return Err(ApiError::invalid("`depends_on` names more than 100 runs"));
+    }
+    depends_on
+        .iter()
+        .map(|id| {
+            chosen_id("depends_on", id)?;
+            Ok((id.clone(), Need::Success))
+        })
+        .collect()
 }
 
 /// Submits a run. It is on disk before this answers.
@@ -129,7 +177,13 @@ pub(super) async fn submit(
             "The Idempotency-Key is longer than 255 bytes.",
         ));
     }
-    let (id, subject, build_id) = value.subject(&app)?;
+    let queue = queue(value.queue.as_deref())?;
+    let needs = needs(&value.depends_on)?;
+    let Read {
+        id,
+        subject,
+        build_id,
+    } = value.read(&app)?;
     check_build(build_id.as_deref())?;
     let id = match id {
         Some(id) => {
@@ -140,7 +194,7 @@ pub(super) async fn submit(
     };
     let cause = match &subject {
         Subject::Command { .. } => Cause::Api,
-        Subject::Card { .. } => Cause::Card,
+        Subject::Card { .. } | Subject::Again { .. } => Cause::Card,
     };
     let actor = caller.actor();
     let idempotency = key.map(|key| Idempotency {
@@ -149,18 +203,16 @@ pub(super) async fn submit(
         body: bytes.to_vec(),
     });
     let new = NewRun {
-        id,
         build_id,
-        cause,
-        actor,
-        request_id: caller.request_id,
-        subject,
+        queue,
+        needs,
+        ..NewRun::new(&id, cause, &actor, &caller.request_id, subject)
     };
-    let limit = app.settings.runs.queue_limit;
+    let rules = app.settings.runs.rules.clone();
     let answer = |run: &Run| serde_json::json!(RunView::from(run.clone()));
     let submitted = app
         .store
-        .submit_run(Timestamp::now(), new, limit, idempotency, answer)
+        .submit_run(Timestamp::now(), new, rules, idempotency, answer)
         .await?;
     let (view, replayed) = match submitted {
         Submitted::New(run) => (serde_json::json!(RunView::from(*run)), false),

@@ -135,22 +135,20 @@ pub(super) async fn run_active(
     }
     let build_id = given(build_id);
     super::submit::check_build(build_id.as_deref())?;
+    let subject = Subject::Card {
+        id: card,
+        exclusive: true,
+    };
+    let (actor, request) = (caller.actor(), &caller.request_id);
     let new = NewRun {
-        id: id::new_ulid(),
         build_id,
-        cause: Cause::Card,
-        actor: caller.actor(),
-        request_id: caller.request_id,
-        subject: Subject::Card {
-            id: card,
-            exclusive: true,
-        },
+        ..NewRun::new(&id::new_ulid(), Cause::Card, &actor, request, subject)
     };
     let session_id = new.id.clone();
-    let limit = app.settings.runs.queue_limit;
+    let rules = app.settings.runs.rules.clone();
     let submitted = app
         .store
-        .submit_run(Timestamp::now(), new, limit, None, |_| ().into())
+        .submit_run(Timestamp::now(), new, rules, None, |_| ().into())
         .await?;
     match submitted {
         Submitted::New(_) | Submitted::Before(_) => Ok(Json(Session { session_id })),

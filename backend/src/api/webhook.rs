@@ -136,10 +136,10 @@ pub(super) async fn receive(
         request_id: caller.request_id,
         replay_of: None,
     };
-    let limit = app.settings.runs.queue_limit;
+    let rules = app.settings.runs.rules.clone();
     Ok(respond(
         app.store
-            .deliver(Timestamp::now(), new, bytes, intent, limit)
+            .deliver(Timestamp::now(), new, bytes, intent, rules)
             .await?,
     ))
 }

@@ -162,12 +162,8 @@ impl Service {
         let within = |Invalid(text): Invalid| Invalid(format!("service `{}`: {text}", self.name));
         let work = Work {
             command: self.command.clone(),
-            shell: false,
             env: self.env.clone(),
-            workdir: None,
-            timeout_ms: None,
-            retries: 0,
-            stack: None,
+            ..Work::default()
         };
         work.check().map_err(within)?;
         let has_port = self.port.is_some() || self.role.is_some();

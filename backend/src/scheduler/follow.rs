@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use super::{PAUSE, Scheduler, attempt_id, outcome};
 use crate::{
     executor::{Adoption, Attempt, Exit, Launch, LaunchError, Update},
-    run::State,
+    plan::deadline::{self, Bound},
+    run::{Ending, State},
     store::{
         StoreError,
         attempts::{Finished, Verdict},
@@ -26,6 +27,9 @@ enum Unstarted {
     /// Nothing was executed, and nothing speaks against another start.
     TakenBack(String),
 }
+
+/// An attempt has written nothing for as long as it may.
+struct Silent;
 
 impl From<(Exit, Verdict)> for Unstarted {
     fn from(end: (Exit, Verdict)) -> Self {
@@ -72,10 +76,8 @@ impl Scheduler {
             .workspace
             .resolve(run.work.workdir.as_deref())
             .map_err(|refused| outcome::not_started("workdir", refused.to_string(), true))?;
-        let timeout = run
-            .work
-            .timeout_ms
-            .map_or(inner.settings.timeout, Duration::from_millis);
+        // The supervisor ends it at the nearer bound, also while no backend runs.
+        let (timeout, _) = self.longest(run);
         let launch = Launch {
             id: attempt_id(run),
             argv: run.work.argv(),
@@ -106,6 +108,15 @@ impl Scheduler {
                 Err(LaunchError::Exists(_)) => return self.resume(&launch.id).await,
             }
         }
+    }
+
+    /// How long the newest attempt of a run may last, and which bound that is.
+    fn longest(&self, run: &Run) -> (Duration, Bound) {
+        let timeout = run
+            .work
+            .timeout_ms
+            .map_or(self.inner.settings.timeout, Duration::from_millis);
+        deadline::attempt(run.since, run.created_at, timeout, &run.work.bounds)
     }
 
     /// Takes over an attempt that is there already, or sees to it that it never begins.
@@ -157,7 +168,14 @@ impl Scheduler {
             self.end_processes(&run.id);
         }
         let end = loop {
-            match attempt.updates.recv().await {
+            let update = match self.heard(&run, &mut attempt).await {
+                Ok(update) => update,
+                Err(Silent) => {
+                    self.end_silent(&run).await;
+                    attempt.updates.recv().await
+                }
+            };
+            match update {
                 Some(Update::Output(records)) => {
                     self.insist(&run.id, || {
                         store.take_output(run.id.clone(), run.epoch, records.clone())
@@ -167,7 +185,10 @@ impl Scheduler {
                     let _ = self.inner.output.send(Arc::clone(&id));
                 }
                 Some(Update::Ended(exit)) => {
-                    let verdict = outcome::judge(&exit);
+                    let mut verdict = outcome::judge(&exit);
+                    if verdict.ending == Ending::TimedOut {
+                        verdict = Verdict::over(self.longest(&run).1);
+                    }
                     break (exit, verdict);
                 }
                 None => break outcome::lost("its updates broke off".to_owned()),
@@ -178,6 +199,36 @@ impl Scheduler {
         let _ = self.inner.output.send(id);
         if let Err(error) = self.inner.executor.forget(&attempt.id).await {
             tracing::warn!(attempt = attempt.id, %error, "files of an attempt stay behind");
+        }
+    }
+
+    /// What an attempt reports next, within the time that it may be silent.
+    async fn heard(&self, run: &Run, attempt: &mut Attempt) -> Result<Option<Update>, Silent> {
+        let Some(ms) = run.work.bounds.silence_ms else {
+            return Ok(attempt.updates.recv().await);
+        };
+        tokio::time::timeout(Duration::from_millis(ms), attempt.updates.recv())
+            .await
+            .map_err(|_| Silent)
+    }
+
+    /// Ends an attempt that is silent for too long: first on record, so that whoever takes its end
+    /// in knows why. One whose end was asked for already is left to that.
+    async fn end_silent(&self, run: &Run) {
+        let store = &self.inner.store;
+        let recorded = self
+            .insist(&run.id, || {
+                store.attempt_overstepped(run.id.clone(), run.epoch, Bound::Silence)
+            })
+            .await;
+        if recorded {
+            tracing::info!(
+                event = "attempt_silent",
+                run = run.id,
+                epoch = run.epoch,
+                "it is ended"
+            );
+            self.end_processes(&run.id);
         }
     }
 

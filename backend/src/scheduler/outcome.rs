@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use crate::{
     executor::{Exit, Outcome},
+    plan::deadline::Bound,
     run::Ending,
     store::{attempts::Verdict, runs::Why},
 };
@@ -20,10 +21,7 @@ pub fn judge(exit: &Exit) -> Verdict {
             let detail = format!("the command was ended by signal {signal}");
             (Ending::Failed, false, Some("signal"), Some(detail))
         }
-        Outcome::TimedOut => {
-            let detail = "the command outlived its timeout and was ended".to_owned();
-            (Ending::TimedOut, false, Some("timeout"), Some(detail))
-        }
+        Outcome::TimedOut => return Verdict::over(Bound::Attempt),
         Outcome::Canceled => (Ending::Canceled, false, Some("canceled"), None),
         Outcome::Interrupted => {
             let detail = "its supervisor was told to stop by someone else".to_owned();

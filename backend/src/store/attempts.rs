@@ -1,7 +1,7 @@
 //! Attempts of runs: starting, ending, taking back. Every change names the attempt's epoch, and an
 //! epoch that is not the run's newest is refused: nothing of an older attempt is taken in.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _};
 use serde_json::json;
 
@@ -12,7 +12,11 @@ use super::{
 };
 use crate::{
     executor::{Exit, Identity, Isolation, Outcome},
-    run::{Ending, State, Step, backoff_ms, settle},
+    plan::{
+        attempt::{self, Facts, Report},
+        deadline::Bound,
+    },
+    run::{Ending, State, Step},
 };
 
 /// An attempt whose end is not recorded.
@@ -35,6 +39,20 @@ pub struct Verdict {
     pub hopeless: bool,
     /// For the run's record.
     pub why: Why,
+}
+
+impl Verdict {
+    /// The end of an attempt that was ended over a bound.
+    pub fn over(bound: Bound) -> Self {
+        Self {
+            ending: Ending::TimedOut,
+            hopeless: !bound.is_retryable(),
+            why: Why {
+                reason: Some(bound.reason().to_owned()),
+                detail: Some(bound.detail().to_owned()),
+            },
+        }
+    }
 }
 
 /// What became of an attempt's end.
@@ -116,17 +134,29 @@ impl Database {
             let Some(run) = runs::find(tx, &run_id)? else {
                 return Ok(Finished::Stale);
             };
-            if run.epoch != epoch || open_base(tx, &run_id, epoch)?.is_none() {
+            let open = open_attempt(tx, &run_id, epoch)?;
+            let Some(current) = attempt::fence(run.epoch, epoch, open.is_some()) else {
                 return Ok(Finished::Stale);
-            }
+            };
             end(tx, &run_id, epoch, &exit)?;
-            let spent = run.attempts;
-            let step = settle(
-                verdict.ending,
-                spent,
-                i64::from(run.work.retries),
-                verdict.hopeless,
-            );
+            let verdict = match open.and_then(|open| open.ended_for) {
+                Some(bound) if verdict.ending == Ending::Canceled => Verdict::over(bound),
+                Some(_) | None => verdict,
+            };
+            let facts = Facts {
+                run: &run_id,
+                state: run.state,
+                spent: run.attempts,
+                retries: i64::from(run.work.retries),
+                created: run.created_at,
+                bounds: &run.work.bounds,
+            };
+            let report = Report {
+                ending: verdict.ending,
+                hopeless: verdict.hopeless,
+            };
+            let settled = attempt::finish(current, &facts, report, now)
+                .map_err(|illegal| StoreError::Fault(illegal.to_string()))?;
             let why = if run.state == State::Canceling {
                 Why {
                     reason: Some("canceled".to_owned()),
@@ -135,13 +165,34 @@ impl Database {
             } else {
                 verdict.why
             };
-            let state = runs::step(tx, now, &run, step, &why)?;
-            if state == State::Scheduled {
-                let due = now + SignedDuration::from_millis(backoff_ms(spent));
+            let state = runs::step(tx, now, &run, settled.step, &why)?;
+            if let Some(due) = settled.due {
                 tx.prepare_cached("UPDATE runs SET not_before = ?2 WHERE id = ?1")?
                     .execute((&run_id, due.as_microsecond()))?;
             }
             Ok(Finished::Run(state))
+        })
+        .await
+    }
+
+    /// Records that an attempt is about to be ended over one of its bounds, so that its end is
+    /// understood also when somebody else takes it in. `false`: the attempt is not the newest, has
+    /// ended, or its end was asked for before.
+    pub async fn attempt_overstepped(
+        &self,
+        run_id: String,
+        epoch: i64,
+        bound: Bound,
+    ) -> Result<bool, StoreError> {
+        self.write(move |tx| {
+            let changed = tx
+                .prepare_cached(
+                    "UPDATE attempts SET ended_for = ?3 WHERE run_id = ?1 AND epoch = ?2 \
+                     AND state <> 'ended' AND EXISTS (SELECT 1 FROM runs WHERE id = ?1 \
+                     AND epoch = ?2 AND state = 'running')",
+                )?
+                .execute((&run_id, epoch, bound.reason()))?;
+            Ok(changed == 1)
         })
         .await
     }
@@ -158,9 +209,12 @@ impl Database {
             let Some(run) = runs::find(tx, &run_id)? else {
                 return Ok(Finished::Stale);
             };
-            if run.epoch != epoch || open_base(tx, &run_id, epoch)?.is_none() {
+            let open = open_attempt(tx, &run_id, epoch)?;
+            let Some(current) = attempt::fence(run.epoch, epoch, open.is_some()) else {
                 return Ok(Finished::Stale);
-            }
+            };
+            attempt::take_back(current, run.state)
+                .map_err(|illegal| StoreError::Fault(illegal.to_string()))?;
             tx.prepare_cached(
                 "UPDATE attempts SET state = 'ended', ended_at = ?3, outcome = ?4 \
                  WHERE run_id = ?1 AND epoch = ?2",
@@ -247,20 +301,46 @@ fn view(row: &rusqlite::Row<'_>) -> Result<AttemptView, StoreError> {
     })
 }
 
-/// What to add to the numbers of this attempt's output; `None` when it is not the newest of its
-/// run or has ended: the fence.
+/// An attempt whose end is not recorded, within the engine.
+pub(super) struct OpenAttempt {
+    /// What to add to the numbers of its output.
+    pub(super) output_base: i64,
+    /// The bound that it is being ended for.
+    ended_for: Option<Bound>,
+}
+
+/// The attempt, when it has not ended: what the fence asks for.
+fn open_attempt(
+    tx: &Connection,
+    run_id: &str,
+    epoch: i64,
+) -> Result<Option<OpenAttempt>, StoreError> {
+    let found: Option<(i64, Option<String>)> = tx
+        .prepare_cached(
+            "SELECT output_base, ended_for FROM attempts \
+             WHERE run_id = ?1 AND epoch = ?2 AND state <> 'ended'",
+        )?
+        .query_row((run_id, epoch), |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    Ok(found.map(|(output_base, ended_for)| OpenAttempt {
+        output_base,
+        ended_for: ended_for.as_deref().and_then(Bound::parse),
+    }))
+}
+
+/// What to add to the numbers of this attempt's output; `None` when it may not speak for its run.
 pub(super) fn open_base(
     tx: &Connection,
     run_id: &str,
     epoch: i64,
 ) -> Result<Option<i64>, StoreError> {
-    Ok(tx
-        .prepare_cached(
-            "SELECT a.output_base FROM attempts a JOIN runs r ON r.id = a.run_id \
-             AND r.epoch = a.epoch WHERE a.run_id = ?1 AND a.epoch = ?2 AND a.state <> 'ended'",
-        )?
-        .query_row((run_id, epoch), |row| row.get(0))
-        .optional()?)
+    let newest: Option<i64> = tx
+        .prepare_cached("SELECT epoch FROM runs WHERE id = ?1")?
+        .query_row([run_id], |row| row.get(0))
+        .optional()?;
+    let open = open_attempt(tx, run_id, epoch)?;
+    let current = attempt::fence(newest.unwrap_or(0), epoch, open.is_some());
+    Ok(current.and(open).map(|open| open.output_base))
 }
 
 fn end(tx: &Connection, run_id: &str, epoch: i64, exit: &Exit) -> Result<(), StoreError> {
@@ -284,11 +364,12 @@ fn end(tx: &Connection, run_id: &str, epoch: i64, exit: &Exit) -> Result<(), Sto
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
-    use std::collections::BTreeMap;
+    use std::{collections::BTreeMap, sync::Arc};
 
     use super::*;
     use crate::{
         executor::{OutputRecord, Stream},
+        plan::{Bounds, Rules},
         scheduler::outcome,
         store::{
             runs::Cause,
@@ -313,6 +394,15 @@ mod tests {
         (exit, verdict)
     }
 
+    fn rules() -> Arc<Rules> {
+        Arc::new(Rules {
+            concurrency: 1,
+            queue_limit: 10,
+            queues: BTreeMap::new(),
+            bounds: Bounds::default(),
+        })
+    }
+
     fn line(seq: u64, text: &str) -> Vec<OutputRecord> {
         vec![OutputRecord {
             seq,
@@ -327,28 +417,20 @@ mod tests {
         let store = Database::open(&dir.path().join("o.db")).unwrap();
         let work = Work {
             command: vec!["true".into()],
-            shell: false,
-            env: BTreeMap::new(),
-            workdir: None,
-            timeout_ms: None,
             retries,
-            stack: None,
+            ..Work::default()
         };
-        let new = NewRun {
-            id: "r".into(),
-            build_id: None,
-            cause: Cause::Api,
-            actor: "a".into(),
-            request_id: "q".into(),
-            subject: Subject::Command { work, priority: 0 },
-        };
-        let submitted = store.submit_run(now(), new, 10, None, |_| json!({})).await;
+        let subject = Subject::Command { work, priority: 0 };
+        let new = NewRun::new("r", Cause::Api, "a", "q", subject);
+        let submitted = store
+            .submit_run(now(), new, rules(), None, |_| json!({}))
+            .await;
         assert!(matches!(submitted, Ok(Submitted::New(_))));
         (dir, store)
     }
 
     async fn claim(store: &Database, at: Timestamp) -> i64 {
-        let claims = store.claim_runs(at, 1).await.unwrap();
+        let claims = store.claim_runs(at, rules()).await.unwrap();
         assert_eq!(claims.claimed.len(), 1);
         claims.claimed[0].epoch
     }
@@ -384,10 +466,15 @@ mod tests {
         );
 
         assert!(
-            store.claim_runs(now(), 1).await.unwrap().claimed.is_empty(),
+            store
+                .claim_runs(now(), rules())
+                .await
+                .unwrap()
+                .claimed
+                .is_empty(),
             "it is not due"
         );
-        let due = now() + SignedDuration::from_secs(60);
+        let due = now() + jiff::SignedDuration::from_secs(60);
         let second = claim(&store, due).await;
         assert_eq!(second, first + 1);
         assert_eq!(

@@ -1,5 +1,7 @@
 //! Deliveries: what came in, and what it caused, stored in one transaction under its key.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row};
@@ -11,6 +13,7 @@ use super::{
     submissions::{self, NewRun, Subject, SubmitError},
     time,
 };
+use crate::plan::Rules;
 
 /// A proven delivery to be stored.
 #[derive(Debug, Clone)]
@@ -147,7 +150,7 @@ fn act(
     now: Timestamp,
     new: &NewDelivery,
     intent: &Intent,
-    queue_limit: i64,
+    rules: &Rules,
 ) -> Result<Effect, SubmitError> {
     let (card_ids, run_id) = match intent {
         Intent::Ignore(why) => return Ok(Effect::ignored(why.clone())),
@@ -166,18 +169,12 @@ fn act(
             card_ids.join(" or ")
         )));
     };
-    let run = NewRun {
-        id: run_id.clone(),
-        build_id: None,
-        cause: Cause::Review,
-        actor: new.actor.clone(),
-        request_id: new.request_id.clone(),
-        subject: Subject::Card {
-            id: card_id.clone(),
-            exclusive: false,
-        },
+    let subject = Subject::Card {
+        id: card_id.clone(),
+        exclusive: false,
     };
-    match submissions::submit(tx, now, &run, queue_limit) {
+    let run = NewRun::new(run_id, Cause::Review, &new.actor, &new.request_id, subject);
+    match submissions::submit(tx, now, &run, rules) {
         Ok(run) => Ok(Effect {
             http_status: 202,
             status: "accepted",
@@ -204,13 +201,13 @@ impl Database {
         new: NewDelivery,
         body: Bytes,
         intent: Intent,
-        queue_limit: i64,
+        rules: Arc<Rules>,
     ) -> Result<Answer, SubmitError> {
         self.write(move |tx| {
             if let Some(answer) = first_answer(tx, &new.source, &new.key)? {
                 return Ok(answer);
             }
-            let effect = act(tx, now, &new, &intent, queue_limit)?;
+            let effect = act(tx, now, &new, &intent, &rules)?;
             let mut answer = json!({
                 "status": effect.status, "message": effect.message, "delivery_id": new.id,
             });

@@ -15,6 +15,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "dropped output",
         include_str!("migrations/0003_dropped_output.sql"),
     ),
+    ("queues", include_str!("migrations/0004_queues.sql")),
 ];
 
 /// Brings the schema up to this program's version.

@@ -8,6 +8,11 @@ use serde_json::json;
 use super::{Database, StoreError, cards, feed, optional_time, time};
 use crate::{
     card,
+    plan::{
+        claim::Lane,
+        deadline,
+        dependency::{Effect, Need},
+    },
     run::{State, Step},
     work::Work,
 };
@@ -22,6 +27,8 @@ pub enum Cause {
     Card,
     /// A pull request names a card.
     Review,
+    /// A schedule came to its time.
+    Schedule,
 }
 
 impl Cause {
@@ -30,11 +37,12 @@ impl Cause {
             Self::Api => "api",
             Self::Card => "card",
             Self::Review => "review",
+            Self::Schedule => "schedule",
         }
     }
 
     fn parse(name: &str) -> Result<Self, StoreError> {
-        [Self::Api, Self::Card, Self::Review]
+        [Self::Api, Self::Card, Self::Review, Self::Schedule]
             .into_iter()
             .find(|cause| cause.as_str() == name)
             .ok_or_else(|| StoreError::Fault(format!("a run has the unknown cause {name:?}")))
@@ -74,6 +82,16 @@ pub struct Run {
     pub epoch: i64,
     /// How many attempts came to life.
     pub attempts: i64,
+    /// The queue it waits in, and its key there.
+    pub lane: Lane,
+    /// How many runs it still waits for.
+    pub holds: i64,
+    /// The run it repeats.
+    pub replay_of: Option<String>,
+    /// The schedule it belongs to.
+    pub schedule_id: Option<String>,
+    /// When it came into its state.
+    pub since: Timestamp,
     /// When it was submitted.
     pub created_at: Timestamp,
     /// When a scheduled run is due.
@@ -91,7 +109,8 @@ pub struct Run {
 const COLUMNS: &str = "seq, id, state, reason, detail, card_id, build_id, cause, actor, \
      request_id, priority, spec, card_snapshot, epoch, created_at, not_before, queued_at, \
      started_at, canceling_at, ended_at, (SELECT count(*) FROM attempts WHERE run_id = runs.id \
-     AND coalesce(outcome ->> 'kind', '') <> 'never_started')";
+     AND coalesce(outcome ->> 'kind', '') <> 'never_started'), queue, turn_key, holds, replay_of, \
+     schedule_id, since";
 
 fn read(row: &Row<'_>) -> Result<Run, StoreError> {
     let state: String = row.get(2)?;
@@ -115,6 +134,14 @@ fn read(row: &Row<'_>) -> Result<Run, StoreError> {
             .transpose()?,
         epoch: row.get(13)?,
         attempts: row.get(20)?,
+        lane: Lane {
+            queue: row.get(21)?,
+            key: row.get(22)?,
+        },
+        holds: row.get(23)?,
+        replay_of: row.get(24)?,
+        schedule_id: row.get(25)?,
+        since: time(row.get(26)?)?,
         created_at: time(row.get(14)?)?,
         not_before: optional_time(row.get(15)?)?,
         queued_at: optional_time(row.get(16)?)?,
@@ -177,8 +204,78 @@ pub struct Why {
 }
 
 /// Takes one step of a run's life inside a transaction: state, times, event, and at its end its
-/// card. An illegal step is a fault: callers look before they step.
+/// card and the runs that wait for it. An illegal step is a fault: callers look before they step.
 pub fn step(
+    tx: &Connection,
+    now: Timestamp,
+    run: &Run,
+    step: Step,
+    why: &Why,
+) -> Result<State, StoreError> {
+    let reached = step_alone(tx, now, run, step, why)?;
+    // A list, not recursion: a chain of runs may be as long as the queue.
+    let mut ended = vec![(run.id.clone(), reached)];
+    while let Some((id, state)) = ended.pop() {
+        if let Some(ending) = state.ending() {
+            for (waiting, need) in waiting_for(tx, &id)? {
+                let effect = need.met_by(ending);
+                ended.extend(settle_need(tx, now, &waiting, &id, effect)?);
+            }
+        }
+    }
+    Ok(reached)
+}
+
+/// What waits for a run, by run.
+fn waiting_for(tx: &Connection, id: &str) -> Result<Vec<(String, Need)>, StoreError> {
+    let rows: Vec<(String, String)> = tx
+        .prepare_cached("SELECT run_id, need FROM run_needs WHERE needs = ?1 AND met = 0")?
+        .query_map([id], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<_, _>>()?;
+    rows.into_iter()
+        .map(|(run, need)| {
+            let need = Need::parse(&need)
+                .ok_or_else(|| StoreError::Fault(format!("a run has the need {need:?}")))?;
+            Ok((run, need))
+        })
+        .collect()
+}
+
+/// Lets a run feel that `before`, which it waited for, has ended; where it ends itself by that, it
+/// and its state.
+fn settle_need(
+    tx: &Connection,
+    now: Timestamp,
+    waiting: &str,
+    before: &str,
+    effect: Effect,
+) -> Result<Option<(String, State)>, StoreError> {
+    tx.prepare_cached("UPDATE run_needs SET met = 1 WHERE run_id = ?1 AND needs = ?2")?
+        .execute((waiting, before))?;
+    let Some(run) = find(tx, waiting)?.filter(|run| run.state == State::Scheduled) else {
+        return Ok(None);
+    };
+    match effect {
+        Effect::Released => {
+            tx.prepare_cached("UPDATE runs SET holds = holds - 1 WHERE id = ?1")?
+                .execute([waiting])?;
+            if run.holds == 1 {
+                step_alone(tx, now, &run, Step::Due, &Why::default())?;
+            }
+            Ok(None)
+        }
+        Effect::Forsaken => {
+            let why = Why {
+                reason: Some("dependency_failed".to_owned()),
+                detail: Some(format!("run {before}, which it needs, did not succeed")),
+            };
+            let state = step_alone(tx, now, &run, Step::Forsake, &why)?;
+            Ok(Some((run.id, state)))
+        }
+    }
+}
+
+fn step_alone(
     tx: &Connection,
     now: Timestamp,
     run: &Run,
@@ -193,8 +290,9 @@ pub fn step(
         return Ok(to);
     }
     let at = now.as_microsecond();
+    let given_up = deadline::given_up(to, now, run.created_at, &run.work.bounds);
     tx.prepare_cached(
-        "UPDATE runs SET state = ?2, reason = ?3, detail = ?4, \
+        "UPDATE runs SET state = ?2, reason = ?3, detail = ?4, since = ?5, give_up_at = ?7, \
          queued_at = iif(?2 = 'queued', ?5, queued_at), \
          not_before = iif(?2 = 'scheduled', not_before, NULL), \
          started_at = iif(?2 = 'running', coalesce(started_at, ?5), started_at), \
@@ -208,6 +306,7 @@ pub fn step(
         &why.detail,
         at,
         to.is_final(),
+        given_up.map(|(at, _)| at.as_microsecond()),
     ))?;
     announce(
         tx,
@@ -252,6 +351,10 @@ pub struct Filter {
     pub card_id: Option<String>,
     /// Only of this build.
     pub build_id: Option<String>,
+    /// Only of this queue.
+    pub queue: Option<String>,
+    /// Only of this schedule.
+    pub schedule_id: Option<String>,
     /// Only those submitted before the run of this number.
     pub before: Option<i64>,
     /// At most so many.
@@ -318,6 +421,14 @@ impl Database {
                     filter.build_id.as_ref().map(|v| v as &dyn ToSql),
                 ),
                 (
+                    " AND queue = ?",
+                    filter.queue.as_ref().map(|v| v as &dyn ToSql),
+                ),
+                (
+                    " AND schedule_id = ?",
+                    filter.schedule_id.as_ref().map(|v| v as &dyn ToSql),
+                ),
+                (
                     " AND seq < ?",
                     filter.before.as_ref().map(|v| v as &dyn ToSql),
                 ),
@@ -333,6 +444,17 @@ impl Database {
                 .query_map(values.as_slice(), |row| Ok(read(row)))?
                 .map(|row| row?)
                 .collect()
+        })
+        .await
+    }
+
+    /// What a run waits for, or waited for: runs, by id.
+    pub async fn needs(&self, id: String) -> Result<Vec<String>, StoreError> {
+        self.read(move |conn| {
+            Ok(conn
+                .prepare_cached("SELECT needs FROM run_needs WHERE run_id = ?1")?
+                .query_map([id], |row| row.get(0))?
+                .collect::<Result<_, _>>()?)
         })
         .await
     }

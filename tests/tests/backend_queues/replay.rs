@@ -1,0 +1,123 @@
+//! Replaying what did not succeed.
+
+use orket_tests::{Backend, backend};
+use serde_json::{Value, json};
+
+use crate::backend_runs::{ended, run, submit};
+
+async fn replay(backend: &Backend, body: &Value) -> Value {
+    let answer = backend.post("/v1/runs/replay", body).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()
+}
+
+#[tokio::test]
+async fn failed_runs_are_replayed_once_however_often_it_is_asked() {
+    let mut backend = Backend::start("").await;
+    let script = "test -e fixed";
+    for name in ["one", "two"] {
+        let body = json!({ "id": name, "command": ["sh", "-c", script], "build_id": "b" });
+        submit(&backend, &body).await;
+        assert_eq!(ended(&backend, name).await["state"], "failed");
+    }
+    submit(&backend, &json!({ "id": "other", "command": ["false"] })).await;
+    submit(
+        &backend,
+        &json!({ "id": "good", "command": ["true"], "build_id": "b" }),
+    )
+    .await;
+    for name in ["other", "good"] {
+        ended(&backend, name).await;
+    }
+    std::fs::write(backend.workspace().join("fixed"), "").unwrap();
+    let answer = replay(&backend, &json!({ "build_id": "b" })).await;
+    let replayed = answer["replayed"].as_array().unwrap();
+    let from: Vec<_> = replayed.iter().map(|run| run["id"].clone()).collect();
+    assert_eq!(from, ["one", "two"]);
+    backend.kill_and_restart().await;
+    for made in replayed {
+        let id = made["run_id"].as_str().unwrap();
+        let run = ended(&backend, id).await;
+        assert_eq!(
+            (&run["state"], &run["replay_of"], &run["build_id"]),
+            (&json!("succeeded"), &made["id"], &json!("b")),
+            "{run}"
+        );
+    }
+    assert_eq!(
+        run(&backend, "one").await["state"],
+        "failed",
+        "the first stays as it was"
+    );
+    let again = replay(&backend, &json!({ "build_id": "b" })).await;
+    assert_eq!(again, json!({ "replayed": [], "skipped": [] }));
+    let named = replay(&backend, &json!({ "ids": ["one", "good", "none"] })).await;
+    assert_eq!(named["replayed"], json!([]));
+    assert_eq!(named["skipped"].as_array().unwrap().len(), 3, "{named}");
+    orket_tests::convergence::settled(&mut backend).await;
+}
+
+#[tokio::test]
+async fn a_replay_that_selects_nothing_or_too_much_is_refused() {
+    let backend = Backend::start("").await;
+    for body in [
+        json!({}),
+        json!({ "limit": 3 }),
+        json!({ "states": ["succeeded"] }),
+        json!({ "states": ["running"] }),
+        json!({ "ids": ["a"], "build_id": "b" }),
+        json!({ "build_id": "b", "limit": 0 }),
+        json!({ "nonsense": 1 }),
+    ] {
+        let answer = backend.post("/v1/runs/replay", &body).await;
+        assert_eq!(answer.status, 400, "{body}: {}", answer.text());
+    }
+}
+
+#[tokio::test]
+async fn the_command_line_lists_and_replays_with_and_without_a_backend() {
+    let mut backend = Backend::start("").await;
+    let config = backend.dir().join("backend.toml");
+    let config = config.to_str().unwrap().to_owned();
+    for name in ["one", "two"] {
+        let body = json!({ "id": name, "command": ["sh", "-c", "test -e fixed"] });
+        submit(&backend, &body).await;
+        ended(&backend, name).await;
+    }
+    let dir = backend.dir().to_owned();
+    let listed = backend::run(&dir, &["runs", "--config", &config]).await;
+    assert!(listed.status.success(), "{}", listed.output());
+    assert!(
+        listed.stdout.contains("one  failed  exit_status"),
+        "{}",
+        listed.stdout
+    );
+    std::fs::write(backend.workspace().join("fixed"), "").unwrap();
+    let done = backend::run(&dir, &["replay", "--config", &config, "--run", "one"]).await;
+    assert!(done.status.success(), "{}", done.output());
+    assert!(done.stdout.contains("1 run replayed"), "{}", done.stdout);
+
+    assert!(backend.terminate().await.success());
+    let listed = backend::run(&dir, &["runs", "--config", &config]).await;
+    assert!(listed.stdout.contains("two  failed"), "{}", listed.output());
+    let all = &["replay", "--config", &config, "--state", "failed"];
+    let done = backend::run(&dir, all).await;
+    assert!(done.status.success(), "{}", done.output());
+    assert!(done.stdout.contains("1 run replayed"), "{}", done.stdout);
+    let nothing = backend::run(&dir, &["replay", "--config", &config]).await;
+    assert!(!nothing.status.success());
+    assert!(
+        nothing.stderr.contains("Say which runs"),
+        "{}",
+        nothing.stderr
+    );
+    backend.restart().await;
+    let replayed = backend.get("/v1/runs?limit=4").await.json();
+    for run in replayed["items"].as_array().unwrap() {
+        if run["replay_of"] != Value::Null {
+            let id = run["id"].as_str().unwrap();
+            assert_eq!(ended(&backend, id).await["state"], "succeeded");
+        }
+    }
+    orket_tests::convergence::settled(&mut backend).await;
+}
