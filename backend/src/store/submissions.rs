@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension as _};
+use sha2::{Digest as _, Sha256};
 
 use super::{
     Database, StoreError, cards,
@@ -169,6 +170,14 @@ pub struct Idempotency {
     pub key: String,
     /// The body, byte for byte.
     pub body: Vec<u8>,
+}
+
+/// How long an idempotency key is remembered.
+const KEPT: SignedDuration = SignedDuration::from_hours(7 * 24);
+
+/// What is kept of a body: enough to tell another one, and nothing of what it says.
+fn digest(body: &[u8]) -> Vec<u8> {
+    Sha256::digest(body).to_vec()
 }
 
 /// What became of a submission.
@@ -362,7 +371,7 @@ impl Database {
     ) -> Result<Submitted, SubmitError> {
         self.write(move |tx| {
             if let Some(idempotency) = &idempotency
-                && let Some(answer) = remembered(tx, idempotency)?
+                && let Some(answer) = remembered(tx, now, idempotency)?
             {
                 return Ok(Submitted::Before(answer));
             }
@@ -378,17 +387,25 @@ impl Database {
 
 fn remembered(
     tx: &Connection,
+    now: Timestamp,
     idempotency: &Idempotency,
 ) -> Result<Option<serde_json::Value>, SubmitError> {
+    let forgotten = now.checked_sub(KEPT).unwrap_or(Timestamp::MIN);
     let found: Option<(Vec<u8>, String)> = tx
-        .prepare_cached("SELECT body, answer FROM idempotency WHERE actor = ?1 AND key = ?2")?
-        .query_row((&idempotency.actor, &idempotency.key), |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })
+        .prepare_cached(
+            "SELECT body, answer FROM idempotency WHERE actor = ?1 AND key = ?2 AND created_at >= ?3",
+        )?
+        .query_row(
+            (&idempotency.actor, &idempotency.key, forgotten.as_microsecond()),
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
         .optional()?;
     match found {
         None => Ok(None),
-        Some((body, _)) if body != idempotency.body => Err(SubmitError::KeyReused),
+        // Rows of earlier versions hold the body itself.
+        Some((seen, _)) if seen != digest(&idempotency.body) && seen != idempotency.body => {
+            Err(SubmitError::KeyReused)
+        }
         Some((_, answer)) => Ok(Some(
             serde_json::from_str(&answer).map_err(StoreError::from)?,
         )),
@@ -401,13 +418,16 @@ fn remember(
     idempotency: &Idempotency,
     answer: &serde_json::Value,
 ) -> Result<(), SubmitError> {
+    let forgotten = now.checked_sub(KEPT).unwrap_or(Timestamp::MIN);
+    tx.prepare_cached("DELETE FROM idempotency WHERE created_at < ?1")?
+        .execute([forgotten.as_microsecond()])?;
     tx.prepare_cached(
         "INSERT INTO idempotency (actor, key, body, answer, created_at) VALUES (?1, ?2, ?3, ?4, ?5)",
     )?
     .execute((
         &idempotency.actor,
         &idempotency.key,
-        &idempotency.body,
+        digest(&idempotency.body),
         answer.to_string(),
         now.as_microsecond(),
     ))?;
