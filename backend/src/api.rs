@@ -34,6 +34,7 @@ mod queues;
 pub mod replay;
 mod runs;
 mod sandboxes;
+mod schedules;
 mod sessions;
 mod submit;
 mod system;
@@ -110,6 +111,16 @@ pub fn router(app: App) -> Router {
         .route("/v1/queues", get(queues::list))
         .route("/v1/queues/{name}/pause", post(queues::pause))
         .route("/v1/queues/{name}/resume", post(queues::resume))
+        .route(
+            "/v1/schedules",
+            get(schedules::list).post(schedules::create),
+        )
+        .route(
+            "/v1/schedules/{id}",
+            get(schedules::detail)
+                .patch(schedules::change)
+                .delete(schedules::remove),
+        )
         .route("/v1/sessions/{id}", get(sessions::session))
         .route("/v1/sessions/{id}/snapshot", get(sessions::snapshot))
         .route("/v1/cards", get(cards::list).post(cards::create))

@@ -18,6 +18,7 @@ pub mod plan;
 pub mod run;
 pub mod sandbox;
 pub mod sandbox_state;
+pub mod schedule;
 pub mod scheduler;
 pub mod settings;
 #[cfg(test)]

@@ -25,6 +25,7 @@ use crate::{
     workspace::Workspace,
 };
 
+mod clockwork;
 mod follow;
 pub mod outcome;
 
@@ -181,10 +182,10 @@ impl Scheduler {
     }
 
     /// Claims and starts runs until a stop is asked for, then lets starts in flight end. Wakes
-    /// when a run is queued or ends, and when a scheduled one is due.
+    /// when a run is queued or ends, and when a scheduled one is due; keeps the schedules meanwhile.
     pub async fn run(self) {
         let mut starts = JoinSet::new();
-        self.claim_and_start(&mut starts).await;
+        tokio::join!(self.claim_and_start(&mut starts), self.keep_schedules());
         let all = async { while starts.join_next().await.is_some() {} };
         if tokio::time::timeout(STARTS, all).await.is_err() {
             tracing::warn!("some runs were being started when the backend stopped");
@@ -219,7 +220,7 @@ impl Scheduler {
                         if changed.is_err() {
                             return;
                         }
-                        if self.concerns_slots(&mut cursor).await {
+                        if self.concerns(&mut cursor, fills_or_frees).await {
                             break;
                         }
                     }
@@ -228,8 +229,8 @@ impl Scheduler {
         }
     }
 
-    /// Whether one of the new events may have filled the queue or freed a slot.
-    async fn concerns_slots(&self, cursor: &mut i64) -> bool {
+    /// Whether one of the events after `cursor`, which it moves on, is of a kind that counts.
+    async fn concerns(&self, cursor: &mut i64, counts: impl Fn(&str) -> bool) -> bool {
         let mut concerns = false;
         loop {
             let Ok(events) = self.inner.store.events_after(*cursor, 256).await else {
@@ -239,10 +240,7 @@ impl Scheduler {
                 return concerns;
             };
             *cursor = last.seq;
-            concerns |= events.iter().any(|event| {
-                let state = event.kind.strip_prefix("run.").and_then(State::parse);
-                event.kind == "queue.resumed" || state.is_some_and(|state| !state.is_active())
-            });
+            concerns |= events.iter().any(|event| counts(&event.kind));
         }
     }
 
@@ -316,6 +314,12 @@ impl Scheduler {
     pub fn watch_output(&self) -> broadcast::Receiver<Arc<str>> {
         self.inner.output.subscribe()
     }
+}
+
+/// Whether an event of this kind may have filled a queue or freed a slot.
+fn fills_or_frees(kind: &str) -> bool {
+    let state = kind.strip_prefix("run.").and_then(State::parse);
+    kind == "queue.resumed" || state.is_some_and(|state| !state.is_active())
 }
 
 /// The executor's name for the newest attempt of a run.

@@ -26,6 +26,7 @@ pub mod queues;
 pub mod replays;
 pub mod runs;
 pub mod sandboxes;
+pub mod schedules;
 mod sqlite;
 pub mod submissions;
 

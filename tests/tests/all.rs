@@ -11,6 +11,7 @@ mod backend_api;
 mod backend_events;
 mod backend_queues;
 mod backend_runs;
+mod backend_schedules;
 mod backend_start;
 mod backend_webhooks;
 mod canary;

@@ -195,6 +195,18 @@ impl From<BoundsView> for Bounds {
 }
 
 impl WorkFields {
+    /// Whether nothing was said.
+    pub(super) fn is_empty(&self) -> bool {
+        self.command.is_none()
+            && self.shell.is_none()
+            && self.env.is_none()
+            && self.workdir.is_none()
+            && self.timeout.is_none()
+            && self.retries.is_none()
+            && self.stack.is_none()
+            && self.bounds.is_none()
+    }
+
     /// The work they describe, checked.
     pub(super) fn work(self, workspace: &Workspace) -> Result<Work, ApiError> {
         let shell = self.shell.unwrap_or(false);

@@ -17,7 +17,7 @@ use orket_shared::{
 };
 
 use crate::{
-    store::{StoreError, cards::CardError, submissions::SubmitError},
+    store::{StoreError, cards::CardError, schedules::ScheduleError, submissions::SubmitError},
     work::Invalid,
     workspace::Refused,
 };
@@ -153,6 +153,18 @@ impl From<CardError> for ApiError {
             CardError::Busy { .. } => Self::conflict("card_busy", detail),
             CardError::Needed { .. } => Self::conflict("card_needed", detail),
             CardError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<ScheduleError> for ApiError {
+    fn from(error: ScheduleError) -> Self {
+        let detail = error.to_string();
+        match error {
+            ScheduleError::Exists(_) => Self::conflict("schedule_exists", detail),
+            ScheduleError::Unknown => Self::unknown("schedule"),
+            ScheduleError::UnknownCard(_) => Self::invalid(detail),
+            ScheduleError::Store(error) => error.into(),
         }
     }
 }

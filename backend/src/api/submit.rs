@@ -101,15 +101,7 @@ impl Submit {
                 build_id: self.build_id,
             });
         };
-        let own = work.command.is_some()
-            || work.shell.is_some()
-            || work.env.is_some()
-            || work.workdir.is_some()
-            || work.timeout.is_some()
-            || work.retries.is_some()
-            || work.bounds.is_some()
-            || self.priority.is_some();
-        if own {
+        if !work.is_empty() || self.priority.is_some() {
             return Err(ApiError::invalid(
                 "With `card_id` only `id`, `build_id`, `queue` and `depends_on` may be given: the \
                  card says the rest.",
@@ -156,7 +148,7 @@ fn needs(depends_on: &[String]) -> Result<Vec<(String, Need)>, ApiError> {
 
 /// Submits a run. It is on disk before this answers.
 #[utoipa::path(post, path = "/v1/runs", tag = "runs", request_body = Submit,
-    params(("Idempotency-Key" = Option<String>, Header, description = "The same key and body again get the first answer.")),
+    params(("Idempotency-Key" = Option<String>, Header, description = "The same key and body of the same actor get the first answer again, for 7 days.")),
     responses(
         (status = 201, description = "Queued.", body = RunView, headers(("Location" = String, description = "Where it is."))),
         (status = 400, description = "It does not fit.", body = super::openapi::Problem),

@@ -16,6 +16,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
         include_str!("migrations/0003_dropped_output.sql"),
     ),
     ("queues", include_str!("migrations/0004_queues.sql")),
+    ("schedules", include_str!("migrations/0005_schedules.sql")),
 ];
 
 /// Brings the schema up to this program's version.

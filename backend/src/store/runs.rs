@@ -342,6 +342,40 @@ pub enum CancelOutcome {
     Canceling(Box<Run>),
 }
 
+/// Makes the wish to end a run durable, inside a transaction.
+pub(super) fn cancel(
+    tx: &Connection,
+    now: Timestamp,
+    id: &str,
+) -> Result<CancelOutcome, StoreError> {
+    let Some(run) = find(tx, id)? else {
+        return Ok(CancelOutcome::Unknown);
+    };
+    if run.state == State::Canceled {
+        return Ok(CancelOutcome::Canceled(Box::new(run)));
+    }
+    if run.state.after(Step::Cancel).is_err() {
+        return Ok(CancelOutcome::Ended(run.state));
+    }
+    let why = Why {
+        reason: Some("canceled".to_owned()),
+        detail: None,
+    };
+    let state = step(tx, now, &run, Step::Cancel, &why)?;
+    let run = Box::new(find(tx, id)?.unwrap_or(run));
+    Ok(match state {
+        State::Canceling => CancelOutcome::Canceling(run),
+        State::Canceled
+        | State::Scheduled
+        | State::Queued
+        | State::Running
+        | State::Succeeded
+        | State::Failed
+        | State::TimedOut
+        | State::Lost => CancelOutcome::Canceled(run),
+    })
+}
+
 /// Which runs to list.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
@@ -368,35 +402,7 @@ impl Database {
         now: Timestamp,
         id: String,
     ) -> Result<CancelOutcome, StoreError> {
-        self.write(move |tx| {
-            let Some(run) = find(tx, &id)? else {
-                return Ok(CancelOutcome::Unknown);
-            };
-            if run.state == State::Canceled {
-                return Ok(CancelOutcome::Canceled(Box::new(run)));
-            }
-            if run.state.after(Step::Cancel).is_err() {
-                return Ok(CancelOutcome::Ended(run.state));
-            }
-            let why = Why {
-                reason: Some("canceled".to_owned()),
-                detail: None,
-            };
-            let state = step(tx, now, &run, Step::Cancel, &why)?;
-            let run = Box::new(find(tx, &id)?.unwrap_or(run));
-            Ok(match state {
-                State::Canceling => CancelOutcome::Canceling(run),
-                State::Canceled
-                | State::Scheduled
-                | State::Queued
-                | State::Running
-                | State::Succeeded
-                | State::Failed
-                | State::TimedOut
-                | State::Lost => CancelOutcome::Canceled(run),
-            })
-        })
-        .await
+        self.write(move |tx| cancel(tx, now, &id)).await
     }
 
     /// The run of that id.
