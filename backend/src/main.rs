@@ -83,7 +83,7 @@ struct Runs {
     /// The configuration.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// A state; may be repeated. Without it: failed, timed_out and lost.
+    /// A state; may be repeated. Without it: `failed`, `timed_out` and `lost`.
     #[arg(long = "state", value_name = "STATE", value_parser = state)]
     states: Vec<State>,
     /// How many of each state at most, 1 to 500.
@@ -99,7 +99,7 @@ struct Replay {
     /// A run, by id; may be repeated. Nothing else selects then.
     #[arg(long = "run", value_name = "ID")]
     runs: Vec<String>,
-    /// All of this state: failed, timed_out, lost or canceled; may be repeated.
+    /// All of this state: `failed`, `timed_out`, `lost` or `canceled`; may be repeated.
     #[arg(long = "state", value_name = "STATE", value_parser = state)]
     states: Vec<State>,
     /// Only of this card.
@@ -111,7 +111,7 @@ struct Replay {
     /// Only of this queue.
     #[arg(long, value_name = "NAME")]
     queue: Option<String>,
-    /// Only with this reason, such as exit_status.
+    /// Only with this reason, such as `exit_status`.
     #[arg(long, value_name = "WORD")]
     reason: Option<String>,
     /// Only those that ended then or later (RFC 3339).
