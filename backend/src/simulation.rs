@@ -29,7 +29,7 @@ use world::World;
 /// Histories in CI, over the pure core.
 const SCHEDULES: u64 = 200;
 /// Histories in CI over the engine, which writes to a disk.
-const ENGINE_SCHEDULES: u64 = 12;
+const ENGINE_SCHEDULES: u64 = 4;
 /// Events of one history before everything is left to come to its end.
 const EVENTS: usize = 300;
 
