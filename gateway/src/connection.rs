@@ -7,13 +7,18 @@
 //! the one place that answers refusals answers it. See [`framing`] for what counts as unambiguous.
 
 pub mod chunked;
+mod ending;
+mod frames;
 pub mod framing;
 mod gate;
 mod socket;
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -22,7 +27,7 @@ use pingora_core::protocols::Digest;
 
 use self::framing::Framing;
 pub(crate) use self::gate::farewell;
-pub use self::{gate::Gate, socket::Socket};
+pub use self::{ending::Ending, gate::Gate, socket::Socket};
 use crate::{denial::Reason, policy::Limits, request_head::Arrival};
 
 /// Sizes and times a connection is held to; fixed when it is accepted.
@@ -82,6 +87,9 @@ pub struct Connection {
     /// What the client speaks.
     pub scheme: Scheme,
     turn: Mutex<Turn>,
+    ending: Ending,
+    /// As in `turn`, for every write to see without a lock.
+    tunnel: AtomicBool,
 }
 
 /// The request whose turn it is.
@@ -106,7 +114,14 @@ impl Connection {
             loopback,
             scheme,
             turn: Mutex::default(),
+            ending: Ending::default(),
+            tunnel: AtomicBool::new(false),
         }
+    }
+
+    /// How it is ended from outside.
+    pub fn ending(&self) -> &Ending {
+        &self.ending
     }
 
     /// The connection a pingora session belongs to.
@@ -141,6 +156,7 @@ impl Connection {
     /// From here on, bytes pass both ways as they are.
     pub fn become_tunnel(&self) {
         self.turn.lock().tunnel = true;
+        self.tunnel.store(true, Ordering::Release);
     }
 
     /// Why the request was refused on its raw bytes, if it was.

@@ -21,8 +21,12 @@ pub enum Reason {
     ApiKeyMissing,
     /// A key that no entry of the policy knows.
     ApiKeyUnknown,
+    /// A key of the form `ork_<id>_<random>_<check>` whose check part does not fit the rest: typed or copied wrong.
+    ApiKeyMistyped,
     /// A known key past its `expires`.
     ApiKeyExpired,
+    /// A key that was revoked with `orket-gateway keys revoke`.
+    ApiKeyRevoked,
     /// A known key whose scopes do not cover the request.
     ScopeMissing,
     /// No signature header, or an empty one: the sender has no secret configured.
@@ -171,11 +175,13 @@ const RATE: &str = "Rate limit exceeded";
 
 impl Reason {
     /// Every reason, in the order of the table. For the reference page, metrics and tests.
-    pub const ALL: [Self; 49] = [
+    pub const ALL: [Self; 51] = [
         Self::ApiKeyNotConfigured,
         Self::ApiKeyMissing,
         Self::ApiKeyUnknown,
+        Self::ApiKeyMistyped,
         Self::ApiKeyExpired,
+        Self::ApiKeyRevoked,
         Self::ScopeMissing,
         Self::SignatureMissing,
         Self::SignatureMalformed,
@@ -231,6 +237,8 @@ impl Reason {
             Self::ApiKeyNotConfigured => row(403, KEY, "credentials_refused", "api_key_not_configured", Notice, true),
             Self::ApiKeyMissing => row(403, KEY, "credentials_refused", "api_key_missing", Notice, true),
             Self::ApiKeyUnknown => row(403, KEY, "credentials_refused", "api_key_unknown", Notice, true),
+            Self::ApiKeyMistyped => row(403, KEY, "credentials_refused", "api_key_mistyped", Notice, true),
+            Self::ApiKeyRevoked => row(403, KEY, "credentials_refused", "api_key_revoked", Notice, true),
             Self::ApiKeyExpired => row(403, KEY, "credentials_refused", "api_key_expired", Notice, true),
             Self::ScopeMissing => row(403, "Insufficient scope", "scope_insufficient", "scope_missing", Notice, false),
             Self::SignatureMissing => row(401, "Missing signature", SIGNATURE_REFUSED, "signature_missing", Notice, true),
@@ -285,6 +293,12 @@ impl Reason {
         match self {
             Self::ApiKeyNotConfigured => {
                 Some("no API key is configured: set ORKET_API_KEY, or add [[keys]] to the policy")
+            }
+            Self::ApiKeyMistyped => {
+                Some("a character of the key is wrong, missing or too many: copy it again, whole")
+            }
+            Self::ApiKeyRevoked => {
+                Some("give its caller a new one: `orket-gateway keys new`, or `keys rotate`")
             }
             Self::SignatureMissing => Some(
                 "the sender signs nothing: set the hook's secret on the forge to the one the policy names",
@@ -372,6 +386,18 @@ pub struct Denial {
     pub standing: Option<Standing>,
     /// The route it happened on, for the log.
     pub route: Option<Arc<str>>,
+    /// The key it is about, for the log.
+    pub key: Option<Box<NamedKey>>,
+}
+
+/// The key a refusal is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NamedKey {
+    /// This key was presented.
+    Known(Arc<str>),
+    /// The text that was presented claims to be this one. Told only if there is a key of that id, and only after the
+    /// answer is out.
+    Claimed(Box<str>),
 }
 
 impl Denial {
@@ -413,6 +439,7 @@ impl From<Reason> for Denial {
             allow: None,
             standing: None,
             route: None,
+            key: None,
         }
     }
 }

@@ -10,13 +10,16 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
 use crate::{
-    denial::Loudness,
+    connection::Connection,
+    denial::{Loudness, NamedKey},
     exchange::{Exchange, Stage},
     hearing::ShadowDenial,
+    key_ledger::{KeyLedger, KeyStanding, Revocation},
     metrics::{Metrics, RequestLabels, RouteLabel, ShadowLabels},
     pipeline::Snapshot,
     replay::{DEFAULT_CAPACITY, ReplayMemory},
     state::{StateDir, StateError},
+    streams::{Claim, Stream, Streams},
 };
 
 /// See the [module](self).
@@ -25,6 +28,10 @@ pub struct Edge {
     snapshot: ArcSwap<Snapshot>,
     /// Whether the last reload failed, so that another policy is on disk than in force.
     stale: AtomicBool,
+    /// What became of the API keys.
+    pub keys: KeyLedger,
+    /// Answers that are still running.
+    pub streams: Arc<Streams>,
     /// Deliveries that are done.
     pub replay: ReplayMemory,
     /// What is counted.
@@ -34,7 +41,11 @@ pub struct Edge {
 impl Edge {
     /// The state for a first policy.
     pub fn new(snapshot: Snapshot) -> Self {
+        let keys = KeyLedger::default();
+        snapshot.policy.keys.join(&keys);
         let edge = Self {
+            keys,
+            streams: Arc::default(),
             snapshot: ArcSwap::from_pointee(snapshot),
             stale: AtomicBool::new(false),
             replay: ReplayMemory::new(DEFAULT_CAPACITY),
@@ -72,10 +83,30 @@ impl Edge {
 
     /// From now on new requests are judged by this.
     pub fn bring_into_force(&self, snapshot: Snapshot) {
+        snapshot.policy.keys.join(&self.keys);
+        self.keys.forget_all_but(&snapshot.policy.keys);
         self.snapshot.store(Arc::new(snapshot));
         self.stale.store(false, Ordering::Release);
         self.note_reading();
         self.note_loading();
+        self.judge_streams();
+    }
+
+    /// Closes the streams that the policy in force would not admit, and says how many.
+    fn judge_streams(&self) -> usize {
+        let snapshot = self.snapshot();
+        self.streams
+            .judge(&snapshot.policy, Timestamp::now(), &self.metrics)
+    }
+
+    /// From now on this answer is closed when it would not be admitted any more. It is judged at once: since its request was
+    /// judged another policy may have come into force, or its key may have been revoked.
+    pub fn enter_stream(&self, claim: Claim, connection: Arc<Connection>) -> Stream {
+        let stream = Streams::enter(&self.streams, claim, connection);
+        let snapshot = self.snapshot();
+        self.streams
+            .judge_one(&stream, &snapshot.policy, Timestamp::now(), &self.metrics);
+        stream
     }
 
     /// The policy on disk does not load: the one in force stays, and says so.
@@ -112,6 +143,56 @@ impl Edge {
         })
     }
 
+    /// How the API keys of the policy in force stand.
+    pub fn key_standings(&self) -> Vec<KeyStanding> {
+        self.keys
+            .standings(&self.snapshot().policy.keys, Timestamp::now())
+    }
+
+    /// Revokes a key of the policy in force with all its secrets: refused from now on, by this and by every policy that
+    /// follows, and by the next start of the gateway.
+    pub fn revoke_key(&self, id: &str) -> Revocation {
+        let snapshot = self.snapshot();
+        let secrets: Vec<_> = snapshot
+            .policy
+            .keys
+            .iter()
+            .filter(|key| *key.id == *id)
+            .map(|key| key.digest)
+            .collect();
+        if secrets.is_empty() {
+            return Revocation {
+                known: false,
+                secrets: 0,
+                before: 0,
+                streams: 0,
+                not_kept: None,
+            };
+        }
+        // In force and on open streams first, on disk then: a slow disk opens nothing.
+        let now = Timestamp::now();
+        let revoked = self.keys.revoke(id, &secrets, now);
+        let before = secrets.len() - revoked;
+        let secrets = revoked;
+        let streams = self.judge_streams();
+        let not_kept = self.keys.keep().err().map(|e| e.to_string());
+        match &not_kept {
+            None => {
+                tracing::info!(target: "audit", event = "key_revoked", key = id, secrets, streams, "an API key was revoked");
+            }
+            Some(error) => {
+                tracing::error!(target: "audit", event = "key_revoked", key = id, secrets, streams, error, "an API key was revoked, but only until this gateway stops");
+            }
+        }
+        Revocation {
+            known: true,
+            secrets,
+            before,
+            streams,
+            not_kept,
+        }
+    }
+
     /// Records the end of a request: one line in the log, one count.
     pub fn record(&self, exchange: &Exchange, status: u16) {
         let millis = exchange.started.elapsed().as_secs_f64() * 1000.0;
@@ -130,7 +211,14 @@ impl Edge {
                 tracing::debug!(target: "access", event = "answered", request_id, client, what, status, millis);
                 (None, *what, nobody)
             }
-            Stage::Refused { reason, route } => {
+            Stage::Refused { reason, route, key } => {
+                let key = match key.as_deref() {
+                    Some(NamedKey::Known(id)) => Some(id.as_ref()),
+                    Some(NamedKey::Claimed(id)) => {
+                        Some(id.as_ref()).filter(|id| exchange.snapshot.policy.keys.has(id))
+                    }
+                    None => None,
+                };
                 let facts = reason.facts();
                 let id = route.as_ref();
                 let route = route.as_deref();
@@ -138,10 +226,10 @@ impl Edge {
                 let reason = facts.word;
                 match facts.loudness {
                     Loudness::Quiet | Loudness::Notice => {
-                        tracing::info!(target: "audit", event = "refused", request_id, client, route, reason, status, hint, millis);
+                        tracing::info!(target: "audit", event = "refused", request_id, client, route, key, reason, status, hint, millis);
                     }
                     Loudness::Fault => {
-                        tracing::error!(target: "audit", event = "refused", request_id, client, route, reason, status, hint, millis);
+                        tracing::error!(target: "audit", event = "refused", request_id, client, route, key, reason, status, hint, millis);
                     }
                 }
                 (id, facts.word, nobody)

@@ -6,9 +6,10 @@ use orket_shared::id::new_ulid;
 
 use crate::{
     connection::Connection,
-    denial::Reason,
+    denial::{NamedKey, Reason},
     hearing::ShadowDenial,
     pipeline::{Admitted, Snapshot},
+    streams::Stream,
 };
 
 /// One request. Holds one policy snapshot from beginning to end: a reload never changes it.
@@ -28,6 +29,8 @@ pub struct Exchange {
     pub stage: Stage,
     /// What rules in shadow mode would have refused.
     pub shadowed: Vec<ShadowDenial>,
+    /// Its place among the answers that can be closed while they run.
+    pub stream: Option<Stream>,
 }
 
 /// How far a request has come.
@@ -50,6 +53,8 @@ pub enum Stage {
         reason: Reason,
         /// The route, where one was found.
         route: Option<Arc<str>>,
+        /// The key it is about.
+        key: Option<Box<NamedKey>>,
     },
     /// Answered by us in good order: health, a duplicate.
     Answered {
@@ -69,6 +74,7 @@ impl Exchange {
             client: None,
             stage: Stage::Judging,
             shadowed: Vec::new(),
+            stream: None,
         }
     }
 }

@@ -8,6 +8,60 @@ pub mod webhook;
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
+use crate::{policy::keys::ApiKey, secret::SecretDigest};
+
+/// Who was admitted, and by what.
+#[derive(Debug)]
+pub struct Proof {
+    /// Who.
+    pub actor: Actor,
+    /// By what.
+    pub credential: Credential,
+}
+
+/// What may be taken away again while an answer is running.
+#[derive(Debug, Clone)]
+pub enum Credential {
+    /// Nothing of that kind: none was asked for, or the request's own body proved it.
+    None,
+    /// An API key.
+    Key(Arc<ApiKey>),
+    /// A token of the test webhook.
+    Token(Box<Token>),
+}
+
+/// A token of the test webhook that was presented.
+#[derive(Debug, Clone)]
+pub struct Token {
+    /// Its digest.
+    pub digest: SecretDigest,
+    /// When it ends.
+    pub expires: Option<Timestamp>,
+}
+
+impl Credential {
+    /// When it ends by itself.
+    pub fn expires(&self) -> Option<Timestamp> {
+        match self {
+            Self::None => None,
+            Self::Key(key) => key.expires,
+            Self::Token(token) => token.expires,
+        }
+    }
+}
+
+impl From<Actor> for Proof {
+    /// By nothing that could be taken away.
+    fn from(actor: Actor) -> Self {
+        Self {
+            actor,
+            credential: Credential::None,
+        }
+    }
+}
+
 /// Who was admitted: what `X-Orket-Actor` says, and whose budget is spent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Actor {

@@ -107,6 +107,10 @@ fn serve(source: Source) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if let Err(e) = edge.keys.keep_in(&edge.snapshot().policy.state_dir) {
+        eprintln!("orket-gateway: {e}");
+        return ExitCode::FAILURE;
+    }
     server::run(&edge, source, bound);
     edge.replay.flush();
     ExitCode::SUCCESS

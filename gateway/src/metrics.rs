@@ -16,8 +16,9 @@ pub use self::{
     declare::{Bytes, Counter, Counters, Declared, Gauge, Gauges, LabelFacts, Labels, Seconds},
     gather::refresh,
     labels::{
-        BuildLabels, Cap, CapLabels, HandshakeLabels, LimiterKind, LimiterLabels, RequestLabels,
-        RouteLabel, RouteLabels, ShadowLabels, Status, Verdict, VerdictLabels,
+        BuildLabels, Cap, CapLabels, HandshakeLabels, KeyLabels, LimiterKind, LimiterLabels,
+        ReasonLabels, RequestLabels, RouteLabel, RouteLabels, ShadowLabels, Status, Verdict,
+        VerdictLabels,
     },
 };
 use crate::edge::Edge;
@@ -62,6 +63,18 @@ declare::metrics! {
     policy_routes: Gauge = "policy_routes";
     /// API keys of the policy in force
     policy_keys: Gauge = "policy_api_keys";
+    /// Requests that an API key opened
+    key_uses: Counters<KeyLabels> = "key_uses";
+    /// When an API key opened something last since the start, in seconds since 1970; none before that
+    key_last_used: Gauges<KeyLabels> = "key_last_used_timestamp_seconds";
+    /// When the last secret of an API key ends, in seconds since 1970; none for a key without an end
+    key_expires: Gauges<KeyLabels> = "key_expires_timestamp_seconds";
+    /// Secrets of an API key that open something; 0 when all are expired or revoked
+    key_live_secrets: Gauges<KeyLabels> = "key_live_secrets";
+    /// Answers that are still running: tunnels, event streams, long answers
+    streams: Gauge = "streams";
+    /// Open streams that were closed because they would not be admitted any more
+    streams_closed: Counters<ReasonLabels> = "streams_closed";
     /// Always 1; says which version runs
     build: Gauges<BuildLabels> = "build_info";
 }

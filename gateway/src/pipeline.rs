@@ -19,10 +19,13 @@ use crate::{
     budget::{Budgets, Owner},
     connection::framing::Framing,
     denial::{Denial, Reason, SIGNATURE_REFUSED},
-    guard::{self, Actor, webhook::Verified},
+    guard::{self, Actor, Credential, Proof, webhook::Verified},
     hearing::{Hearing, Witness},
     limit::{Exceeded, Standing},
-    policy::{Auth, BudgetOf, Policy, Route, Upgrade, WebhookAuth, address::budget_address},
+    policy::{
+        Auth, BudgetOf, Policy, Route, Upgrade, WebhookAuth, address::budget_address,
+        keys::KeyRefused,
+    },
     replay::ReplayMemory,
     request_head::RequestHead,
     route::Match,
@@ -58,7 +61,7 @@ pub enum Verdict {
     /// The gateway answers itself: it is alive.
     Health,
     /// It may go on.
-    Admitted(Admitted),
+    Admitted(Box<Admitted>),
     /// Its body has to prove it.
     Unproven(Box<Unproven>),
 }
@@ -106,7 +109,7 @@ pub enum Proven {
 #[derive(Debug)]
 pub struct Admitted {
     route: Arc<Route>,
-    actor: Actor,
+    proof: Proof,
     delivery: Option<Box<Delivery>>,
     body: Body,
     standings: Vec<Standing>,
@@ -150,7 +153,11 @@ impl Admitted {
     }
     /// Who was admitted.
     pub fn actor(&self) -> &Actor {
-        &self.actor
+        &self.proof.actor
+    }
+    /// By what it was admitted.
+    pub fn credential(&self) -> &Credential {
+        &self.proof.credential
     }
     /// What is stamped on it, for a delivery.
     pub fn delivery(&self) -> Option<&Delivery> {
@@ -215,18 +222,18 @@ fn judge_route<W: Witness>(
     let exempt = rules.exempt.contains(head.client);
     match &route.auth {
         Auth::ApiKey => {
-            let actor = prove_key(hearing, head, exempt)?;
-            admit(hearing, route, head, actor, None, stream(route)).map(Verdict::Admitted)
+            let proof = prove_key(hearing, head, exempt)?;
+            admit(hearing, route, head, proof, None, stream(route)).map(go_on)
         }
         Auth::None => {
             hearing.passed("proof", || "none is asked for".to_owned());
-            admit(hearing, route, head, Actor::Anonymous, None, stream(route))
-                .map(Verdict::Admitted)
+            let nobody = Actor::Anonymous.into();
+            admit(hearing, route, head, nobody, None, stream(route)).map(go_on)
         }
         Auth::TestWebhook(auth) => {
             let proven =
                 guard::test_webhook::prove(&hearing.snapshot.policy, auth, head, hearing.now);
-            let actor = hearing
+            let proof = hearing
                 .check("token", proven, |_| "it opens the test webhook".to_owned())
                 .map_err(|reason| refuse(hearing, head, exempt, reason))?;
             let delivery = Delivery {
@@ -238,7 +245,7 @@ fn judge_route<W: Witness>(
                 remember: false,
                 secret: None,
             };
-            admit(hearing, route, head, actor, Some(delivery), stream(route)).map(Verdict::Admitted)
+            admit(hearing, route, head, proof, Some(delivery), stream(route)).map(go_on)
         }
         Auth::Webhook(auth) => {
             let form = guard::webhook::check_head(auth, head, route.body_limit, hearing.now);
@@ -271,21 +278,24 @@ fn prove_key<W: Witness>(
     hearing: &mut Hearing<'_, W>,
     head: &RequestHead<'_>,
     exempt: bool,
-) -> Result<Actor, Denial> {
+) -> Result<Proof, Denial> {
     match guard::api_key::prove(&hearing.snapshot.policy, head, hearing.now) {
-        Ok(actor) => {
-            hearing.passed("key", || actor.to_string());
+        Ok(proof) => {
+            hearing.passed("key", || proof.actor.to_string());
             hearing.passed("scope", || format!("covers {} {}", head.method, head.path));
-            Ok(actor)
+            Ok(proof)
         }
-        Err(reason) => {
+        Err(KeyRefused { reason, key }) => {
             if reason == Reason::ScopeMissing {
                 hearing.passed("key", || "a live one".to_owned());
                 hearing.refused("scope", reason);
             } else {
                 hearing.refused("key", reason);
             }
-            Err(refuse(hearing, head, exempt, reason))
+            Err(Denial {
+                key,
+                ..refuse(hearing, head, exempt, reason)
+            })
         }
     }
 }
@@ -348,7 +358,7 @@ fn prove_body<W: Witness>(
         hearing,
         &route,
         head,
-        actor,
+        actor.into(),
         Some(delivery),
         Body::Proven(payload),
     )
@@ -360,7 +370,7 @@ fn admit<W: Witness>(
     hearing: &mut Hearing<'_, W>,
     route: &Arc<Route>,
     head: &RequestHead<'_>,
-    actor: Actor,
+    proof: Proof,
     delivery: Option<Delivery>,
     body: Body,
 ) -> Result<Admitted, Denial> {
@@ -380,7 +390,7 @@ fn admit<W: Witness>(
     for index in &route.budgets {
         let (policy, budgets) = (&hearing.snapshot.policy, &hearing.snapshot.budgets);
         let spec = policy.rate_limits.get(*index).ok_or(Reason::Internal)?;
-        let owner = match (spec.by, &actor, &delivery) {
+        let owner = match (spec.by, &proof.actor, &delivery) {
             (BudgetOf::Address, ..) => Owner::Address(budget_address(head.client)),
             (BudgetOf::Route, ..) => Owner::Named(route.id.clone()),
             (BudgetOf::Key, Actor::Key(id), _) => Owner::Named(id.clone()),
@@ -400,7 +410,7 @@ fn admit<W: Witness>(
     }
     Ok(Admitted {
         route: route.clone(),
-        actor,
+        proof,
         delivery: delivery.map(Box::new),
         body,
         standings,
@@ -445,6 +455,10 @@ pub(crate) fn exceeded(reason: Reason, e: Exceeded) -> Denial {
         standing: Some(e.standing),
         ..reason.into()
     }
+}
+
+fn go_on(admitted: Admitted) -> Verdict {
+    Verdict::Admitted(Box::new(admitted))
 }
 
 fn stream(route: &Route) -> Body {

@@ -27,10 +27,12 @@ use crate::{
     denial::{Denial, Reason},
     edge::Edge,
     exchange::{Exchange, Stage},
+    guard::Credential,
     hearing::Hearing,
     pipeline::{self, Body, Proven, Verdict},
     policy::{Upgrade, Upstream, UpstreamAddress, address::client_address},
     request_head::RequestHead,
+    streams::{Claim, Kind},
     tls::trust::{self, Trust},
     upstream,
 };
@@ -91,9 +93,12 @@ impl Gateway {
         match pipeline::judge_head(&mut hearing, &head)? {
             Verdict::Health => Ok(Decision::Health),
             Verdict::Admitted(admitted) => {
+                if let Credential::Key(key) = admitted.credential() {
+                    key.note_use(now);
+                }
                 body::welcome(session).await;
                 Ok(Decision::Forward {
-                    admitted: Box::new(admitted),
+                    admitted,
                     websocket,
                 })
             }
@@ -144,6 +149,7 @@ impl Gateway {
         exchange.stage = Stage::Refused {
             reason: denial.reason,
             route,
+            key: denial.key.clone(),
         };
         if denial.reason.facts().status == StatusCode::BAD_REQUEST.as_u16() {
             // Whoever sends what can be read in two ways may have more of it.
@@ -347,7 +353,28 @@ impl ProxyHttp for Gateway {
         if session.req_header().version == Version::HTTP_10 {
             answer::in_http_1_0(session, response);
         }
-        answer::stamp(response, &exchange.request_id, admitted.standings())
+        answer::stamp(response, &exchange.request_id, admitted.standings())?;
+        let request = session.req_header();
+        if let (Some(kind), Some(connection), Some(client)) = (
+            Kind::of(&request.method, response),
+            &exchange.connection,
+            exchange.client,
+        ) {
+            let path = request.uri.path();
+            let claim = Claim {
+                request_id: exchange.request_id.clone(),
+                method: request.method.clone(),
+                path: path.to_owned(),
+                client,
+                route: admitted.route().id.clone(),
+                actor: admitted.actor().clone(),
+                credential: admitted.credential().clone(),
+                kind,
+            };
+            let stream = self.edge.enter_stream(claim, connection.clone());
+            exchange.stream = Some(stream);
+        }
+        Ok(())
     }
 
     async fn fail_to_proxy(

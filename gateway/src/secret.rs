@@ -75,9 +75,25 @@ impl SecretDigest {
         Self(Sha256::digest(presented).into())
     }
 
-    /// A digest as it stands in a policy file.
-    pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+    /// A digest as it stands in a policy file: `sha256:` and 64 hex digits.
+    pub fn parse(written: &str) -> Option<Self> {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(written.strip_prefix("sha256:")?, &mut bytes).ok()?;
+        Some(Self(bytes))
+    }
+
+    /// The digest as it stands in a policy file.
+    pub fn written(&self) -> String {
+        format!("sha256:{}", hex::encode(self.0))
+    }
+
+    /// Its first 8 hex digits, to tell the secrets of one key apart in front of the operator.
+    pub fn fingerprint(&self) -> String {
+        self.written()
+            .chars()
+            .skip("sha256:".len())
+            .take(8)
+            .collect()
     }
 }
 

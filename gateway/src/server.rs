@@ -7,6 +7,7 @@
 mod admin;
 mod caps;
 mod control;
+mod expiry;
 mod handshake;
 mod stop;
 
@@ -198,6 +199,7 @@ pub fn run(edge: &Arc<Edge>, source: Source, bound: Bound) {
         edge: edge.clone(),
         reloader: Arc::new(Reloader::new(edge.clone(), source)),
     });
+    server.add_service(expiry::Expiry { edge: edge.clone() });
     let signal = stop::Signals {
         stopping,
         announcement,
@@ -372,7 +374,11 @@ async fn converse(
     };
     match Gate::new(socket, peer, loopback, limits, slot) {
         Ok(gate) => {
-            app.process_new(Box::new(gate), &stopping).await;
+            let connection = gate.connection();
+            let conversation = async {
+                app.process_new(Box::new(gate), &stopping).await;
+            };
+            connection.ending().bound(conversation).await;
         }
         Err(_) => tracing::error!(event = "fault", "a connection could not be set up"),
     }

@@ -48,6 +48,11 @@ pub enum Reaction {
     Hang,
     /// Closes without an answer.
     Close,
+    /// Answers with an endless stream: this head, one chunk, and then nothing more until the other side closes.
+    Endless {
+        /// The value of `Content-Type`.
+        content_type: String,
+    },
     /// Accepts the upgrade to WebSocket and sends every byte back as it came.
     Echo,
 }
@@ -87,6 +92,7 @@ struct Ledger {
     requests: Mutex<Vec<Recorded>>,
     reaction: Mutex<Reaction>,
     connections: AtomicUsize,
+    ended: AtomicUsize,
     bytes: AtomicUsize,
 }
 
@@ -169,6 +175,7 @@ impl Upstream {
             requests: Mutex::new(Vec::new()),
             reaction: Mutex::new(Reaction::ok()),
             connections: AtomicUsize::new(0),
+            ended: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
         });
         let shared = Arc::clone(&ledger);
@@ -177,7 +184,11 @@ impl Upstream {
             let mut serving = JoinSet::new();
             while let Ok(stream) = listener.accept().await {
                 shared.connections.fetch_add(1, Ordering::SeqCst);
-                serving.spawn(serve_connection(stream, Arc::clone(&shared)));
+                let ledger = Arc::clone(&shared);
+                serving.spawn(async move {
+                    serve_connection(stream, Arc::clone(&ledger)).await;
+                    ledger.ended.fetch_add(1, Ordering::SeqCst);
+                });
             }
         });
         Self {
@@ -210,6 +221,11 @@ impl Upstream {
     /// How many connections it has accepted.
     pub fn connections(&self) -> usize {
         self.ledger.connections.load(Ordering::SeqCst)
+    }
+
+    /// How many of its connections have ended.
+    pub fn ended(&self) -> usize {
+        self.ledger.ended.load(Ordering::SeqCst)
     }
 
     /// How many bytes it has been sent, also of requests that never became whole.
@@ -305,6 +321,16 @@ async fn serve_connection(mut stream: Box<dyn Stream>, ledger: Arc<Ledger>) {
                 if stream.write_all(&bytes).await.is_err() {
                     return;
                 }
+            }
+            Reaction::Endless { content_type } => {
+                let answer = format!(
+                    "HTTP/1.1 200 Observed\r\nContent-Type: {content_type}\r\nTransfer-Encoding: chunked\r\n\r\n7\r\ndata: 1\r\n"
+                );
+                if stream.write_all(answer.as_bytes()).await.is_err() {
+                    return;
+                }
+                while input.fill(&mut stream, &ledger.bytes).await {}
+                return;
             }
             Reaction::Mirror | Reaction::Hold => return,
             Reaction::Hang => while input.fill(&mut stream, &ledger.bytes).await {},

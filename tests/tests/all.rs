@@ -18,6 +18,7 @@ mod canary;
 mod gateway_explain;
 mod gateway_forwarding;
 mod gateway_insecure;
+mod gateway_keys;
 mod gateway_limits;
 mod gateway_policy;
 mod gateway_posture;

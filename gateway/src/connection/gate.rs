@@ -8,7 +8,7 @@ use std::{
     io::{Error as IoError, ErrorKind, Result as IoResult},
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -24,6 +24,7 @@ use tokio::{
 use super::{
     Connection, ConnectionLimits, Slot, Socket,
     chunked::{self, ChunkFollower},
+    frames::{CLOSE_1008, FrameFollower},
     framing::{self, Framing, HeadScanner},
 };
 use crate::denial::Reason;
@@ -78,6 +79,8 @@ pub struct Gate {
     /// The client has ended its side. It may still wait for the answer (RFC 9112, section 9.6).
     ended: bool,
     closed: bool,
+    /// What a tunnel has sent to its client, from the answer that opened it.
+    frames: Option<FrameFollower>,
     /// Held until the socket is closed, also while it lingers.
     slot: Option<Box<dyn Slot>>,
 }
@@ -118,6 +121,7 @@ impl Gate {
             stall: None,
             ended: false,
             closed: false,
+            frames: None,
             slot: Some(slot),
         })
     }
@@ -335,7 +339,34 @@ impl Gate {
         Poll::Ready(Ok(()))
     }
 
+    /// The connection this gate stands before.
+    pub fn connection(&self) -> Arc<Connection> {
+        self.connection.clone()
+    }
+
+    /// These bytes have passed to the client.
+    fn follow_frames(&mut self, bytes: &[u8]) {
+        if self.connection.tunnel.load(Ordering::Acquire) {
+            self.frames.get_or_insert_default().follow(bytes);
+        }
+    }
+
+    /// Nothing more passes once the connection was ended from outside. A WebSocket is told why, where a frame may stand.
+    fn check_ended(&mut self) -> IoResult<()> {
+        if !self.connection.ending().is_ended() {
+            return Ok(());
+        }
+        if self.frames.take().is_some_and(|frames| frames.is_between()) {
+            self.outbound.extend_from_slice(&CLOSE_1008);
+        }
+        Err(ErrorKind::ConnectionAborted.into())
+    }
+
+    /// Whether the client may still be sending, so that closing at once would cost it the answer.
     fn is_unread(&self) -> bool {
+        if self.connection.ending().is_ended() {
+            return true;
+        }
         match self.stage {
             Stage::Head(_)
             | Stage::HandOut(..)

@@ -2,22 +2,28 @@
 
 use jiff::Timestamp;
 
-use super::{Actor, insecure};
+use super::{Actor, Credential, Proof, insecure};
 use crate::{
-    denial::Reason,
-    policy::{Bypass, Policy},
+    denial::{NamedKey, Reason},
+    policy::{Bypass, Policy, keys::KeyRefused},
     request_head::{API_KEY, RequestHead},
 };
 
 /// Who presents a live key; or nobody, where the insecure bypass is open and the request does not come
 /// from a browser.
-pub fn prove(policy: &Policy, head: &RequestHead<'_>, now: Timestamp) -> Result<Actor, Reason> {
+pub fn prove(policy: &Policy, head: &RequestHead<'_>, now: Timestamp) -> Result<Proof, KeyRefused> {
     if policy.bypass == Bypass::Open {
-        return insecure::prove(head);
+        return Ok(insecure::prove(head)?.into());
     }
     let key = policy.keys.find(head.header(API_KEY), now)?;
     if !key.scopes.cover(head.method, head.path) {
-        return Err(Reason::ScopeMissing);
+        return Err(KeyRefused {
+            reason: Reason::ScopeMissing,
+            key: Some(Box::new(NamedKey::Known(key.id.clone()))),
+        });
     }
-    Ok(Actor::Key(key.id.clone()))
+    Ok(Proof {
+        actor: Actor::Key(key.id.clone()),
+        credential: Credential::Key(key.clone()),
+    })
 }

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::Actor;
+use super::{Actor, Credential, Proof, Token};
 use crate::{
     denial::Reason,
     policy::{Policy, TestWebhookAuth},
@@ -16,7 +16,7 @@ pub fn prove(
     auth: &TestWebhookAuth,
     head: &RequestHead<'_>,
     now: Timestamp,
-) -> Result<Actor, Reason> {
+) -> Result<Proof, Reason> {
     match auth {
         TestWebhookAuth::Disabled => Err(Reason::TestWebhookDisabled),
         TestWebhookAuth::NotConfigured => Err(Reason::TestWebhookNotConfigured),
@@ -27,16 +27,19 @@ pub fn prove(
                 .ok_or(Reason::TestTokenRefused)?;
             let presented = SecretDigest::of(presented);
             // Every token is compared, so that the time does not tell which one came close.
-            let known = tokens.iter().fold(false, |known, (token, expires)| {
+            let known = tokens.iter().fold(None, |known, (token, expires)| {
                 let live = expires.is_none_or(|end| now < end);
                 let same = *token == presented;
-                known || (live && same)
+                if live && same { Some(*expires) } else { known }
             });
-            if known {
-                Ok(Actor::TestWebhook)
-            } else {
-                Err(Reason::TestTokenRefused)
-            }
+            let expires = known.ok_or(Reason::TestTokenRefused)?;
+            Ok(Proof {
+                actor: Actor::TestWebhook,
+                credential: Credential::Token(Box::new(Token {
+                    digest: presented,
+                    expires,
+                })),
+            })
         }
         TestWebhookAuth::ApiKey => {
             let key = policy
@@ -44,7 +47,10 @@ pub fn prove(
                 .find(head.header(API_KEY), now)
                 .map_err(|_| Reason::TestKeyRefused)?;
             if key.scopes.cover(head.method, head.path) {
-                Ok(Actor::TestWebhook)
+                Ok(Proof {
+                    actor: Actor::TestWebhook,
+                    credential: Credential::Key(key.clone()),
+                })
             } else {
                 Err(Reason::ScopeMissing)
             }

@@ -1,6 +1,8 @@
 //! What is not counted as it happens but looked up when someone asks: sizes of tables, the state of the policy.
 
-use super::{BuildLabels, LimiterLabels, RouteLabel};
+use jiff::Timestamp;
+
+use super::{BuildLabels, KeyLabels, LimiterLabels, RouteLabel};
 use crate::edge::Edge;
 
 /// Brings the numbers that are looked up to what they are now.
@@ -33,6 +35,31 @@ pub fn refresh(edge: &Edge) {
         .policy_routes
         .set(number(policy.routes.iter().count()));
     metrics.policy_keys.set(number(policy.keys.len()));
+    metrics.streams.set(number(edge.streams.len()));
+    refresh_keys(edge);
     let version = env!("CARGO_PKG_VERSION");
     metrics.build.set(&BuildLabels { version }, 1);
+}
+
+/// How the API keys of the policy in force stand.
+fn refresh_keys(edge: &Edge) {
+    let metrics = &edge.metrics;
+    let seconds = |at: Timestamp| usize::try_from(at.as_second()).unwrap_or(0);
+    metrics.key_last_used.clear();
+    metrics.key_expires.clear();
+    metrics.key_live_secrets.clear();
+    for standing in edge.key_standings() {
+        let key = KeyLabels { key: standing.id };
+        // Counted elsewhere, where a request need not look its key up; a scrape takes in what is new.
+        let new = standing.uses.saturating_sub(metrics.key_uses.count(&key));
+        metrics.key_uses.inc_by(&key, new);
+        let live = standing.secrets.iter().filter(|s| s.live).count();
+        metrics.key_live_secrets.set(&key, live);
+        if let Some(at) = standing.last_used {
+            metrics.key_last_used.set(&key, seconds(at));
+        }
+        if let Some(at) = standing.expires {
+            metrics.key_expires.set(&key, seconds(at));
+        }
+    }
 }

@@ -56,6 +56,16 @@ labels! {
         /// `in_force` or `refused`
         verdict: Verdict,
     }
+    /// Which API key.
+    KeyLabels {
+        /// its id
+        key: String,
+    }
+    /// Why something was refused.
+    ReasonLabels {
+        /// the [true reason](reasons.md)
+        reason: &'static str,
+    }
     /// What runs.
     BuildLabels {
         /// the version of this program

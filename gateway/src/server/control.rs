@@ -1,4 +1,4 @@
-//! The control socket: for the operator alone (mode 0600), to reload the policy and ask for its state.
+//! The control socket: for the operator alone (mode 0600), to reload the policy, to revoke a key at once and ask for their state.
 //! SIGHUP reloads, too.
 
 use std::{
@@ -22,7 +22,7 @@ use pingora_core::{
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::admin::refusal;
-use crate::{edge::Edge, explain, reload::Reloader};
+use crate::{edge::Edge, explain, key_ledger::Revoke, reload::Reloader};
 
 /// The largest body the operator's socket takes.
 const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
@@ -143,10 +143,12 @@ async fn accept(listener: Option<&tokio::net::UnixListener>) -> tokio::net::Unix
 }
 
 /// What the operator can ask for, in the order it is told.
-const OFFERED: [(Method, &str); 3] = [
+const OFFERED: [(Method, &str); 5] = [
     (Method::POST, "/reload"),
     (Method::GET, "/status"),
     (Method::POST, explain::live::PATH),
+    (Method::GET, "/keys"),
+    (Method::POST, "/keys/revoke"),
 ];
 
 /// Answers one request of the operator's. Its body, where it has one, is JSON of at most [`MAX_BODY_BYTES`].
@@ -180,6 +182,15 @@ fn dispatch(edge: &Edge, reloader: &Reloader, request: &Parts, body: &Bytes) -> 
         (&Method::POST, explain::live::PATH) => match explain::live::answer(edge, body) {
             Ok(explanation) => json(&explanation),
             Err(problem) => refusal(StatusCode::BAD_REQUEST, "bad_request", &problem),
+        },
+        (&Method::GET, "/keys") => json(&edge.key_standings()),
+        (&Method::POST, "/keys/revoke") => match serde_json::from_slice::<Revoke>(body) {
+            Ok(Revoke { id }) => json(&edge.revoke_key(&id)),
+            Err(_) => refusal(
+                StatusCode::BAD_REQUEST,
+                "bad_request",
+                "Send {\"id\": \"…\"}, the id of a key",
+            ),
         },
         (_, _) => unknown(path),
     }

@@ -64,6 +64,7 @@ impl AsyncRead for Gate {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        this.check_ended()?;
         loop {
             match &mut this.stage {
                 Stage::HandOut(head, framing) => {
@@ -143,18 +144,23 @@ impl AsyncWrite for Gate {
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.check_ended()?;
         if this.outbound.len() + data.len() > WRITE_BYTES {
             ready!(this.poll_outbound(cx))?;
         }
         if data.len() >= WRITE_BYTES {
-            return this.poll_socket_write(cx, Outgoing::Given(data));
+            let written = ready!(this.poll_socket_write(cx, Outgoing::Given(data)))?;
+            this.follow_frames(data.get(..written).unwrap_or_default());
+            return Poll::Ready(Ok(written));
         }
         this.outbound.extend_from_slice(data);
+        this.follow_frames(data);
         Poll::Ready(Ok(data.len()))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        this.check_ended()?;
         ready!(this.poll_outbound(cx))?;
         this.poll_socket_flush(cx)
     }

@@ -2,10 +2,11 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use http::Method;
+use jiff::Timestamp;
 
 use super::{Loader, secrets::Secrets};
 use crate::{
@@ -41,6 +42,7 @@ impl Loader<'_> {
                 );
             }
             let scopes = self.scopes_of(key, &id.value, &scopes);
+            self.warn_expired(key, &id.value);
             for entry in secrets.presented(secret, self.problems) {
                 let expires = match (&key.expires, entry.expires) {
                     (Some(a), Some(b)) => Some(a.value.min(b)),
@@ -51,8 +53,13 @@ impl Loader<'_> {
                     id: id.value.as_str().into(),
                     scopes: scopes.clone(),
                     expires,
+                    digest: entry.digest,
+                    uses: OnceLock::new(),
                 };
-                if let Err(other) = ring.add(entry.digest, api_key) {
+                let past = entry.expires.is_some_and(|end| end <= Timestamp::now());
+                if let Err(other) = ring.add(api_key)
+                    && !past
+                {
                     self.error(
                         &secret.span,
                         format!("this secret is already the key `{other}`"),
@@ -62,6 +69,19 @@ impl Loader<'_> {
             }
         }
         ring
+    }
+
+    /// A key past its end opens nothing, which somebody may have forgotten.
+    fn warn_expired(&mut self, key: &config::Key, id: &str) {
+        if let Some(at) = &key.expires
+            && at.value <= Timestamp::now()
+        {
+            self.problems.warning(
+                &at.span,
+                format!("the key `{id}` is expired and opens nothing"),
+                Some("give it a later end, or take it out".into()),
+            );
+        }
     }
 
     fn scopes(&mut self, written: &Written) -> ScopeTable {

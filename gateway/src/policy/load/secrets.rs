@@ -46,10 +46,13 @@ pub(super) struct Signing {
 /// All lists of a policy.
 pub(super) struct Secrets {
     lists: BTreeMap<String, (Range<usize>, Vec<Entry>)>,
+    /// Digests past their end, so that the log can say of one that it is expired.
+    ended: BTreeMap<String, Vec<Presented>>,
     used: RefCell<BTreeSet<String>>,
 }
 
 /// A secret that callers present: its digest and until when it counts.
+#[derive(Clone, Copy)]
 pub(super) struct Presented {
     pub(super) digest: SecretDigest,
     pub(super) expires: Option<Timestamp>,
@@ -78,7 +81,7 @@ impl Secrets {
         &[]
     }
 
-    /// The list's secrets as callers present them.
+    /// The list's secrets as callers present them, those past their end last.
     pub(super) fn presented(
         &self,
         name: &At<String>,
@@ -93,6 +96,7 @@ impl Secrets {
                 },
                 expires: e.expires,
             })
+            .chain(self.ended.get(&name.value).into_iter().flatten().copied())
             .collect()
     }
 
@@ -151,6 +155,7 @@ impl Secrets {
 impl Loader<'_> {
     pub(super) fn secrets(&mut self, written: &Written) -> Secrets {
         let mut lists = BTreeMap::new();
+        let mut ended: BTreeMap<String, Vec<Presented>> = BTreeMap::new();
         for list in &written.secrets {
             let mut entries = Vec::new();
             let mut refused = false;
@@ -162,7 +167,10 @@ impl Loader<'_> {
                         expires: entry.expires.as_ref().map(|e| e.value),
                         read,
                     }),
-                    Outcome::Expired => {}
+                    Outcome::Expired => {
+                        let past = ended_digest(entry).into_iter();
+                        ended.entry(list.id.value.clone()).or_default().extend(past);
+                    }
                     Outcome::Refused => refused = true,
                 }
             }
@@ -177,6 +185,7 @@ impl Loader<'_> {
         }
         Secrets {
             lists,
+            ended,
             used: RefCell::default(),
         }
     }
@@ -197,7 +206,7 @@ impl Loader<'_> {
         };
         let read = match source {
             SecretSource::Digest(at) => {
-                return match digest(&at.value) {
+                return match SecretDigest::parse(&at.value) {
                     Some(digest) => Outcome::Read(Read::Digest(digest)),
                     None => {
                         self.error(
@@ -319,6 +328,17 @@ enum Outcome {
     Refused,
 }
 
+/// The digest of an entry past its end. What only refers to a secret is not read any more.
+fn ended_digest(entry: &SecretEntry) -> Option<Presented> {
+    match &entry.source {
+        Some(SecretSource::Digest(at)) => SecretDigest::parse(&at.value).map(|digest| Presented {
+            digest,
+            expires: entry.expires.as_ref().map(|e| e.value),
+        }),
+        Some(SecretSource::File(_) | SecretSource::Env(_)) | None => None,
+    }
+}
+
 /// A secret's file without its last line break, and whether other users can get at it.
 fn read_file(path: &Path) -> std::io::Result<(Vec<u8>, bool)> {
     let mut bytes = std::fs::read(path)?;
@@ -336,10 +356,4 @@ fn read_file(path: &Path) -> std::io::Result<(Vec<u8>, bool)> {
 fn is_variable_name(text: &str) -> bool {
     text.bytes()
         .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
-}
-
-fn digest(text: &str) -> Option<SecretDigest> {
-    let mut out = [0; 32];
-    hex::decode_to_slice(text.strip_prefix("sha256:")?, &mut out).ok()?;
-    Some(SecretDigest::from_bytes(out))
 }

@@ -1,0 +1,86 @@
+//! What the gateway itself keeps of its API keys, across reloads: which secrets were revoked, and how keys are used.
+//!
+//! The policy says which keys there are; this says what became of them. It never holds a key, only digests, and never
+//! forgets a revocation.
+
+mod revoked;
+mod uses;
+
+use std::{path::Path, sync::Arc};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    revoked::{KeepError, Revoked},
+    uses::{KeyStanding, SecretStanding, Uses},
+};
+use crate::{policy::keys::KeyRing, secret::SecretDigest};
+
+/// Which key the operator wants to see refused from now on.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Revoke {
+    /// Its id.
+    pub id: String,
+}
+
+/// What became of a revocation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revocation {
+    /// Whether the policy in force has such a key. If not, nothing was revoked.
+    pub known: bool,
+    /// How many secrets of it were revoked by this.
+    pub secrets: usize,
+    /// How many secrets of it had been revoked before.
+    pub before: usize,
+    /// How many open streams were closed by this.
+    pub streams: usize,
+    /// Why the next start will not know of it; none when it is on disk.
+    pub not_kept: Option<String>,
+}
+
+/// See the [module](self).
+#[derive(Debug, Default)]
+pub struct KeyLedger {
+    revoked: Arc<Revoked>,
+    uses: uses::Book,
+}
+
+impl KeyLedger {
+    /// Reads what was revoked before from the state directory, and keeps what will be there.
+    pub fn keep_in(&self, state_dir: &Path) -> Result<(), KeepError> {
+        self.revoked.keep_in(state_dir)
+    }
+
+    /// The secrets that were revoked.
+    pub fn revoked(&self) -> &Arc<Revoked> {
+        &self.revoked
+    }
+
+    /// Revokes secrets of the key `id`: in force when this returns, on disk only after [`Self::keep`]. How many were not
+    /// revoked before.
+    pub fn revoke(&self, id: &str, secrets: &[SecretDigest], now: Timestamp) -> usize {
+        self.revoked.add(id, secrets, now)
+    }
+
+    /// Puts what was revoked on disk, flushed when this returns.
+    pub fn keep(&self) -> Result<(), KeepError> {
+        self.revoked.keep()
+    }
+
+    /// Where uses of this key with this secret are counted: the same for every policy that has it.
+    pub fn uses(&self, id: &Arc<str>, secret: SecretDigest) -> Uses {
+        self.uses.of(id, secret)
+    }
+
+    /// How every key of a policy stands, by id.
+    pub fn standings(&self, ring: &KeyRing, now: Timestamp) -> Vec<KeyStanding> {
+        uses::standings(ring, now)
+    }
+
+    /// Forgets the uses of keys that a policy does not have any more.
+    pub fn forget_all_but(&self, ring: &KeyRing) {
+        self.uses.forget_all_but(ring);
+    }
+}
