@@ -415,7 +415,20 @@ pub fn load(env: Env<'_>) -> Result<Loaded, Diagnostics> {
 /// Loads a policy file. The environment must not contradict it: with a file, secrets, limits and
 /// environment come only from the file.
 pub fn load_file(path: &Path, env: Env<'_>) -> Result<Loaded, Diagnostics> {
-    let mut loaded = load::file(path, env)?;
+    judge_beside(load::file(path, env)?, env)
+}
+
+/// As [`load_file`], with what is about to be written into that file.
+pub fn load_file_text(text: &str, path: &Path, env: Env<'_>) -> Result<Loaded, Diagnostics> {
+    let origin = Origin::File(path.to_owned());
+    judge_beside(
+        load::load(text, &path.display().to_string(), origin, env)?,
+        env,
+    )
+}
+
+/// What the environment makes of a policy from a file.
+fn judge_beside(mut loaded: Loaded, env: Env<'_>) -> Result<Loaded, Diagnostics> {
     if let Ok(Some(environment)) = value(env, "ORKET_ENV")
         && environment != loaded.policy.environment.name()
     {

@@ -24,6 +24,7 @@ pub mod guard;
 pub mod hearing;
 pub mod issued_key;
 pub mod key_ledger;
+pub mod keys;
 pub mod limit;
 pub mod log;
 pub mod metrics;

@@ -11,7 +11,7 @@ use orket_gateway::{
     canary::{self, Format},
     control,
     edge::Edge,
-    explain, log,
+    explain, keys, log,
     policy::posture,
     reload::{Outcome, Source},
     server, tls,
@@ -46,6 +46,8 @@ enum Command {
     },
     /// Say what the policy makes of a request, and why.
     Explain(explain::Options),
+    /// Make, rotate, revoke and list the API keys of a policy file.
+    Keys(keys::Options),
     /// Ask the running gateway to read its policy again, and print the verdict.
     Reload {
         /// The policy file the gateway runs with; tells where its control socket is.
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
         Command::Serve { config } => serve(source(config)),
         Command::Check { file, format } => check(&file, format),
         Command::Explain(options) => explain::run(options),
+        Command::Keys(options) => keys::run(options),
         Command::Reload {
             config,
             control,

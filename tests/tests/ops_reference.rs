@@ -275,6 +275,12 @@ async fn the_page_of_commands_is_what_the_programs_say() {
             if command != "help" {
                 let text = help(name, &[command]).await;
                 write!(page, "\n### {name} {command}\n```text\n{text}\n```\n").unwrap();
+                let below = text.split_once("Commands:\n").map_or("", |(_, rest)| rest);
+                for found in listed.captures_iter(below).filter(|f| &f[1] != "help") {
+                    let text = help(name, &[command, &found[1]]).await;
+                    let under = format!("{name} {command} {}", &found[1]);
+                    write!(page, "\n#### {under}\n```text\n{text}\n```\n").unwrap();
+                }
             }
         }
     }

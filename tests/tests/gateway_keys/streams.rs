@@ -333,11 +333,11 @@ async fn ordinary_answers_leave_nothing_behind() {
         connection.send(&ask).await;
         assert_eq!(connection.answer().await.status, 200);
     }
-    let mut gone = stream(&gateway, &upstream, API_KEY, "text/plain").await;
+    let mut gone = tunnel(&gateway, &upstream, API_KEY).await;
     gone.finish().await;
     drop(gone);
     eventually(
-        "a stream whose client went is forgotten",
+        "a tunnel whose client went is forgotten",
         DEADLINE,
         || async { open_streams(&gateway).await == "0" },
     )
