@@ -13,7 +13,7 @@ use crate::{
     denial::Loudness,
     exchange::{Exchange, Stage},
     hearing::ShadowDenial,
-    metrics::{Metrics, RequestLabels, RouteLabel, ShadowLabels},
+    metrics::{Metrics, RequestLabels, RouteLabel, SecretLabels, ShadowLabels},
     pipeline::Snapshot,
     replay::{DEFAULT_CAPACITY, ReplayMemory},
     state::{StateDir, StateError},
@@ -183,5 +183,13 @@ impl Edge {
                 limit: RouteLabel::of(limit.as_ref()),
             });
         }
+    }
+
+    /// Counts which of a route's secrets proved a delivery.
+    pub fn count_secret(&self, route: &Arc<str>, secret: Option<&Arc<str>>) {
+        self.metrics.webhook_secret_matched.inc(&SecretLabels {
+            route: RouteLabel::of(Some(route)),
+            secret: RouteLabel::of(secret),
+        });
     }
 }

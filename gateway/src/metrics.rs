@@ -17,7 +17,7 @@ pub use self::{
     gather::refresh,
     labels::{
         BuildLabels, Cap, CapLabels, HandshakeLabels, LimiterKind, LimiterLabels, RequestLabels,
-        RouteLabel, RouteLabels, ShadowLabels, Status, Verdict, VerdictLabels,
+        RouteLabel, RouteLabels, SecretLabels, ShadowLabels, Status, Verdict, VerdictLabels,
     },
 };
 use crate::edge::Edge;
@@ -30,6 +30,8 @@ declare::metrics! {
     requests: Counters<RequestLabels> = "requests";
     /// Requests that a rule in shadow mode would have refused
     shadow_denials: Counters<ShadowLabels> = "shadow_denials";
+    /// Proven deliveries, by the secret that proved them: shows when nobody uses an old one any more
+    webhook_secret_matched: Counters<SecretLabels> = "webhook_secret_matched";
     /// Connections that are open
     connections: Gauge = "connections";
     /// Connections that were taken in
