@@ -46,6 +46,8 @@ impl Bench {
             argv: argv.iter().map(|&argument| argument.to_owned()).collect(),
             env: BTreeMap::new(),
             workdir: self.path().to_owned(),
+            readable: Vec::new(),
+            writable: Vec::new(),
             timeout: None,
             grace: Duration::from_secs(20),
             output_cap: 16 * 1024 * 1024,

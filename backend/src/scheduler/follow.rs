@@ -82,6 +82,8 @@ impl Scheduler {
             id: attempt_id(run),
             argv: run.work.argv(),
             env: run.work.env.clone(),
+            readable: Vec::new(),
+            writable: vec![inner.workspace.project(&workdir)],
             workdir,
             timeout: Some(timeout),
             grace: inner.settings.grace,
