@@ -137,9 +137,8 @@ fn bound(dir: &Path, resource: Resource, limits: &Limits, names: &Names) -> io::
                 ("memory.swap.max", 0),
                 ("memory.memsw.limit_in_bytes", bytes),
             ] {
-                match fs::metadata(dir.join(swap)) {
-                    Ok(_) => fs::write(dir.join(swap), value.to_string())?,
-                    Err(_) => {}
+                if dir.join(swap).exists() {
+                    fs::write(dir.join(swap), value.to_string())?;
                 }
             }
             Ok(())

@@ -10,7 +10,7 @@ use std::{
     io::{self, Read},
     os::{
         fd::{AsFd, OwnedFd},
-        unix::process::CommandExt,
+        unix::{fs::fchown, process::CommandExt},
     },
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -183,12 +183,6 @@ impl<'a> Supervision<'a> {
             .spawn()?;
         // Our copy of its end: nobody but the child may hold it.
         drop(step);
-        order.send(&Job {
-            spec: spec.clone(),
-            tmp: dir.tmp(),
-            root: dir.root(),
-            group: group.clone(),
-        })?;
         let command = i32::try_from(child.id())
             .ok()
             .and_then(Pid::from_raw)
@@ -204,8 +198,18 @@ impl<'a> Supervision<'a> {
         let mut streams = Vec::with_capacity(2);
         for (stream, pipe) in stdout.into_iter().chain(stderr) {
             rustix::fs::fcntl_setfl(&pipe, OFlags::NONBLOCK)?;
+            if let Some(user) = spec.plan.user {
+                // Or it could not open `/dev/stdout` again.
+                fchown(&pipe, Some(user.uid), Some(user.gid))?;
+            }
             streams.push((stream, File::from(pipe)));
         }
+        order.send(&Job {
+            spec: spec.clone(),
+            tmp: dir.tmp(),
+            root: dir.root(),
+            group: group.clone(),
+        })?;
         Ok(Self {
             dir,
             order,

@@ -90,7 +90,7 @@ fn attacks(backend: &mut Backend) -> Vec<(&'static str, String, Stopped)> {
         ),
         (
             "its descriptors",
-            through(format!("ls /proc/{pid}/fd")),
+            through(format!("readlink /proc/{pid}/fd/0")),
             always,
         ),
         (
