@@ -29,6 +29,7 @@ pub mod selftest;
 pub(crate) mod syscalls;
 
 pub use limits::Limits;
+pub(crate) use privileges::hide;
 
 /// What is done to one command. Everything in it holds, or the command does not start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,7 +75,7 @@ pub enum Namespaces {
 }
 
 /// Which network a command sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Network {
     /// The machine's.
@@ -91,6 +92,8 @@ pub struct Rules {
     pub landlock: i32,
 }
 
+/// The first landlock ABI that keeps files from being cut off.
+const TRUNCATION: i32 = 3;
 /// The first landlock ABI that keeps signals and abstract sockets in.
 pub(crate) const SCOPES: i32 = 6;
 
@@ -114,8 +117,9 @@ impl Plan {
         let Some(rules) = self.rules else {
             return Isolation::Group;
         };
-        let signals = rules.landlock >= SCOPES || self.namespaces.is_some() || self.user.is_some();
-        if !signals {
+        // Somebody else's by its user, out of sight, or kept in by landlock.
+        let apart = self.namespaces.is_some() || self.user.is_some();
+        if !apart && rules.landlock < SCOPES.max(TRUNCATION) {
             return Isolation::Group;
         }
         match (self.namespaces, self.network, self.user) {

@@ -57,6 +57,9 @@ pub enum StartError {
     /// Commands are not confined as they have to be.
     #[error(transparent)]
     Confine(#[from] confine::selftest::ConfineError),
+    /// This process cannot be kept from others of its user.
+    #[error("this process cannot be made unreadable for others: {0}")]
+    Hide(io::Error),
     /// Runs could reach the store.
     #[error("{0}")]
     NotApart(String),
@@ -157,6 +160,8 @@ impl Backend {
             confinement = serde_json::to_string(&posture.report).unwrap_or_default(),
             "the backend is ready"
         );
+        // From now on others of our user do not read or trace us, at the level `group` either.
+        confine::hide().map_err(StartError::Hide)?;
         let app = api::App::new(api::Parts {
             settings: settings.clone(),
             store,

@@ -48,6 +48,7 @@ impl Bench {
             workdir: self.path().to_owned(),
             readable: Vec::new(),
             writable: Vec::new(),
+            network: orket_backend::confine::Network::Host,
             timeout: None,
             grace: Duration::from_secs(20),
             output_cap: 16 * 1024 * 1024,

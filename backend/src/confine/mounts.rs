@@ -6,7 +6,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt as _, symlink},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, symlink},
     path::{Path, PathBuf},
 };
 
@@ -15,8 +15,8 @@ use rustix::fs::{StatVfsMountFlags as Has, statvfs};
 
 use super::{Plan, files::DEVICES};
 
-/// Bytes of the folders and links that hold everything else, and of shared memory.
-const ROOT_SIZE: &str = "mode=0755,size=1m";
+/// Bytes of what holds everything else: folders, links, copies of small files; and of shared memory.
+const ROOT_SIZE: &str = "mode=0755,size=16m";
 const SHARED_SIZE: &str = "mode=1777,size=256m";
 
 /// The options of a mount that an unprivileged one has to keep.
@@ -28,6 +28,10 @@ const KEPT: [(Has, MsFlags); 6] = [
     (Has::NOATIME, MsFlags::MS_NOATIME),
     (Has::RELATIME, MsFlags::MS_RELATIME),
 ];
+
+/// A file of the system that everybody may read is copied up to this many bytes, which costs a start
+/// less than a mount does.
+const COPY_MAX: u64 = 256 << 10;
 
 const NO_SOURCE: Option<&str> = None;
 
@@ -56,6 +60,7 @@ pub(crate) fn enter(plan: &Plan, at: &Path, tmp: &Path) -> io::Result<()> {
         root.show(path, usage, plan)
             .map_err(|error| explain(path, &error))?;
     }
+    root.bound_below(plan)?;
     remount(
         at,
         MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
@@ -72,6 +77,16 @@ pub(crate) fn enter(plan: &Plan, at: &Path, tmp: &Path) -> io::Result<()> {
 enum Use {
     Read,
     Change,
+}
+
+impl Use {
+    fn flags(self) -> MsFlags {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        match self {
+            Self::Read => flags | MsFlags::MS_RDONLY,
+            Self::Change => flags,
+        }
+    }
 }
 
 struct Root<'a>(&'a Path);
@@ -137,7 +152,26 @@ impl Root<'_> {
                 made => made,
             };
         }
+        if usage == Use::Read && path.starts_with("/etc") && self.copy(&real, path)? {
+            return Ok(());
+        }
         self.bind(&real, path, usage)
+    }
+
+    /// Copies a small file that is for everybody. Says whether it did.
+    fn copy(&self, source: &Path, path: &Path) -> io::Result<bool> {
+        let found = source.metadata()?;
+        let is_public = found.mode() & 0o004 != 0;
+        if !found.is_file() || !is_public || found.len() > COPY_MAX {
+            return Ok(false);
+        }
+        if let Some(above) = path.parent() {
+            self.folder(above)?;
+        }
+        let place = self.place(path);
+        fs::write(&place, fs::read(source)?)?;
+        fs::set_permissions(place, fs::Permissions::from_mode(0o444))?;
+        Ok(true)
     }
 
     fn bind(&self, source: &Path, path: &Path, usage: Use) -> io::Result<()> {
@@ -156,13 +190,32 @@ impl Root<'_> {
         // With everything below it: parts alone may not be taken out of what others mounted.
         let whole = MsFlags::MS_BIND | MsFlags::MS_REC;
         mount(Some(source), &place, NO_SOURCE, whole, NO_SOURCE)?;
-        let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        if usage == Use::Read {
-            flags |= MsFlags::MS_RDONLY;
-        }
-        remount(&place, flags)?;
-        for below in mounted_below(&place)? {
-            remount(&below, flags)?;
+        remount(&place, usage.flags())
+    }
+
+    /// What came along with folders that have more mounted in them.
+    fn bound_below(&self, plan: &Plan) -> io::Result<()> {
+        let own = |path: &Path| {
+            plan.readable
+                .iter()
+                .chain(&plan.writable)
+                .any(|p| p == path)
+        };
+        for below in mounted_below(self.0)? {
+            let path = Path::new("/").join(below.strip_prefix(self.0).unwrap_or(&below));
+            let depth = |paths: &[PathBuf]| {
+                let above = paths.iter().filter(|above| path.starts_with(above));
+                above.map(|above| above.components().count()).max()
+            };
+            // The nearest of what was given decides, and to read is less.
+            let usage = match (depth(&plan.readable), depth(&plan.writable)) {
+                (None, None) => continue,
+                (read, write) if write > read => Use::Change,
+                _ => Use::Read,
+            };
+            if !own(&path) {
+                remount(&below, usage.flags())?;
+            }
         }
         Ok(())
     }

@@ -67,8 +67,8 @@ pub(super) fn drop_all() -> io::Result<()> {
     Ok(())
 }
 
-/// Keeps others of our user from reading or tracing this process until it becomes the command.
-pub(super) fn hide() -> io::Result<()> {
+/// Keeps others of our user from reading or tracing this process, until it becomes another program.
+pub(crate) fn hide() -> io::Result<()> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     Ok(())
 }

@@ -432,6 +432,7 @@ async fn ask(
         workdir: ours.workspace.to_owned(),
         readable: vec![program],
         writable: vec![ours.workspace.to_owned()],
+        network: plan.network,
         timeout: Some(PATIENCE),
         grace: Duration::ZERO,
         output_cap: 1 << 20,

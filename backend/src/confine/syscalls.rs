@@ -122,6 +122,18 @@ const TERMINAL: [u64; 2] = [0x5412, 0x541c];
 /// `personality` with this only asks.
 const PERSONALITY_QUERY: u64 = 0xffff_ffff;
 
+/// Calls that change another process, and which argument names it: 0 is oneself. Landlock does not
+/// judge them; where others of our user are in sight, threads cannot be named either.
+const ON_OTHERS: [(libc::c_long, u8); 4] = [
+    (libc::SYS_sched_setaffinity, 0),
+    (libc::SYS_sched_setscheduler, 0),
+    (libc::SYS_sched_setparam, 0),
+    (libc::SYS_sched_setattr, 0),
+];
+/// The same, where the argument before says what kind of thing is named: 0, or 1 for `ioprio_set`, is
+/// a process.
+const ON_KINDS: [(libc::c_long, u64); 2] = [(libc::SYS_setpriority, 0), (libc::SYS_ioprio_set, 1)];
+
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 fn other(error: impl std::fmt::Display) -> io::Error {
@@ -172,6 +184,16 @@ fn refused(plan: &Plan) -> io::Result<Rules> {
         terminal.push(rule(&[(1, Op::Eq, request)])?);
     }
     rules.insert(libc::SYS_ioctl, terminal);
+    rules.insert(libc::SYS_prlimit64, vec![rule(&[(0, Op::Ne, 0)])?]);
+    if plan.namespaces.is_none() {
+        for (call, argument) in ON_OTHERS {
+            rules.insert(call, vec![rule(&[(argument, Op::Ne, 0)])?]);
+        }
+        for (call, process) in ON_KINDS {
+            let others = vec![rule(&[(0, Op::Ne, process)])?, rule(&[(1, Op::Ne, 0)])?];
+            rules.insert(call, others);
+        }
+    }
     rules.insert(libc::SYS_socket, sockets(plan)?);
     let unix = number(libc::AF_UNIX)?;
     rules.insert(libc::SYS_socketpair, vec![rule(&[(0, Op::Ne, unix)])?]);

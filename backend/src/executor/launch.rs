@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use super::LaunchError;
-use crate::{confine::Plan, supervisor::files::Spec};
+use crate::{
+    confine::{Network, Plan},
+    supervisor::files::Spec,
+};
 
 const ID_MAX: usize = 128;
 
@@ -23,6 +26,8 @@ pub struct Launch {
     pub readable: Vec<PathBuf>,
     /// Folders it may change beside its temporary directory.
     pub writable: Vec<PathBuf>,
+    /// [`Network::None`]: without a network. It never gets more than the plan has.
+    pub network: Network,
     /// Wall-clock time after which the tree is ended and the outcome is
     /// [`super::Outcome::TimedOut`].
     pub timeout: Option<Duration>,
@@ -37,6 +42,10 @@ pub(super) fn specify(launch: Launch, plan: &Plan) -> Spec {
     let mut plan = plan.clone();
     plan.readable.extend(launch.readable);
     plan.writable.extend(launch.writable);
+    match launch.network {
+        Network::None => plan.network = Network::None,
+        Network::Host => {}
+    }
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     Spec {
         nonce: ulid::Ulid::generate().to_string(),
@@ -123,6 +132,7 @@ mod tests {
             workdir: "/".into(),
             readable: vec![],
             writable: vec![],
+            network: Network::Host,
             timeout: None,
             grace: Duration::ZERO,
             output_cap: 0,

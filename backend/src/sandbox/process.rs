@@ -21,6 +21,7 @@ use super::{
     spec::{Plan, Service, variable},
 };
 use crate::{
+    confine::Network,
     executor::{
         Adoption, Attempt, Canceler, Executor, Exit, Isolation, Launch, Outcome, OutputReader,
         OutputRecord, Update,
@@ -107,6 +108,7 @@ impl ProcessDriver {
             env: environment(plan, service),
             readable: vec![credentials::dir(&plan.dir)],
             writable: vec![workdir.clone()],
+            network: Network::Host,
             workdir,
             timeout: None,
             grace: self.parts.grace,

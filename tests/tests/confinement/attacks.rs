@@ -45,7 +45,7 @@ fn attacks(backend: &mut Backend) -> Vec<(&'static str, String, Stopped)> {
         ("the store", through(format!("head -c 1 {store}")), always),
         (
             "writing the store",
-            through(format!("true >> {store}")),
+            through(format!("test -s {store} && true >> {store}")),
             always,
         ),
         (
@@ -198,6 +198,37 @@ async fn abstract_sockets_and_listeners_of_the_machine() {
             };
             assert_eq!(said.contains(THROUGH), through, "{way}: {script}: {said}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_single_run_can_go_without_a_network() {
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = tcp.local_addr().unwrap().port();
+    let script = perl(&format!(
+        "use Socket; socket(S, AF_INET, SOCK_STREAM, 0) or exit 1; \
+         connect(S, sockaddr_in({port}, inet_aton(\"127.0.0.1\"))) or exit 1"
+    ));
+    for confinement in ["level = \"auto\"\n", "level = \"confined\"\n"] {
+        let Some(backend) = backend(confinement).await else {
+            continue;
+        };
+        for (network, through) in [(json!(null), true), (json!("none"), false)] {
+            let card = json!({ "title": "t", "command": ["sh", "-c", script], "network": network });
+            let card = backend.post("/v1/cards", &card).await.json();
+            assert_eq!(card["network"], network);
+            let (run, said) = run_with(&backend, json!({ "card_id": card["id"] })).await;
+            assert_eq!(
+                said.contains(THROUGH),
+                through,
+                "{confinement}: {run} {said}"
+            );
+        }
+        let body = json!({ "command": ["sh", "-c", script], "network": "none" });
+        let (run, said) = run_with(&backend, body).await;
+        assert!(!said.contains(THROUGH), "{confinement}: {run} {said}");
+        let bad = json!({ "command": ["true"], "network": "all" });
+        assert_eq!(backend.post("/v1/runs", &bad).await.status, 400);
     }
 }
 

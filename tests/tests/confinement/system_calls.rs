@@ -4,7 +4,7 @@ use super::{OFF, WAYS, backend, is_root, run, skip};
 
 /// Name, number on `x86_64` (`arch/x86/entry/syscalls/syscall_64.tbl` of Linux), arguments that do no
 /// harm.
-const CALLS: [(&str, u32, &str); 26] = [
+const CALLS: [(&str, u32, &str); 27] = [
     ("ptrace", 101, "16, 0, 0, 0"),
     ("process_vm_readv", 310, "-1, 0, 0, 0, 0, 0"),
     ("process_vm_writev", 311, "-1, 0, 0, 0, 0, 0"),
@@ -29,11 +29,11 @@ const CALLS: [(&str, u32, &str); 26] = [
     ("open_by_handle_at", 304, "-1, 0, 0"),
     ("personality", 135, "0x40000"),
     ("swapon", 167, "0, 0"),
+    ("limits of another", 302, "1, 7, 0, 0"),
     ("packet socket", 41, "17, 3, 0"),
     ("audit netlink socket", 41, "16, 3, 9"),
 ];
-/// Raw sockets of the internet, and a namespace made by `clone` (a thread's flags would be needed to
-/// hurt; this only asks).
+/// The answer to what is refused.
 const EPERM: &str = "1";
 
 fn script() -> String {
@@ -53,6 +53,7 @@ fn script() -> String {
          print \"clone=\", ($r == -1 ? $!+0 : \"ok\"), \"\\n\"; \
          $! = 0; $r = syscall(435, 0, 0); print \"clone3=\", $!+0, \"\\n\"; \
          $! = 0; $r = syscall(41, 2, 3, 1); print \"raw socket=\", ($r == -1 ? $!+0 : \"ok\"), \"\\n\"; \
+         $! = 0; $r = syscall(141, 0, 1, 0); print \"niceness of another=\", ($r == -1 ? $!+0 : \"ok\"), \"\\n\"; \
          $! = 0; $r = syscall(0x40000065, 16, 0, 0, 0); print \"x32 ptrace=\", $!+0, \"\\n\"; ",
     );
     format!("perl -e '{code}'")
@@ -81,6 +82,9 @@ async fn what_leads_out_is_refused() {
             assert_eq!(answer(&said, name), EPERM, "{way}: {name}");
         }
         assert_eq!(answer(&said, "clone3"), "38", "{way}: not implemented");
+        if way == "confined" {
+            assert_eq!(answer(&said, "niceness of another"), EPERM);
+        }
     }
 }
 
