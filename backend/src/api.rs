@@ -69,6 +69,8 @@ pub struct Parts {
     pub workspace: Workspace,
     /// Ends streams when the backend stops.
     pub stop: Stop,
+    /// How commands are confined.
+    pub confinement: crate::confine::report::Report,
 }
 
 impl App {

@@ -25,6 +25,8 @@ pub struct Config {
     pub runs: Runs,
     /// The queues that runs wait in, by name.
     pub queues: BTreeMap<String, Queue>,
+    /// How runs and the services of sandboxes are confined.
+    pub confinement: Confinement,
     /// How sandboxes are kept.
     pub sandboxes: Sandboxes,
     /// Which pull requests cause work.
@@ -101,6 +103,36 @@ pub struct Queue {
     pub key_concurrency: Option<Spanned<i64>>,
     /// Runs of it that wait, at most.
     pub length: Option<Spanned<i64>>,
+}
+
+/// `[confinement]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Confinement {
+    /// `auto`, or a level that has to be reached.
+    pub level: Option<Spanned<String>>,
+    /// The user that commands become: `user` or `user:group`.
+    pub run_as: Option<Spanned<String>>,
+    /// The network of runs: `host` or `none`.
+    pub network: Option<Spanned<String>>,
+    /// What commands may read, beside the system's own files.
+    pub readable: Vec<Spanned<String>>,
+    /// What commands may change, beside their own folders.
+    pub writable: Vec<Spanned<String>>,
+    /// What has to be out of reach: paths and `ip:port`.
+    pub keep_out: Option<Vec<Spanned<String>>>,
+    /// Processes and threads of one command.
+    pub processes: Option<Spanned<i64>>,
+    /// Files that one process may have open.
+    pub open_files: Option<Spanned<i64>>,
+    /// The size of one file, e.g. `"8GiB"`.
+    pub file_size: Option<Spanned<String>>,
+    /// Memory of one command, e.g. `"2GiB"`.
+    pub memory: Option<Spanned<String>>,
+    /// Processors of one command, e.g. `1.5`.
+    pub cpu: Option<Spanned<f64>>,
+    /// Which control groups are used: `auto`, `v1` or `off`.
+    pub cgroups: Option<Spanned<String>>,
 }
 
 /// `[sandboxes]`

@@ -15,7 +15,7 @@
 use std::{
     fs, io,
     os::unix::{
-        fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+        fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, lchown},
         process::CommandExt,
     },
     path::{Path, PathBuf},
@@ -31,10 +31,13 @@ use tokio::{
     time::Instant,
 };
 
-use crate::supervisor::{
-    SUPERVISE,
-    files::{AttemptDir, Claim, Spec},
-    tree,
+use crate::{
+    confine::{Plan, cgroup::Group},
+    supervisor::{
+        SUPERVISE,
+        files::{AttemptDir, Claim, Spec},
+        tree,
+    },
 };
 
 mod attempt;
@@ -117,6 +120,8 @@ pub enum AdoptError {
 pub struct Executor {
     root: PathBuf,
     program: PathBuf,
+    plan: Arc<Plan>,
+    level: Isolation,
 }
 
 impl Executor {
@@ -137,12 +142,38 @@ impl Executor {
         Ok(Self {
             root: root.canonicalize()?,
             program: program.into(),
+            plan: Arc::new(Plan::open()),
+            level: Isolation::Group,
+        })
+    }
+
+    /// The same executor, whose attempts from now on are confined by this plan, which is known to
+    /// reach this level.
+    pub fn confining(self, plan: Plan, level: Isolation) -> io::Result<Self> {
+        fs::set_permissions(&self.root, fs::Permissions::from_mode(plan.way()))?;
+        Ok(Self {
+            plan: Arc::new(plan),
+            level,
+            ..self
         })
     }
 
     /// The isolation level an attempt reaches on this host with this configuration.
     pub fn isolation(&self) -> Isolation {
-        Isolation::reached()
+        self.level
+    }
+
+    /// Makes these, which lie in `dir`, the property of the user that commands become, if they become
+    /// another one.
+    pub(crate) fn hand_over(&self, dir: &Path, paths: &[PathBuf]) -> io::Result<()> {
+        let Some(user) = self.plan.user else {
+            return Ok(());
+        };
+        fs::set_permissions(dir, fs::Permissions::from_mode(self.plan.way()))?;
+        for path in paths {
+            lchown(path, Some(user.uid), Some(user.gid))?;
+        }
+        Ok(())
     }
 
     /// Starts a supervisor for this launch. Returns when the supervisor exists and its identity is
@@ -151,7 +182,7 @@ impl Executor {
         validate(&launch)?;
         let dir = AttemptDir::new(self.root.join(&launch.id));
         let id = launch.id.clone();
-        let spec = specify(launch);
+        let spec = specify(launch, &self.plan);
         let program = self.program.clone();
         let prepared = spawn_blocking({
             let dir = dir.clone();
@@ -350,6 +381,12 @@ const LEAVING: Duration = Duration::from_secs(5);
 /// The receiving end of an attempt's updates.
 pub type Updates = mpsc::Receiver<Update>;
 
+/// The control group of an attempt.
+fn group_of(spec: &Spec) -> Option<Group> {
+    let base = spec.plan.cgroups.as_ref();
+    base.map(|base| base.group(&spec.nonce))
+}
+
 /// Makes the attempt's directory and its supervisor. On failure neither is left behind.
 fn spawn(
     program: &Path,
@@ -357,7 +394,11 @@ fn spawn(
     spec: Spec,
 ) -> io::Result<(Child, Identity, OutputReader, Terms)> {
     dir.create(&spec)?;
+    let group = group_of(&spec);
     let start = || {
+        if let Some(base) = &spec.plan.cgroups {
+            base.create(&spec.nonce, &spec.plan.limits)?;
+        }
         let log = fs::OpenOptions::new()
             .append(true)
             .create_new(true)
@@ -384,6 +425,9 @@ fn spawn(
         (child, identity, reader, terms)
     });
     started.inspect_err(|_: &io::Error| {
+        if let Some(group) = &group {
+            group.remove();
+        }
         let _ = dir.stake(&Claim::Abandoned);
         let _ = fs::remove_dir_all(dir.path());
     })

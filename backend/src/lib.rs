@@ -12,6 +12,7 @@ pub mod api;
 pub mod card;
 pub mod cli;
 pub mod config;
+pub mod confine;
 pub mod executor;
 pub mod listen;
 pub mod plan;
@@ -53,6 +54,12 @@ pub enum StartError {
     /// Sandboxes cannot be served.
     #[error(transparent)]
     Sandboxes(#[from] sandbox::OpenError),
+    /// Commands are not confined as they have to be.
+    #[error(transparent)]
+    Confine(#[from] confine::selftest::ConfineError),
+    /// This process cannot be kept from others of its user.
+    #[error("this process cannot be made unreadable for others: {0}")]
+    Hide(io::Error),
     /// Runs could reach the store.
     #[error("{0}")]
     NotApart(String),
@@ -96,7 +103,16 @@ impl Backend {
         if let Err(error) = executor::orphans::take_in() {
             tracing::warn!(%error, "what outlives a killed supervisor cannot be taken in");
         }
-        let executor = executor::Executor::new(&attempts, "/proc/self/exe")
+        let posture = posture(&settings, store.path(), &state, &workspace).await?;
+        std::fs::set_permissions(&state, way(&posture.runs))
+            .map_err(failed("state directory", &state))?;
+        let confined = |plan: &confine::Plan, level| {
+            let plan = plan.clone();
+            move |dir: &std::path::Path| {
+                executor::Executor::new(dir, PROGRAM)?.confining(plan, level)
+            }
+        };
+        let executor = confined(&posture.runs, posture.report.level)(&attempts)
             .map_err(failed("attempts' directory", &attempts))?;
         let stop = Stop::default();
         let scheduler = scheduler::Scheduler::new(
@@ -112,7 +128,7 @@ impl Backend {
             settings.sandboxes.clone(),
             settings.runs.min_isolation,
             &state,
-            std::path::Path::new("/proc/self/exe"),
+            confined(&posture.services, posture.report.services),
         )?;
         let settled = scheduler.settle().await?;
         tracing::info!(
@@ -140,8 +156,12 @@ impl Backend {
             isolation = scheduler.isolation().name(),
             min_isolation = settings.runs.min_isolation.name(),
             concurrency = settings.runs.rules.concurrency,
+            services = posture.report.services.name(),
+            confinement = serde_json::to_string(&posture.report).unwrap_or_default(),
             "the backend is ready"
         );
+        // From now on others of our user do not read or trace us, at the level `group` either.
+        confine::hide().map_err(StartError::Hide)?;
         let app = api::App::new(api::Parts {
             settings: settings.clone(),
             store,
@@ -149,6 +169,7 @@ impl Backend {
             sandboxes: sandboxes.clone(),
             workspace,
             stop: stop.clone(),
+            confinement: posture.report,
         });
         Ok(Self {
             listener,
@@ -198,8 +219,68 @@ impl Backend {
     }
 }
 
+/// The program of supervisors: this very one, also after the file was replaced by an upgrade.
+const PROGRAM: &str = "/proc/self/exe";
+
+fn way(plan: &confine::Plan) -> std::fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(plan.way())
+}
+
+/// Finds out how commands are confined here, and hands the workspace to the user they become.
+async fn posture(
+    settings: &Settings,
+    store: &std::path::Path,
+    state: &std::path::Path,
+    workspace: &workspace::Workspace,
+) -> Result<confine::selftest::Posture, StartError> {
+    let failed = |source| StartError::Directory {
+        what: "workspace",
+        path: workspace.root().to_owned(),
+        source,
+    };
+    if let Some(user) = settings.confinement.run_as {
+        workspace.hand_over(user).map_err(failed)?;
+    }
+    let ours = confine::selftest::Ours {
+        address: &settings.listen.address,
+        store,
+        state,
+        workspace: workspace.root(),
+        program: std::path::Path::new(PROGRAM),
+    };
+    let posture = confine::selftest::establish(&settings.confinement, &ours).await?;
+    for note in &posture.report.notes {
+        tracing::warn!(
+            event = "confinement",
+            note,
+            "commands could be confined better"
+        );
+    }
+    Ok(posture)
+}
+
+/// What [`Backend::start`] would find out about confinement, without starting one: in folders of its
+/// own, which are removed.
+pub async fn rehearse(settings: &Settings) -> Result<confine::report::Report, StartError> {
+    let place = std::env::temp_dir().join(format!("orket-self-test-{}", std::process::id()));
+    let failed = |source| StartError::Directory {
+        what: "temporary directory",
+        path: place.clone(),
+        source,
+    };
+    private_dir(&place).map_err(failed)?;
+    let store = place.join("orket.db");
+    std::fs::write(&store, "").map_err(failed)?;
+    let state = place.join("orket.db.d");
+    let made =
+        private_dir(&state).and_then(|()| workspace::Workspace::open(&place.join("workspace")));
+    let posture = posture(settings, &store, &state, &made.map_err(failed)?).await;
+    std::fs::remove_dir_all(&place).map_err(failed)?;
+    Ok(posture?.report)
+}
+
 /// Makes a directory that is closed to everyone else, also where it exists.
-fn private_dir(dir: &std::path::Path) -> io::Result<()> {
+pub(crate) fn private_dir(dir: &std::path::Path) -> io::Result<()> {
     use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
     std::fs::DirBuilder::new()
         .recursive(true)

@@ -45,6 +45,13 @@ enum Command {
         #[arg(value_name = "FILE")]
         config: PathBuf,
     },
+    /// Show how commands are confined here, and what a child that is confined like a run can reach.
+    /// Fails when the configured level does not hold.
+    SelfTest {
+        /// The configuration; every field has a default.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
     /// Archive cards, through the running backend or, when none runs, in the store itself.
     Archive(Archive),
     /// List runs that did not succeed, newest first.
@@ -155,6 +162,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             println!("{}: ok, {count} warning{}", config.display(), plural(count));
             Ok(ExitCode::SUCCESS)
         }
+        Command::SelfTest { config } => self_test(config.as_deref()),
         Command::Archive(archive) => run_archive(archive),
         Command::Runs(runs) => list_runs(&runs),
         Command::Replay(replay) => run_replay(replay),
@@ -227,6 +235,17 @@ fn serve(config: Option<&Path>) -> anyhow::Result<ExitCode> {
     })?;
     // Tasks that follow attempts are dropped with the runtime; their supervisors go on.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn self_test(config: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let Some(Loaded { settings, .. }) = load(config)? else {
+        return Ok(ExitCode::FAILURE);
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    print!("{}", runtime.block_on(orket_backend::rehearse(&settings))?);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -126,14 +126,14 @@ pub enum CreateError {
 
 impl Sandboxes {
     /// Prepares everything under `state/sandboxes`; [`Self::settle`] and [`Self::reap`] set it
-    /// going. `program` is the supervisors' program, see [`Executor::new`].
+    /// going. `confine` makes the executor of services in a folder.
     pub fn open(
         store: Database,
         workspace: Workspace,
         settings: settings::Sandboxes,
         min_isolation: Isolation,
         state: &Path,
-        program: &Path,
+        confine: impl FnOnce(&Path) -> io::Result<Executor>,
     ) -> Result<Self, OpenError> {
         let root = state.join("sandboxes");
         let prepare = || {
@@ -142,10 +142,10 @@ impl Sandboxes {
                 .recursive(true)
                 .mode(0o700)
                 .create(&boxes)?;
-            Ok((
-                boxes.canonicalize()?,
-                Executor::new(root.join("attempts"), program)?,
-            ))
+            let executor = confine(&root.join("attempts"))?;
+            executor.hand_over(&root, &[])?;
+            executor.hand_over(&boxes, &[])?;
+            Ok((boxes.canonicalize()?, executor))
         };
         let (boxes, executor) = prepare().map_err(|source| OpenError::Io {
             dir: root.clone(),

@@ -17,9 +17,11 @@ use crate::{
     plan::{Bounds, QueueRule, Rules},
 };
 
+pub mod confinement;
 mod sandboxes;
 pub mod users;
 
+pub use confinement::Confinement;
 pub use sandboxes::{SandboxDriver, Sandboxes};
 use users::Uid;
 
@@ -34,6 +36,8 @@ pub struct Settings {
     pub workspace: PathBuf,
     /// How runs are run.
     pub runs: Runs,
+    /// How runs and the services of sandboxes are confined.
+    pub confinement: Confinement,
     /// How sandboxes are kept.
     pub sandboxes: Sandboxes,
     /// Which pull requests cause work.
@@ -167,6 +171,7 @@ impl Reading {
                 },
             )),
             runs: self.runs(config.runs, config.queues),
+            confinement: self.confinement(config.confinement),
             sandboxes: self.sandboxes(config.sandboxes, &listen.address),
             review: self.review(config.review),
             listen,
@@ -288,18 +293,12 @@ impl Reading {
         Runs {
             rules: Arc::new(rules),
             min_isolation: self.value(runs.min_isolation, Isolation::Group, |name| {
-                [
-                    Isolation::None,
-                    Isolation::Group,
-                    Isolation::Confined,
-                    Isolation::Contained,
-                    Isolation::User,
-                ]
-                .into_iter()
-                .find(|level| level.name() == name)
-                .ok_or_else(|| {
-                    format!("`{name}` is no level: none, group, confined, contained or user")
-                })
+                Isolation::ALL
+                    .into_iter()
+                    .find(|level| level.name() == name)
+                    .ok_or_else(|| {
+                        format!("`{name}` is no level: none, group, confined, contained or user")
+                    })
             }),
             timeout: self.value(runs.timeout, Duration::from_hours(1), |t| {
                 let timeout = unit::duration(&t)?;

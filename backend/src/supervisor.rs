@@ -17,6 +17,7 @@
     reason = "they panic when the disk behind them is full, and a supervisor must live on"
 )]
 
+use crate::confine::probe;
 use std::{
     ffi::OsString,
     fmt,
@@ -25,10 +26,12 @@ use std::{
     process::ExitCode,
 };
 
+pub(crate) mod channel;
 pub(crate) mod events;
 pub mod exit;
 pub(crate) mod files;
 pub mod identity;
+pub(crate) mod init;
 pub mod isolation;
 pub(crate) mod journal;
 pub(crate) mod launch;
@@ -40,8 +43,8 @@ pub(crate) mod watch;
 pub(crate) const SUPERVISE: &str = "supervise";
 /// The argument that makes it the last step before the command.
 pub(crate) const LAUNCH: &str = "supervise-launch";
-/// The code a launcher ends with when it could not become the command.
-pub(crate) const LAUNCH_REFUSED: i32 = 127;
+/// The argument that makes it the first process of a command's own namespaces.
+pub(crate) const INIT: &str = "supervise-init";
 
 /// Runs as a supervisor when the arguments say so; `None` for every other use of the program.
 /// `main` calls this first, before argument parsing, logging or a runtime.
@@ -52,12 +55,14 @@ pub fn intercept(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
         let dir = PathBuf::from(args.next()?);
         return Some(supervise(&dir));
     }
-    if step == LAUNCH {
-        let dir = PathBuf::from(args.next()?);
-        let supervisor = args.next()?.to_str()?.parse().ok()?;
-        return Some(launch::become_command(dir, supervisor));
+    if step == INIT {
+        return Some(init::begin());
     }
-    None
+    if step == LAUNCH {
+        let parent = args.next()?.to_str()?.parse().ok()?;
+        return Some(launch::become_command(parent));
+    }
+    (step == probe::PROBE).then(|| probe::run(args))
 }
 
 fn supervise(dir: &Path) -> ExitCode {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use orket_shared::id;
 use serde::{Deserialize, Serialize};
 
+use crate::confine::Network;
 use crate::plan::Bounds;
 
 /// Bytes of one argument, or of one `NAME=value`, at most: with the NUL behind it they are the 32
@@ -49,6 +50,9 @@ pub struct Work {
     /// What bounds it beside the timeout of an attempt.
     #[serde(default)]
     pub bounds: Bounds,
+    /// The network it asks for; that of the configuration when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
 }
 
 /// What is wrong with a piece of work; the text names the field.
@@ -170,6 +174,7 @@ mod tests {
             retries: 0,
             stack: None,
             bounds: Bounds::default(),
+            network: None,
         }
     }
 

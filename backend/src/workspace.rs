@@ -3,9 +3,11 @@
 
 use std::{
     fs, io,
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown},
     path::{Component, Path, PathBuf},
 };
+
+use crate::confine::User;
 
 /// An existing workspace, its path free of symbolic links.
 #[derive(Debug, Clone)]
@@ -47,6 +49,16 @@ impl Workspace {
         &self.root
     }
 
+    /// Gives the workspace itself, not what is in it, to the user that commands become, if it is
+    /// still ours.
+    pub(crate) fn hand_over(&self, user: User) -> io::Result<()> {
+        let found = self.root.metadata()?;
+        if found.uid() == rustix::process::geteuid().as_raw() {
+            chown(&self.root, Some(user.uid), Some(user.gid))?;
+        }
+        Ok(())
+    }
+
     /// The place a working directory means, whether it exists yet or not. What exists of it is
     /// inside the workspace.
     pub fn place(&self, workdir: Option<&str>) -> Result<PathBuf, Refused> {
@@ -72,6 +84,16 @@ impl Workspace {
             }
         }
         Err(Refused::Outside)
+    }
+
+    /// The project that a working directory, as it was resolved, belongs to: the folder directly
+    /// below the workspace; the workspace itself when it works there.
+    pub fn project(&self, workdir: &Path) -> PathBuf {
+        let inside = workdir.strip_prefix(&self.root).unwrap_or(Path::new(""));
+        match inside.components().next() {
+            Some(project) => self.root.join(project),
+            None => self.root.clone(),
+        }
     }
 
     /// The existing directory a working directory means, free of symbolic links.
@@ -108,6 +130,8 @@ mod tests {
         symlink("a", root.join("inner")).unwrap();
 
         assert_eq!(workspace.resolve(None), Ok(root.clone()));
+        assert_eq!(workspace.project(&root.join("a/b")), root.join("a"));
+        assert_eq!(workspace.project(&root), root);
         assert_eq!(workspace.resolve(Some("a/b")), Ok(root.join("a/b")));
         assert_eq!(workspace.resolve(Some("inner/b")), Ok(root.join("a/b")));
         assert_eq!(

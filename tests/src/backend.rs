@@ -24,8 +24,8 @@ pub struct Backend {
 
 impl Backend {
     /// Starts one. `config` is a `backend.toml` in which `{dir}` stands for the test's folder;
-    /// where it does not say otherwise, the listener is a unix socket and store and workspace lie
-    /// in that folder.
+    /// where it does not say otherwise, the listener is a unix socket, store and workspace lie in that
+    /// folder, and commands are not confined: `confinement` is about that.
     pub async fn start(config: &str) -> Self {
         Self::start_with_env(config, &[]).await
     }
@@ -190,6 +190,8 @@ fn write_config(dir: &Path, config: &str) -> PathBuf {
         ("listen", "address", format!("unix:{place}/backend.sock")),
         ("store", "url", format!("sqlite:{place}/orket.db")),
         ("workspace", "dir", format!("{place}/workspace")),
+        // Most tests look at their commands from outside: at their files, numbers and signals.
+        ("confinement", "level", "group".to_owned()),
     ] {
         let section = table
             .entry(section)

@@ -15,6 +15,7 @@ mod backend_schedules;
 mod backend_start;
 mod backend_webhooks;
 mod canary;
+mod confinement;
 mod gateway_explain;
 mod gateway_forwarding;
 mod gateway_insecure;

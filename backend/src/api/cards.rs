@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     card::Status,
+    confine::Network,
     store::cards::{Card, Change, Filter, NewCard},
 };
 
@@ -60,6 +61,8 @@ pub(super) struct CardView {
     stack: Option<String>,
     /// What bounds a run of it beside `timeout`.
     bounds: BoundsView,
+    /// The network its runs ask for; absent: that of the configuration.
+    network: Option<Network>,
     /// When it was made (RFC 3339, UTC).
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
@@ -92,6 +95,7 @@ impl From<Card> for CardView {
             retries: card.work.retries,
             stack: card.work.stack,
             bounds: card.work.bounds.into(),
+            network: card.work.network,
             created_at: card.created_at,
             updated_at: card.updated_at,
             archived_at: card.archived_at,
@@ -134,6 +138,8 @@ pub(super) struct Create {
     stack: Option<String>,
     /// What bounds a run of it beside `timeout`.
     bounds: Option<BoundsView>,
+    /// `none`: its runs get no network, whatever the configuration gives.
+    network: Option<Network>,
 }
 
 /// Makes a card.
@@ -157,6 +163,7 @@ pub(super) async fn create(
         retries: value.retries,
         stack: value.stack,
         bounds: value.bounds,
+        network: value.network,
     };
     let new = NewCard {
         id,
@@ -295,6 +302,10 @@ pub(super) struct Patch {
     #[serde(default, deserialize_with = "given")]
     #[schema(nullable = false)]
     bounds: Option<BoundsView>,
+    /// `none`: its runs get no network; `null`: that of the configuration.
+    #[serde(default)]
+    #[schema(value_type = Option<Network>)]
+    network: Field<Network>,
 }
 
 impl Patch {
@@ -313,6 +324,7 @@ impl Patch {
         work.retries = self.retries.unwrap_or(work.retries);
         work.stack = self.stack.change(work.stack);
         work.bounds = self.bounds.map_or(work.bounds, Into::into);
+        work.network = self.network.change(work.network);
         NewCard {
             id: card.id.clone(),
             title: self.title.unwrap_or_else(|| card.title.clone()),

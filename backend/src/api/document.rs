@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use utoipa::openapi::{ObjectBuilder, OneOfBuilder, RefOr, Schema, Type};
 
 use super::ApiError;
-use crate::{config::unit, plan::Bounds, work::Work, workspace::Workspace};
+use crate::{config::unit, confine::Network, plan::Bounds, work::Work, workspace::Workspace};
 
 /// A duration: a number of seconds, or text such as `30s`, `5m`, `1h`. Answered in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,6 +142,7 @@ pub(super) struct WorkFields {
     pub(super) retries: Option<u32>,
     pub(super) stack: Option<String>,
     pub(super) bounds: Option<BoundsView>,
+    pub(super) network: Option<Network>,
 }
 
 /// What bounds a run beside the timeout of an attempt. What is absent or `null` is as configured
@@ -205,6 +206,7 @@ impl WorkFields {
             && self.retries.is_none()
             && self.stack.is_none()
             && self.bounds.is_none()
+            && self.network.is_none()
     }
 
     /// The work they describe, checked.
@@ -230,6 +232,7 @@ impl WorkFields {
             retries: self.retries.unwrap_or(0),
             stack: self.stack,
             bounds: self.bounds.map(Bounds::from).unwrap_or_default(),
+            network: self.network,
         };
         check(&work, workspace)?;
         Ok(work)

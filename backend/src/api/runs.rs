@@ -15,6 +15,7 @@ use super::{
     page::{self, Page},
 };
 use crate::{
+    confine::Network,
     run::State as RunState,
     store::{
         attempts::AttemptView,
@@ -56,6 +57,8 @@ pub(super) struct RunView {
     timeout: Option<Seconds>,
     /// How often it may run again.
     retries: u32,
+    /// The network it asks for; absent: that of the configuration.
+    network: Option<Network>,
     /// How many attempts were made so far.
     attempts: i64,
     /// The queue it waits in.
@@ -97,6 +100,7 @@ impl From<Run> for RunView {
             workdir: run.work.workdir,
             timeout: run.work.timeout_ms.map(|ms| Seconds { ms }),
             retries: run.work.retries,
+            network: run.work.network,
             attempts: run.attempts,
             queue: run.lane.queue,
             bounds: run.work.bounds.into(),

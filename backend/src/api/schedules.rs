@@ -23,6 +23,7 @@ use super::{
     submit,
 };
 use crate::{
+    confine::Network,
     plan::Rules,
     schedule::{MADE_UP_MOST, Missed, Overlap, rhythm::Rhythm},
     store::schedules::{NewSchedule, Reform, Schedule, Scheduled},
@@ -160,6 +161,8 @@ pub(super) struct Create {
     retries: Option<u32>,
     /// What bounds a run beside `timeout`.
     bounds: Option<BoundsView>,
+    /// `none`: its runs get no network, whatever the configuration gives.
+    network: Option<Network>,
     /// 0 to 9, larger first.
     priority: Option<i64>,
     /// The build its runs belong to.
@@ -182,6 +185,7 @@ impl Create {
             retries: self.retries,
             stack: None,
             bounds: self.bounds,
+            network: self.network,
         };
         let subject = match self.card_id {
             Some(_) if !work.is_empty() || self.priority.is_some() => {

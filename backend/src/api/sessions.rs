@@ -3,6 +3,8 @@
 use axum::{Json, extract::State};
 use serde::Serialize;
 
+use crate::confine::Network;
+
 use super::{ApiError, App, document::Seconds, extract::Id, runs};
 
 /// A run as a session.
@@ -56,6 +58,8 @@ pub(super) struct Policy {
     timeout: Seconds,
     /// How often it may run again.
     retries: u32,
+    /// The network it asks for; absent: that of the configuration.
+    network: Option<Network>,
     /// 0 to 9, larger first.
     priority: i64,
     /// The isolation level it must reach, where it came from a webhook.
@@ -86,6 +90,7 @@ pub(super) async fn snapshot(
                 ms: run.work.timeout_ms.unwrap_or(default),
             },
             retries: run.work.retries,
+            network: run.work.network,
             priority: run.priority,
             min_isolation: match run.cause {
                 Cause::Review => Some(settings.min_isolation.name()),

@@ -22,6 +22,7 @@ use super::{
     runs::RunView,
 };
 use crate::{
+    confine::Network,
     plan::{DEFAULT_QUEUE, dependency::Need},
     store::{
         runs::{Cause, Run},
@@ -56,6 +57,8 @@ pub(super) struct Submit {
     timeout: Option<Seconds>,
     /// How often it may run again when it did not succeed.
     retries: Option<u32>,
+    /// `none`: without a network, whatever the configuration gives. It cannot get more than that.
+    network: Option<Network>,
     /// 0 to 9, larger first.
     priority: Option<i64>,
     /// What bounds it beside `timeout`.
@@ -86,6 +89,7 @@ impl Submit {
             retries: self.retries,
             stack: None,
             bounds: self.bounds,
+            network: self.network,
         };
         let Some(card) = self.card_id else {
             if work.command.is_none() {

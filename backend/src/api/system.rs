@@ -13,7 +13,7 @@ use super::{
     usage::{self, Usage},
 };
 use crate::{
-    run,
+    confine, run,
     store::{
         runs::Cause,
         submissions::{NewRun, Subject, Submitted},
@@ -55,6 +55,8 @@ pub(super) struct Metrics {
     sandboxes: BTreeMap<String, i64>,
     /// The isolation level that commands reach on this host.
     isolation: &'static str,
+    /// How they are confined, and what the self-test of this start found.
+    confinement: confine::report::Report,
 }
 
 /// Load of the machine, and runs and sandboxes by state.
@@ -75,6 +77,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<Json<Metrics>, Api
             .collect(),
         sandboxes: super::sandboxes::by_state(&app).await?,
         isolation: app.scheduler.isolation().name(),
+        confinement: app.confinement.clone(),
     }))
 }
 

@@ -17,6 +17,7 @@ use tokio::{
 use tracing::{error, warn};
 
 use super::{Exit, Identity, Outcome, OutputRecord, Update, orphans};
+use crate::confine::cgroup::Group;
 use crate::supervisor::{
     files::{AttemptDir, Spec},
     record::RecordReader,
@@ -57,6 +58,7 @@ pub(super) struct Follower {
 #[derive(Debug)]
 pub(super) struct Terms {
     nonce: Option<String>,
+    group: Option<Group>,
     grace: Duration,
     /// When the timeout has passed.
     ends: Option<Instant>,
@@ -70,6 +72,7 @@ impl Terms {
         });
         Self {
             grace: Duration::from_millis(spec.as_ref().map_or(0, |spec| spec.grace_ms)),
+            group: spec.as_ref().and_then(super::group_of),
             nonce: spec.map(|spec| spec.nonce),
             ends: ends.flatten(),
         }
@@ -218,6 +221,9 @@ impl Follower {
         // Our own child is a zombie until we reap it, which keeps its session's number from
         // being reused.
         let session = self.child.is_some().then_some(self.identity.pid);
+        if let Some(group) = &self.terms.group {
+            group.kill();
+        }
         loop {
             let nonce = nonce.clone();
             let sweep = move || Ok(tree::remains(nonce.as_deref(), session)? + orphans::end()?);
@@ -230,6 +236,9 @@ impl Follower {
                     sleep(RETRY).await;
                 }
             }
+        }
+        if let Some(group) = &self.terms.group {
+            group.remove();
         }
         let how = self
             .child

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use super::LaunchError;
-use crate::supervisor::files::Spec;
+use crate::{
+    confine::{Network, Plan},
+    supervisor::files::Spec,
+};
 
 const ID_MAX: usize = 128;
 
@@ -19,6 +22,12 @@ pub struct Launch {
     pub env: BTreeMap<String, String>,
     /// Where the command starts; must exist.
     pub workdir: PathBuf,
+    /// What it may read beside the system's own files. All of these exist.
+    pub readable: Vec<PathBuf>,
+    /// Folders it may change beside its temporary directory.
+    pub writable: Vec<PathBuf>,
+    /// [`Network::None`]: without a network. It never gets more than the plan has.
+    pub network: Network,
     /// Wall-clock time after which the tree is ended and the outcome is
     /// [`super::Outcome::TimedOut`].
     pub timeout: Option<Duration>,
@@ -29,7 +38,14 @@ pub struct Launch {
 }
 
 /// The same in the words of the supervisor.
-pub(super) fn specify(launch: Launch) -> Spec {
+pub(super) fn specify(launch: Launch, plan: &Plan) -> Spec {
+    let mut plan = plan.clone();
+    plan.readable.extend(launch.readable);
+    plan.writable.extend(launch.writable);
+    match launch.network {
+        Network::None => plan.network = Network::None,
+        Network::Host => {}
+    }
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     Spec {
         nonce: ulid::Ulid::generate().to_string(),
@@ -39,6 +55,7 @@ pub(super) fn specify(launch: Launch) -> Spec {
         timeout_ms: launch.timeout.map(millis),
         grace_ms: millis(launch.grace),
         output_cap: launch.output_cap,
+        plan,
     }
 }
 
@@ -113,6 +130,9 @@ mod tests {
             argv: vec!["true".into()],
             env: BTreeMap::new(),
             workdir: "/".into(),
+            readable: vec![],
+            writable: vec![],
+            network: Network::Host,
             timeout: None,
             grace: Duration::ZERO,
             output_cap: 0,

@@ -20,7 +20,7 @@ use crate::{
     executor::orphans,
     settings::users::Uid,
     supervisor::{
-        LAUNCH, SUPERVISE,
+        INIT, LAUNCH, SUPERVISE,
         tree::{MARKER, ProcessStat},
     },
 };
@@ -186,7 +186,7 @@ impl Rule {
             .split(|byte| *byte == 0)
             .nth(1)
             .unwrap_or_default();
-        let supervises = [SUPERVISE, LAUNCH]
+        let supervises = [SUPERVISE, INIT, LAUNCH]
             .iter()
             .any(|argument| first == argument.as_bytes());
         let ours = || -> io::Result<bool> {

@@ -21,6 +21,7 @@ use super::{
     spec::{Plan, Service, variable},
 };
 use crate::{
+    confine::Network,
     executor::{
         Adoption, Attempt, Canceler, Executor, Exit, Isolation, Launch, Outcome, OutputReader,
         OutputRecord, Update,
@@ -105,6 +106,9 @@ impl ProcessDriver {
             id: attempt_id(plan, service),
             argv: service.command.clone(),
             env: environment(plan, service),
+            readable: vec![credentials::dir(&plan.dir)],
+            writable: vec![workdir.clone()],
+            network: Network::Host,
             workdir,
             timeout: None,
             grace: self.parts.grace,
@@ -151,8 +155,8 @@ impl SandboxDriver for ProcessDriver {
 
     async fn start(&self, plan: &Plan) -> Result<(), Fault> {
         let made = spawn_blocking({
-            let plan = plan.clone();
-            move || make_dirs(&plan)
+            let (plan, executor) = (plan.clone(), self.executor().clone());
+            move || make_dirs(&plan, &executor)
         });
         made.await
             .map_err(io::Error::other)
@@ -275,11 +279,15 @@ fn attempt_id(plan: &Plan, service: &Service) -> String {
     format!("{}.{}", plan.id, service.name)
 }
 
-fn make_dirs(plan: &Plan) -> io::Result<()> {
+fn make_dirs(plan: &Plan, executor: &Executor) -> io::Result<()> {
     let mut private = fs::DirBuilder::new();
     private.mode(0o700).create(&plan.dir)?;
     private.create(plan.own_workdir())?;
-    credentials::make(&plan.dir, &plan.secrets)
+    credentials::make(&plan.dir, &plan.secrets)?;
+    let credentials = credentials::dir(&plan.dir);
+    executor.hand_over(&plan.dir, &[plan.own_workdir(), credentials.clone()])?;
+    let secrets = plan.secrets.iter().map(|secret| credentials.join(secret));
+    executor.hand_over(&plan.dir, &secrets.collect::<Vec<_>>())
 }
 
 fn environment(plan: &Plan, service: &Service) -> BTreeMap<String, String> {

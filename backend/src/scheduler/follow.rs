@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::{PAUSE, Scheduler, attempt_id, outcome};
 use crate::{
+    confine::Network,
     executor::{Adoption, Attempt, Exit, Launch, LaunchError, Update},
     plan::deadline::{self, Bound},
     run::{Ending, State},
@@ -82,6 +83,9 @@ impl Scheduler {
             id: attempt_id(run),
             argv: run.work.argv(),
             env: run.work.env.clone(),
+            readable: Vec::new(),
+            network: run.work.network.unwrap_or(Network::Host),
+            writable: vec![inner.workspace.project(&workdir)],
             workdir,
             timeout: Some(timeout),
             grace: inner.settings.grace,

@@ -15,6 +15,27 @@ pub fn resolve(user: &str) -> Result<Uid, String> {
     find(&passwd, user).ok_or_else(|| format!("there is no user `{user}` in /etc/passwd"))
 }
 
+/// The number of a group given by name or number.
+pub fn resolve_group(group: &str) -> Result<u32, String> {
+    if let Ok(gid) = group.parse() {
+        return Ok(gid);
+    }
+    let groups = fs::read_to_string("/etc/group")
+        .map_err(|error| format!("/etc/group cannot be read ({error})"))?;
+    find(&groups, group).ok_or_else(|| format!("there is no group `{group}` in /etc/group"))
+}
+
+/// The group that a user has in `/etc/passwd`.
+pub fn group_of(uid: Uid) -> Option<u32> {
+    let passwd = fs::read_to_string("/etc/passwd").ok()?;
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':').skip(2);
+        (fields.next()?.parse() == Ok(uid))
+            .then(|| fields.next()?.parse().ok())
+            .flatten()
+    })
+}
+
 fn find(passwd: &str, user: &str) -> Option<Uid> {
     passwd.lines().find_map(|line| {
         let mut fields = line.split(':');

@@ -7,21 +7,22 @@
 //! | `claim.json` | whoever is first | the supervisor's identity, or that the attempt was given up before it began |
 //! | `cancel` | backend | end the tree |
 //! | `output` | supervisor | records, see [`super::record`] |
-//! | `launch_error.json` | launcher | why the command could not be executed |
 //! | `exit.json` | supervisor | the end; the last thing written, once, durable |
 //! | `supervisor.log` | supervisor | its own complaints |
-//! | `tmp/` | the command | its temporary directory |
+//! | `tmp/` | the command | its temporary directory; emptied at the end |
+//! | `root/` | nobody | what the command sees is built on it, in a mount namespace of its own |
 //!
-//! A command that runs as our user can write here, too. So nothing is opened that is not a plain
-//! file, an exit counts only once its supervisor is gone, and whose supervisor is our own child must
-//! have ended well, besides. What remains: a command whose supervisor an earlier process started can
-//! kill it and leave an exit of its own; only another user for commands keeps it from that.
+//! At the level `group` a command that runs as our user can write here, too; from `confined` on it
+//! reaches nothing but `tmp/`. So nothing is opened that is not a plain file, of our own user, that no
+//! other may change; an exit counts only once its supervisor is gone, and whose supervisor is our own
+//! child must have ended well, besides. What remains at `group`: a command whose supervisor an earlier
+//! process started can kill it and leave an exit of its own.
 
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -30,6 +31,7 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{exit::Exit, identity::Identity};
+use crate::confine::Plan;
 
 /// The largest file that is read; far more than a specification can be.
 const READ_MAX: u64 = 64 * 1024 * 1024;
@@ -46,6 +48,9 @@ pub(crate) struct Spec {
     pub(crate) timeout_ms: Option<u64>,
     pub(crate) grace_ms: u64,
     pub(crate) output_cap: u64,
+    /// How the command is confined.
+    #[serde(default = "Plan::open")]
+    pub(crate) plan: Plan,
 }
 
 /// Who has the attempt: exactly one of the two can ever be written.
@@ -59,7 +64,7 @@ pub(crate) enum Claim {
 }
 
 /// Why the launcher could not become the command.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum LaunchRefusal {
     NotFound(String),
@@ -112,12 +117,25 @@ impl AttemptDir {
         self.dir.join("tmp")
     }
 
-    /// Makes the directory (mode 0700) with everything a supervisor needs. `AlreadyExists` when
-    /// there is one.
+    /// Where the root that the command sees is built.
+    pub(crate) fn root(&self) -> PathBuf {
+        self.dir.join("root")
+    }
+
+    /// Makes the directory (mode 0700, unless another user has to get through it) with everything a
+    /// supervisor needs. `AlreadyExists` when there is one.
     pub(crate) fn create(&self, spec: &Spec) -> io::Result<()> {
         private_dir(&self.dir)?;
         let prepare = || {
+            let way = fs::Permissions::from_mode(spec.plan.way());
+            fs::set_permissions(&self.dir, way)?;
             private_dir(&self.tmp())?;
+            if let Some(user) = spec.plan.user {
+                chown(self.tmp(), Some(user.uid), Some(user.gid))?;
+            }
+            if spec.plan.namespaces.is_some() {
+                private_dir(&self.root())?;
+            }
             rustix::fs::mkfifoat(
                 rustix::fs::CWD,
                 self.wake(),
@@ -198,13 +216,12 @@ impl AttemptDir {
         self.dir.join("cancel").symlink_metadata().is_ok()
     }
 
-    pub(crate) fn refuse_launch(&self, refusal: &LaunchRefusal) -> io::Result<()> {
-        let mut file = private_file(&self.dir.join("launch_error.json"))?;
-        file.write_all(&serde_json::to_vec(refusal)?)
-    }
-
-    pub(crate) fn launch_refusal(&self) -> io::Result<Option<LaunchRefusal>> {
-        read_json(&self.dir.join("launch_error.json"))
+    /// Removes what the command left in its temporary directory, and the directory.
+    pub(crate) fn clear_tmp(&self) -> io::Result<()> {
+        match fs::remove_dir_all(self.tmp()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// The end, if there was one. It is replaced whole and synced before; anything else is none.
@@ -260,7 +277,8 @@ const WARY: i32 = OFlags::NONBLOCK
     .bits()
     .cast_signed();
 
-/// Opens a regular file for reading. `InvalidData` when it is anything else.
+/// Opens a regular file of our own user for reading that nobody else may write to. `InvalidData`
+/// when it is anything else.
 pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
     let other = || io::Error::new(io::ErrorKind::InvalidData, "not a regular file");
     let opened = OpenOptions::new().read(true).custom_flags(WARY).open(path);
@@ -275,7 +293,9 @@ pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
             error
         }
     })?;
-    if file.metadata()?.is_file() {
+    let found = file.metadata()?;
+    let ours = found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o022 == 0;
+    if found.is_file() && ours {
         Ok(file)
     } else {
         Err(other())
@@ -325,6 +345,22 @@ mod tests {
         };
         dir.write_exit(&exit).unwrap();
         assert_eq!(dir.exit().unwrap(), Some(exit));
+        fs::remove_dir_all(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn what_others_may_write_to_is_not_believed() {
+        let dir = AttemptDir::new(tempfile::tempdir().unwrap().keep());
+        dir.stake(&Claim::Abandoned).unwrap();
+        let claim = dir.path().join("claim.json");
+        fs::set_permissions(&claim, fs::Permissions::from_mode(0o620)).unwrap();
+        assert!(open_regular(&claim).is_err());
+        fs::set_permissions(&claim, fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(open_regular(&claim).is_ok());
+        if rustix::process::geteuid().is_root() {
+            chown(&claim, Some(65_534), None).unwrap();
+            assert!(open_regular(&claim).is_err());
+        }
         fs::remove_dir_all(dir.path()).unwrap();
     }
 

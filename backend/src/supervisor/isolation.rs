@@ -3,26 +3,43 @@
 use serde::{Deserialize, Serialize};
 
 /// Isolation levels, weakest first; a stronger one includes the weaker ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Isolation {
     /// Nothing.
     None,
     /// Own session, child subreaper, resource limits, no new privileges.
     Group,
-    /// Plus landlock and seccomp.
+    /// Plus files by an allow-list (landlock), system calls without those that lead out (seccomp), no
+    /// capabilities, no signals and no unix sockets to anybody else.
     Confined,
-    /// Plus mount, pid and network namespaces.
+    /// Plus mount, pid and network namespaces of its own.
     Contained,
     /// Plus another uid.
     User,
 }
 
 impl Isolation {
-    /// The level that attempts reach on this host as this program is built and configured.
-    pub fn reached() -> Self {
-        Self::Group
-    }
+    /// All of them, weakest first.
+    pub const ALL: [Self; 5] = [
+        Self::None,
+        Self::Group,
+        Self::Confined,
+        Self::Contained,
+        Self::User,
+    ];
 
     /// The name used in configuration and answers.
     pub fn name(self) -> &'static str {

@@ -1,8 +1,9 @@
 //! The last step before the command: this program once more, between the supervisor's fork and the
 //! command's image, where limits can be set on ourselves in safe code.
 //!
-//! It ties its life to the supervisor's, gives up privileges, and becomes the command. It must not
-//! start threads, read configuration or print: what it opens or changes, the command inherits.
+//! It ties its life to its parent's (the supervisor, or the first process of a namespace), confines
+//! itself as the plan says, and becomes the command. It must not start threads, read configuration or
+//! print: what it opens or changes, the command inherits.
 
 use std::{
     collections::BTreeMap,
@@ -16,32 +17,41 @@ use std::{
 };
 
 use nix::errno::Errno;
-use rustix::process::{Pid, Resource, Rlimit, Signal};
+use rustix::process::{Pid, Signal};
 
 use super::{
-    files::{AttemptDir, LaunchRefusal, Spec},
+    channel::{Errand, Job, Report},
+    files::{LaunchRefusal, Spec},
     tree::MARKER,
 };
+use crate::confine::apply;
 
-/// The most files a command may have open.
-const OPEN_FILES: u64 = 65_536;
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Becomes the command of the attempt in `dir`, or leaves the reason in its directory.
-pub(crate) fn become_command(dir: PathBuf, supervisor: u32) -> ExitCode {
-    let dir = AttemptDir::new(dir);
-    let refusal = match prepare(&dir, supervisor) {
+/// Becomes the command that standard input tells of, or reports why not.
+pub(crate) fn become_command(parent: u32) -> ExitCode {
+    let (errand, job) = match Errand::take() {
+        Ok(taken) => taken,
+        Err(error) => {
+            super::complain(format_args!("orket: no word of what to launch: {error}"));
+            return ExitCode::from(REFUSED);
+        }
+    };
+    let refusal = match prepare(&job, parent) {
         Ok(image) => image.execute(),
         Err(refusal) => refusal,
     };
-    if let Err(error) = dir.refuse_launch(&refusal) {
+    if let Err(error) = errand.report(&Report::Refused(refusal)) {
         // Standard error is the command's own: it lands in its output, the next best place.
         super::complain(format_args!(
-            "orket: cannot launch the command ({refusal:?}) and cannot report it: {error}"
+            "orket: cannot report why the command is not launched: {error}"
         ));
     }
-    ExitCode::from(127)
+    ExitCode::from(REFUSED)
 }
+
+/// The code a launcher ends with when it could not become the command.
+const REFUSED: u8 = 127;
 
 /// What `execve` wants.
 struct Image {
@@ -67,21 +77,27 @@ impl Image {
     }
 }
 
-fn prepare(dir: &AttemptDir, supervisor: u32) -> Result<Image, LaunchRefusal> {
+fn prepare(job: &Job, parent: u32) -> Result<Image, LaunchRefusal> {
     let failed = |what: &str, error: &dyn std::fmt::Display| {
         LaunchRefusal::Failed(format!("{what}: {error}"))
     };
-    confine(supervisor).map_err(|error| failed("cannot confine the command", &error))?;
-    let spec = dir
-        .spec()
-        .map_err(|error| failed("cannot read what to run", &error))?;
+    let unconfined = |error| failed("cannot confine the command", &error);
+    let spec = &job.spec;
+    if let Some(group) = &job.group {
+        group.join().map_err(unconfined)?;
+    }
+    inherit_nothing().map_err(unconfined)?;
+    let begun = apply::begin(&spec.plan, &job.tmp).map_err(unconfined)?;
+    // After the user has changed, which clears it.
+    die_with(parent).map_err(unconfined)?;
     enter(&spec.workdir).map_err(|error| {
         failed(
             &format!("working directory {}", spec.workdir.display()),
             &error,
         )
     })?;
-    let env = environment(&spec, dir);
+    begun.finish().map_err(unconfined)?;
+    let env = environment(spec, &job.tmp);
     let path = env.get("PATH").map_or(DEFAULT_PATH, String::as_str);
     let name = spec
         .argv
@@ -118,30 +134,17 @@ fn enter(workdir: &Path) -> std::io::Result<()> {
     )))
 }
 
-fn confine(supervisor: u32) -> std::io::Result<()> {
+/// Ends with its parent, however that ends.
+fn die_with(parent: u32) -> std::io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     // It may have died before that call took hold.
-    if rustix::process::getppid().map(Pid::as_raw_pid) != i32::try_from(supervisor).ok() {
+    if rustix::process::getppid().map(Pid::as_raw_pid) != i32::try_from(parent).ok() {
         return Err(std::io::Error::other("the supervisor is gone"));
     }
-    rustix::thread::set_no_new_privs(true)?;
-    rustix::process::setrlimit(
-        Resource::Core,
-        Rlimit {
-            current: Some(0),
-            maximum: Some(0),
-        },
-    )?;
-    let hard = rustix::process::getrlimit(Resource::Nofile)
-        .maximum
-        .map_or(OPEN_FILES, |hard| hard.min(OPEN_FILES));
-    rustix::process::setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: Some(hard),
-            maximum: Some(hard),
-        },
-    )?;
+    Ok(())
+}
+
+fn inherit_nothing() -> std::io::Result<()> {
     // Rust programs ignore SIGPIPE, and what is ignored stays so in the next image; what is caught
     // does not.
     signal_hook::flag::register(
@@ -154,17 +157,14 @@ fn confine(supervisor: u32) -> std::io::Result<()> {
 
 /// A minimal environment, overridden by what the specification says; the marker cannot be
 /// overridden.
-fn environment(spec: &Spec, dir: &AttemptDir) -> BTreeMap<String, String> {
+fn environment(spec: &Spec, tmp: &Path) -> BTreeMap<String, String> {
     let mut env = BTreeMap::from([
         ("PATH".to_owned(), DEFAULT_PATH.to_owned()),
         (
             "HOME".to_owned(),
             spec.workdir.to_string_lossy().into_owned(),
         ),
-        (
-            "TMPDIR".to_owned(),
-            dir.tmp().to_string_lossy().into_owned(),
-        ),
+        ("TMPDIR".to_owned(), tmp.to_string_lossy().into_owned()),
         ("LANG".to_owned(), "C.UTF-8".to_owned()),
     ]);
     env.extend(spec.env.clone());

@@ -10,7 +10,7 @@ use std::{
     io::{self, Read},
     os::{
         fd::{AsFd, OwnedFd},
-        unix::process::CommandExt,
+        unix::{fs::fchown, process::CommandExt},
     },
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -24,7 +24,10 @@ use rustix::{
     process::{Pid, WaitOptions, WaitStatus, wait},
 };
 
+use crate::confine::{cgroup::Group, namespaces};
+
 use super::{
+    channel::{Job, Order, Report},
     events::{Events, drain},
     exit::{Exit, Outcome},
     files::{AttemptDir, Claim, LaunchRefusal, Spec, private_dir},
@@ -67,6 +70,9 @@ pub(crate) fn supervise(dir: &AttemptDir) -> io::Result<()> {
             }),
         }
     };
+    if let Err(error) = dir.clear_tmp() {
+        super::complain(format_args!("a temporary directory stays behind: {error}"));
+    }
     write_exit(dir, &exit)?;
     notify(&wake);
     Ok(())
@@ -127,6 +133,9 @@ enum Phase {
 
 struct Supervision<'a> {
     dir: &'a AttemptDir,
+    /// What became of the command is heard here.
+    order: Order,
+    group: Option<Group>,
     grace: Duration,
     deadline: Option<Instant>,
     wake: &'a OwnedFd,
@@ -149,18 +158,31 @@ impl<'a> Supervision<'a> {
         events: Events,
         journal: Journal,
     ) -> io::Result<Self> {
-        let mut child = Command::new("/proc/self/exe")
-            .arg0("orket-launch")
-            .arg(super::LAUNCH)
-            .arg(dir.path())
-            .arg(std::process::id().to_string())
+        let group = spec.plan.cgroups.as_ref();
+        let group = group.map(|base| base.group(&spec.nonce));
+        let (order, theirs) = Order::new()?;
+        let mut step = Command::new("/proc/self/exe");
+        match spec.plan.namespaces {
+            Some(namespaces) => {
+                namespaces::enter(namespaces)?;
+                step.arg0("orket-init").arg(super::INIT);
+            }
+            None => {
+                step.arg0("orket-launch")
+                    .arg(super::LAUNCH)
+                    .arg(std::process::id().to_string());
+            }
+        }
+        let mut child = step
             .env_clear()
-            .stdin(Stdio::null())
+            .stdin(theirs)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             // A group of its own: a command that signals its group must not hit its supervisor.
             .process_group(0)
             .spawn()?;
+        // Our copy of its end: nobody but the child may hold it.
+        drop(step);
         let command = i32::try_from(child.id())
             .ok()
             .and_then(Pid::from_raw)
@@ -176,10 +198,22 @@ impl<'a> Supervision<'a> {
         let mut streams = Vec::with_capacity(2);
         for (stream, pipe) in stdout.into_iter().chain(stderr) {
             rustix::fs::fcntl_setfl(&pipe, OFlags::NONBLOCK)?;
+            if let Some(user) = spec.plan.user {
+                // Or it could not open `/dev/stdout` again.
+                fchown(&pipe, Some(user.uid), Some(user.gid))?;
+            }
             streams.push((stream, File::from(pipe)));
         }
+        order.send(&Job {
+            spec: spec.clone(),
+            tmp: dir.tmp(),
+            root: dir.root(),
+            group: group.clone(),
+        })?;
         Ok(Self {
             dir,
+            order,
+            group,
             grace: Duration::from_millis(spec.grace_ms),
             deadline: spec
                 .timeout_ms
@@ -290,6 +324,9 @@ impl<'a> Supervision<'a> {
     }
 
     fn kill(&mut self, now: Instant) {
+        if let Some(group) = &self.group {
+            group.kill();
+        }
         if let Err(error) = Identity::own().and_then(|own| tree::kill_below(&own)) {
             super::complain(format_args!("cannot kill the tree, trying again: {error}"));
         }
@@ -347,9 +384,12 @@ impl<'a> Supervision<'a> {
     }
 
     fn exit(self) -> Exit {
+        if let Some(group) = &self.group {
+            group.remove();
+        }
         let outcome = match (self.cause, self.status) {
             (Some(cause), _) => cause,
-            (None, Some(status)) => ended_by_itself(self.dir, status),
+            (None, Some(status)) => ended_by_itself(&self.order, status),
             (None, None) => Outcome::Lost {
                 detail: "the command's end was not seen".into(),
             },
@@ -365,21 +405,21 @@ impl<'a> Supervision<'a> {
     }
 }
 
-fn ended_by_itself(dir: &AttemptDir, status: WaitStatus) -> Outcome {
-    if let Some(signal) = status.terminating_signal() {
-        return Outcome::Signaled { signal };
-    }
-    let code = status.exit_status().unwrap_or_default();
-    if code == super::LAUNCH_REFUSED {
-        match dir.launch_refusal() {
-            Ok(Some(LaunchRefusal::NotFound(detail))) => {
-                return Outcome::CommandNotFound { detail };
-            }
-            Ok(Some(LaunchRefusal::Failed(detail))) => return Outcome::LaunchFailed { detail },
-            Ok(None) | Err(_) => {}
+fn ended_by_itself(order: &Order, status: WaitStatus) -> Outcome {
+    match order.report() {
+        Some(Report::Refused(LaunchRefusal::NotFound(detail))) => {
+            Outcome::CommandNotFound { detail }
         }
+        Some(Report::Refused(LaunchRefusal::Failed(detail))) => Outcome::LaunchFailed { detail },
+        Some(Report::Exited(code)) => Outcome::Exited { code },
+        Some(Report::Signaled(signal)) => Outcome::Signaled { signal },
+        None => match status.terminating_signal() {
+            Some(signal) => Outcome::Signaled { signal },
+            None => Outcome::Exited {
+                code: status.exit_status().unwrap_or_default(),
+            },
+        },
     }
-    Outcome::Exited { code }
 }
 
 /// CPU milliseconds of all that was reaped, and the largest resident size of any one of it in
