@@ -34,6 +34,11 @@ labels! {
         /// the limit's id; empty for address rules
         limit: RouteLabel,
     }
+    /// What is told apart by source alone.
+    SourceLabels {
+        /// the source's name
+        source: RouteLabel,
+    }
     /// Which limiter.
     LimiterLabels {
         /// its id

@@ -7,6 +7,7 @@ mod keys;
 mod limits;
 mod routes;
 mod secrets;
+mod spool;
 mod tls;
 mod webhook;
 
@@ -100,6 +101,7 @@ impl Loader<'_> {
         let listen = self.listen(&written, &state_dir)?;
         let identity = self.identity(&written);
         let limits = self.limits(&written);
+        let spool = self.spool_bounds(&written);
         let secrets = self.secrets(&written);
         let keys = self.keys(&written, &secrets);
         let bypass = self.bypass(&written, &listen, &keys);
@@ -129,6 +131,7 @@ impl Loader<'_> {
             upstreams,
             keys,
             rate_limits,
+            spool,
             routes,
         })
     }
