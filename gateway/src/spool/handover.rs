@@ -480,10 +480,10 @@ impl Spool {
     /// It is done: known as such before it is gone from the disk.
     fn finish(&self, item: &Item, status: u16) {
         self.done(&item.head);
+        self.take_out(&item.head.source, item.order);
         if let Err(e) = self.store.remove(Place::Waiting, &item.name()) {
             tracing::warn!(event = "spool_not_removed", error = %e, id = item.head.id, "a delivery that is done cannot be removed from the disk; after a restart it is sent again, under the same key");
         }
-        self.take_out(&item.head.source, item.order);
         self.metrics
             .spool_handed_over
             .inc(&labels_of(&item.head.source));
