@@ -221,7 +221,7 @@ impl Spool {
         bounds: SpoolBounds,
     ) -> Result<Kept, KeepError> {
         let order = writer::Order {
-            order: turn.order,
+            place: turn.order,
             letter,
             tries,
             bounds,

@@ -100,36 +100,29 @@ fn answer(options: Options) -> Result<String, ControlError> {
 }
 
 fn told(acted: &Acted) -> String {
-    let mut out: String = acted.ids.iter().map(|id| format!("{id}\n")).collect();
-    out.push_str(&acted.message);
-    out.push('\n');
-    out
+    let mut lines = acted.ids.clone();
+    lines.push(acted.message.clone());
+    lines.join("\n") + "\n"
 }
 
 fn waiting(list: &List) -> String {
-    let mut out = lines(&list.waiting, list.waiting_total, "waiting");
-    if list.dead_total > 0 {
-        out.push_str(&format!(
-            "{} failed for good: orket-gateway spool list --dead\n",
-            list.dead_total
-        ));
-    }
-    if list.unreadable > 0 {
-        out.push_str(&format!(
-            "{} cannot be read and lie in spool/unreadable in [state] dir\n",
-            list.unreadable
-        ));
-    }
-    out
+    let dead = match list.dead_total {
+        0 => String::new(),
+        n => format!("{n} failed for good: orket-gateway spool list --dead\n"),
+    };
+    let unreadable = match list.unreadable {
+        0 => String::new(),
+        n => format!("{n} cannot be read and lie in spool/unreadable in [state] dir\n"),
+    };
+    lines(&list.waiting, list.waiting_total, "waiting") + &dead + &unreadable
 }
 
 fn lines(lines: &[Line], total: usize, what: &str) -> String {
-    let mut out: String = lines.iter().map(line).collect();
-    if total > lines.len() {
-        out.push_str(&format!("… and {} more\n", total - lines.len()));
+    let all: String = lines.iter().map(line).collect();
+    match total.saturating_sub(lines.len()) {
+        0 => format!("{all}{total} {what}\n"),
+        more => format!("{all}… and {more} more\n{total} {what}\n"),
     }
-    out.push_str(&format!("{total} {what}\n"));
-    out
 }
 
 fn line(line: &Line) -> String {

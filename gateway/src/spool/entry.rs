@@ -265,10 +265,10 @@ impl Input<'_> {
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
-pub(super) mod tests {
+mod tests {
     use super::*;
 
-    pub(in super::super) fn head(id: &str, source: &str) -> Head {
+    fn head(id: &str, source: &str) -> Head {
         Head {
             id: id.into(),
             source: source.into(),

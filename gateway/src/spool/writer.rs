@@ -25,7 +25,7 @@ const BATCH: usize = 64;
 /// One delivery to be written.
 #[derive(Debug)]
 pub(super) struct Order {
-    pub(super) order: u64,
+    pub(super) place: u64,
     pub(super) letter: Letter,
     pub(super) tries: Tries,
     pub(super) bounds: SpoolBounds,
@@ -103,7 +103,7 @@ fn write_distinct(spool: &Arc<Spool>, batch: Vec<(Order, Reply)>) {
             continue;
         }
         let Order {
-            order,
+            place,
             letter,
             tries,
             bounds,
@@ -113,7 +113,7 @@ fn write_distinct(spool: &Arc<Spool>, batch: Vec<(Order, Reply)>) {
             tries,
             body: letter.body,
         };
-        let item = Item::of(order, &entry);
+        let item = Item::of(place, &entry);
         if entries + 1 > bounds.entries || bytes + item.bytes > bounds.bytes {
             answer(reply, Err(KeepError::Full));
             continue;

@@ -1,16 +1,17 @@
 //! Kills at any moment, and files that are not what they were: what was acknowledged is there, what is damaged is told.
 
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
+use orket_tests::gateway::WEBHOOK_SECRET;
 use orket_tests::gitea::sha256;
 use orket_tests::{DEADLINE, Delivery, Gateway, Upstream, eventually};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 
 use super::{
     PATH, deliver, emptied, files, keys, logged, nowhere, spool, spooled, spooling, waiting,
 };
-use orket_tests::gateway::WEBHOOK_SECRET;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kill_at_any_moment_loses_nothing_that_was_acknowledged() {
@@ -32,7 +33,6 @@ async fn a_kill_at_any_moment_loses_nothing_that_was_acknowledged() {
                     else {
                         return kept;
                     };
-                    use tokio::io::{AsyncReadExt, AsyncWriteExt};
                     let mut answer = vec![0; 12];
                     if stream.write_all(&bytes).await.is_err()
                         || stream.read_exact(&mut answer).await.is_err()
@@ -95,7 +95,6 @@ async fn what_is_damaged_is_set_aside_and_told_and_the_rest_goes_on() {
     let last = second.len() - 1;
     second[last] ^= 1;
     std::fs::write(place.join(&names[1]), &second).unwrap();
-    use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(
         place.join(&names[2]),
         std::fs::Permissions::from_mode(0o666),
