@@ -37,6 +37,8 @@ pub struct Written {
     pub trusted_proxies: Vec<At<String>>,
     /// `[limits]`
     pub limits: Limits,
+    /// `[spool]`
+    pub spool: Spool,
     /// `health`: whether the gateway itself answers `GET /health`.
     pub health: Option<At<bool>>,
     /// `[upstreams.<name>]`
@@ -111,6 +113,21 @@ pub struct Limits {
     pub connections_per_address: Option<At<u64>>,
     /// Failed proofs from one address.
     pub failures_per_address: Option<At<RateWritten>>,
+}
+
+/// `[spool]`
+#[derive(Debug, Default)]
+pub struct Spool {
+    /// Deliveries that wait.
+    pub entries: Option<At<u64>>,
+    /// Their bytes.
+    pub bytes: Option<At<Size>>,
+    /// How long one is tried.
+    pub age: Option<At<Duration>>,
+    /// Dead letters that are kept.
+    pub dead_entries: Option<At<u64>>,
+    /// Their bytes.
+    pub dead_bytes: Option<At<Size>>,
 }
 
 /// `[upstreams.<name>]`
@@ -379,6 +396,15 @@ fn read_from(document: &Document<'_>, problems: &mut Diagnostics) -> Written {
                 .table("client_address", |t| t.strings("trusted_proxies"))
                 .unwrap_or_default(),
             limits: root.table("limits", read_limits).unwrap_or_default(),
+            spool: root
+                .table("spool", |t| Spool {
+                    entries: t.integer("entries"),
+                    bytes: t.parsed("bytes", value::size),
+                    age: t.parsed("age", value::age),
+                    dead_entries: t.integer("dead_entries"),
+                    dead_bytes: t.parsed("dead_bytes", value::size),
+                })
+                .unwrap_or_default(),
             health: root.boolean("health"),
             upstreams: root.tables_by_name("upstreams", read_upstream),
             secrets: root.lists_by_name("secrets", read_secret_entry),

@@ -115,6 +115,10 @@ pub enum Reason {
     UpstreamTlsIssuer,
     /// The upstream speaks no TLS, or none this gateway takes.
     UpstreamTlsFailed,
+    /// As many deliveries wait in the spool as `[spool]` allows.
+    SpoolFull,
+    /// The disk under the spool does not take a delivery, or not in time.
+    SpoolUnavailable,
     /// A fault of ours. Never forwarded.
     Internal,
 }
@@ -175,7 +179,7 @@ const RATE: &str = "Rate limit exceeded";
 
 impl Reason {
     /// Every reason, in the order of the table. For the reference page, metrics and tests.
-    pub const ALL: [Self; 51] = [
+    pub const ALL: [Self; 53] = [
         Self::ApiKeyNotConfigured,
         Self::ApiKeyMissing,
         Self::ApiKeyUnknown,
@@ -226,6 +230,8 @@ impl Reason {
         Self::UpstreamTlsExpired,
         Self::UpstreamTlsIssuer,
         Self::UpstreamTlsFailed,
+        Self::SpoolFull,
+        Self::SpoolUnavailable,
         Self::Internal,
     ];
 
@@ -284,6 +290,8 @@ impl Reason {
             Self::UpstreamTlsExpired => row(502, DOWN, "upstream_unavailable", "upstream_tls_expired", Fault, false),
             Self::UpstreamTlsIssuer => row(502, DOWN, "upstream_unavailable", "upstream_tls_unknown_issuer", Fault, false),
             Self::UpstreamTlsFailed => row(502, DOWN, "upstream_unavailable", "upstream_tls_failed", Fault, false),
+            Self::SpoolFull => row(503, "Try again later", "try_again_later", "spool_full", Fault, false),
+            Self::SpoolUnavailable => row(503, "Try again later", "try_again_later", "spool_unavailable", Fault, false),
             Self::Internal => row(500, "Internal error", "internal", "internal", Fault, false),
         }
     }
@@ -333,6 +341,12 @@ impl Reason {
                 Some("name the certificate that signed the upstream's as its `ca_file`")
             }
             Self::UpstreamTlsFailed => Some("does the upstream speak TLS 1.2 or 1.3 on this port?"),
+            Self::SpoolFull => Some(
+                "mend the backend so that the spool empties, or raise [spool] entries and bytes",
+            ),
+            Self::SpoolUnavailable => {
+                Some("is the disk under [state] dir full, read-only or too slow?")
+            }
             Self::ContentEncodingRefused => {
                 Some("switch compression off on the sender: the signature covers the plain bytes")
             }

@@ -18,6 +18,7 @@ use crate::{
     metrics::{Metrics, RequestLabels, RouteLabel, SecretLabels, ShadowLabels},
     pipeline::Snapshot,
     replay::{DEFAULT_CAPACITY, ReplayMemory},
+    spool::Spool,
     state::{StateDir, StateError},
     streams::{Claim, Stream, Streams},
 };
@@ -32,10 +33,12 @@ pub struct Edge {
     pub keys: KeyLedger,
     /// Answers that are still running.
     pub streams: Arc<Streams>,
-    /// Deliveries that are done.
-    pub replay: ReplayMemory,
+    /// Deliveries that are done, or wait in the spool.
+    pub replay: Arc<ReplayMemory>,
+    /// Deliveries that wait; `None` where the state directory is not this process's.
+    pub spool: Option<Arc<Spool>>,
     /// What is counted.
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
 }
 
 impl Edge {
@@ -48,8 +51,9 @@ impl Edge {
             streams: Arc::default(),
             snapshot: ArcSwap::from_pointee(snapshot),
             stale: AtomicBool::new(false),
-            replay: ReplayMemory::new(DEFAULT_CAPACITY),
-            metrics: Metrics::new(),
+            replay: Arc::new(ReplayMemory::new(DEFAULT_CAPACITY)),
+            spool: None,
+            metrics: Arc::new(Metrics::new()),
         };
         edge.note_reading();
         edge.note_loading();
@@ -59,14 +63,25 @@ impl Edge {
     /// The state for a first policy, with what the last process left in the state directory. Where the directory
     /// cannot be used, a policy without a spool is served all the same, with a memory that ends with the process.
     pub fn open(snapshot: Snapshot) -> Result<Self, StateError> {
-        let path = snapshot.policy.state_dir.clone();
-        let kept = StateDir::open(&path).and_then(|state| {
-            ReplayMemory::kept_in(&Arc::new(state), DEFAULT_CAPACITY)
-                .map_err(|source| StateError::Unusable { path, source })
-        });
+        let (path, spools) = (snapshot.policy.state_dir.clone(), snapshot.policy.spools());
         let mut edge = Self::new(snapshot);
+        let kept = StateDir::open(&path).and_then(|state| {
+            let state = Arc::new(state);
+            let unusable = |source| StateError::Unusable { path, source };
+            let replay =
+                ReplayMemory::kept_in(&state, DEFAULT_CAPACITY).map_err(unusable.clone())?;
+            let replay = Arc::new(replay);
+            let spool =
+                Spool::open(state, replay.clone(), edge.metrics.clone()).map_err(unusable)?;
+            Ok((replay, spool))
+        });
         match kept {
-            Ok(replay) => edge.replay = replay,
+            Ok((replay, spool)) => {
+                edge.replay = replay;
+                edge.spool = Some(spool);
+            }
+            // What is promised to a sender has to be kept.
+            Err(e) if spools => return Err(e),
             Err(e) => tracing::warn!(
                 event = "state_not_kept",
                 error = %e,
@@ -90,6 +105,16 @@ impl Edge {
         self.note_reading();
         self.note_loading();
         self.judge_streams();
+        if let Some(spool) = &self.spool {
+            spool.policy_changed();
+        }
+    }
+
+    /// An upstream answers: whatever waits for it need not wait longer.
+    pub fn heard(&self, upstream: &str) {
+        if let Some(spool) = &self.spool {
+            spool.heard(upstream);
+        }
     }
 
     /// Closes the streams that the policy in force would not admit, and says how many.

@@ -38,6 +38,7 @@ pub mod request_head;
 pub mod route;
 pub mod secret;
 pub mod server;
+pub mod spool;
 pub mod state;
 pub mod streams;
 pub mod tls;

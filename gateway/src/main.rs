@@ -14,7 +14,7 @@ use orket_gateway::{
     explain, keys, log,
     policy::posture,
     reload::{Outcome, Source},
-    server, tls,
+    server, spool, tls,
 };
 
 #[global_allocator]
@@ -60,6 +60,8 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
+    /// See and change what waits in the spool of the running gateway, and what failed for good.
+    Spool(spool::command::Options),
     /// Check a running deployment from outside: a line for each check, SUCCESS at the end.
     Canary(canary::Options),
 }
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
             control,
             format,
         } => reload(config.as_deref(), control, format),
+        Command::Spool(options) => spool::command::run(options),
         Command::Canary(options) => canary::run(&options),
     }
 }

@@ -17,8 +17,8 @@ pub use self::{
     gather::refresh,
     labels::{
         BuildLabels, Cap, CapLabels, HandshakeLabels, KeyLabels, LimiterKind, LimiterLabels,
-        ReasonLabels, RequestLabels, RouteLabel, RouteLabels, SecretLabels, ShadowLabels, Status,
-        Verdict, VerdictLabels,
+        ReasonLabels, RequestLabels, RouteLabel, RouteLabels, SecretLabels, ShadowLabels,
+        SourceLabels, Status, Verdict, VerdictLabels,
     },
 };
 use crate::edge::Edge;
@@ -47,6 +47,28 @@ declare::metrics! {
     replay_entries: Gauge = "replay_entries";
     /// Most done deliveries that are remembered; the oldest are forgotten first
     replay_capacity: Gauge = "replay_capacity";
+    /// Done deliveries that could not be written down and are remembered until the process ends
+    replay_unwritten: Gauge = "replay_unwritten_entries";
+    /// Deliveries that wait in the spool
+    spool_waiting: Gauges<SourceLabels> = "spool_waiting";
+    /// What the deliveries that wait take, in bytes
+    spool_waiting_bytes: Gauges<SourceLabels> = "spool_waiting_bytes";
+    /// How long the oldest delivery that waits has done so
+    spool_oldest: Gauges<SourceLabels> = "spool_oldest_seconds";
+    /// Deliveries that were put into the spool
+    spooled: Counters<SourceLabels> = "spooled";
+    /// Deliveries of the spool that were sent, whatever came of it
+    spool_attempts: Counters<SourceLabels> = "spool_attempts";
+    /// Deliveries of the spool that the upstream has taken
+    spool_handed_over: Counters<SourceLabels> = "spool_handed_over";
+    /// Deliveries of the spool that failed for good
+    spool_failed: Counters<SourceLabels> = "spool_failed";
+    /// Dead letters that had to make room for newer ones
+    spool_dead_dropped: Counters<SourceLabels> = "spool_dead_dropped";
+    /// Dead letters that are kept
+    spool_dead: Gauge = "spool_dead";
+    /// Files of the spool that could not be read and are kept aside
+    spool_unreadable: Gauge = "spool_unreadable";
     /// Owners of budgets that a limiter remembers
     limiter_entries: Gauges<LimiterLabels> = "limiter_entries";
     /// Most owners of budgets that a limiter remembers; beyond it newcomers share one budget

@@ -23,8 +23,8 @@ use crate::{
     hearing::{Hearing, Witness},
     limit::{Exceeded, Standing},
     policy::{
-        Auth, BudgetOf, Policy, Route, Upgrade, WebhookAuth, address::budget_address,
-        keys::KeyRefused,
+        Auth, BudgetOf, Mode, Policy, Route, Spooling, Upgrade, WebhookAuth,
+        address::budget_address, keys::KeyRefused,
     },
     replay::ReplayMemory,
     request_head::RequestHead,
@@ -101,7 +101,9 @@ impl Unproven {
 pub enum Proven {
     /// It is forwarded.
     Admitted(Box<Admitted>),
-    /// It was done before: answered without asking the backend.
+    /// Its source is over its budget, and its route lets it wait in the spool.
+    Deferred(Box<Admitted>),
+    /// It was done before, or waits already: answered without asking the backend.
     Duplicate {
         /// Which secret proved it.
         secret: Option<Arc<str>>,
@@ -112,7 +114,9 @@ impl Proven {
     /// Which secret proved it, as [`Delivery::secret`].
     pub fn secret(&self) -> Option<&Arc<str>> {
         match self {
-            Self::Admitted(admitted) => admitted.delivery()?.secret.as_ref(),
+            Self::Admitted(admitted) | Self::Deferred(admitted) => {
+                admitted.delivery()?.secret.as_ref()
+            }
             Self::Duplicate { secret } => secret.as_ref(),
         }
     }
@@ -126,6 +130,15 @@ pub struct Admitted {
     delivery: Option<Box<Delivery>>,
     body: Body,
     standings: Vec<Standing>,
+    pace: Pace,
+}
+
+/// When an admitted request may be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    Now,
+    /// Its source's budget is used up: once the source has some again.
+    Deferred,
 }
 
 /// What is stamped on a proven delivery.
@@ -352,7 +365,7 @@ fn prove_body<W: Witness>(
         })?;
     drop(pass);
     let delivery = delivery(auth, head, &verified, hearing.request_id);
-    if auth.replay && replay.is_done(&delivery.source, &delivery.key) {
+    if auth.replay && replay.knows(&delivery.source, &delivery.key) {
         hearing.passed("repetition", || {
             format!("`{}` had it before: answered as known", delivery.source)
         });
@@ -369,15 +382,18 @@ fn prove_body<W: Witness>(
     });
     let payload = verified.into_payload();
     let actor = Actor::Webhook(auth.source.clone());
-    admit(
+    let admitted = admit(
         hearing,
         &route,
         head,
         actor.into(),
         Some(delivery),
         Body::Proven(payload),
-    )
-    .map(|admitted| Proven::Admitted(Box::new(admitted)))
+    )?;
+    Ok(match admitted.pace {
+        Pace::Now => Proven::Admitted(Box::new(admitted)),
+        Pace::Deferred => Proven::Deferred(Box::new(admitted)),
+    })
 }
 
 /// The last checks, the same for all, and the only place an [`Admitted`] is made.
@@ -402,6 +418,7 @@ fn admit<W: Witness>(
         return Err(Reason::BodyTooLarge.into());
     }
     let mut standings = Vec::with_capacity(route.budgets.len());
+    let mut pace = Pace::Now;
     for index in &route.budgets {
         let (policy, budgets) = (&hearing.snapshot.policy, &hearing.snapshot.budgets);
         let spec = policy.rate_limits.get(*index).ok_or(Reason::Internal)?;
@@ -418,10 +435,28 @@ fn admit<W: Witness>(
             BudgetOf::Key | BudgetOf::Address | BudgetOf::Route => Reason::RateLimitExceeded,
         };
         let asked = budgets.spend(*index, &owner).ok_or(Reason::Internal)?;
-        let standing = hearing
-            .budget(spec.mode, reason, &route.id, asked)
-            .map_err(|e| exceeded(reason, e))?;
-        standings.extend(standing);
+        match asked {
+            Err(over)
+                if spec.by == BudgetOf::Source
+                    && route.spool == Spooling::On
+                    && spec.mode == Mode::Enforce =>
+            {
+                hearing.passed("budget", || {
+                    format!(
+                        "`{}` is used up: it waits in the spool",
+                        over.standing.policy
+                    )
+                });
+                standings.push(over.standing);
+                pace = Pace::Deferred;
+            }
+            asked => {
+                let standing = hearing
+                    .budget(spec.mode, reason, &route.id, asked)
+                    .map_err(|e| exceeded(reason, e))?;
+                standings.extend(standing);
+            }
+        }
     }
     Ok(Admitted {
         route: route.clone(),
@@ -429,6 +464,7 @@ fn admit<W: Witness>(
         delivery: delivery.map(Box::new),
         body,
         standings,
+        pace,
     })
 }
 

@@ -58,8 +58,17 @@ pub struct Policy {
     pub keys: KeyRing,
     /// Named budgets, spent from by routes.
     pub rate_limits: Vec<RateLimit>,
+    /// How much may wait in the spool.
+    pub spool: SpoolBounds,
     /// What may come in at all.
     pub routes: RouteTable,
+}
+
+impl Policy {
+    /// Whether any route keeps deliveries in the spool.
+    pub fn spools(&self) -> bool {
+        self.routes.iter().any(|r| r.spool == Spooling::On)
+    }
 }
 
 /// Where a policy comes from.
@@ -143,6 +152,21 @@ pub struct Limits {
     pub connections_per_address: usize,
     /// Failed proofs from one address.
     pub failures_per_address: Option<Rate>,
+}
+
+/// How much may wait in the spool, how long, and how much of what failed is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpoolBounds {
+    /// Deliveries that wait.
+    pub entries: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// How long one is tried before it counts as failed.
+    pub age: Duration,
+    /// Dead letters that are kept.
+    pub dead_entries: usize,
+    /// Their bytes.
+    pub dead_bytes: u64,
 }
 
 /// Where requests go.
@@ -243,8 +267,19 @@ pub struct Route {
     pub keep_authorization: bool,
     /// Whether the connection may become a WebSocket.
     pub upgrade: Upgrade,
+    /// Whether deliveries wait on disk while the upstream does not take them.
+    pub spool: Spooling,
     /// Index into [`Policy::upstreams`].
     pub upstream: usize,
+}
+
+/// What becomes of a delivery that the upstream does not take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spooling {
+    /// Its sender is told.
+    Off,
+    /// It is kept on disk and handed over later.
+    On,
 }
 
 /// Whether a route's connection may become something else.

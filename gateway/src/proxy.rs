@@ -6,6 +6,7 @@
 
 mod answer;
 mod body;
+mod delivery;
 
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ use pingora_core::{
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
+use self::delivery::{Pace, Told};
 use crate::{
     connection::Connection,
     denial::{Denial, Reason},
@@ -30,7 +32,7 @@ use crate::{
     guard::Credential,
     hearing::Hearing,
     pipeline::{self, Body, Proven, Verdict},
-    policy::{Upgrade, Upstream, UpstreamAddress, address::client_address},
+    policy::{Spooling, Upgrade, Upstream, UpstreamAddress, address::client_address},
     request_head::RequestHead,
     streams::{Claim, Kind},
     tls::trust::{self, Trust},
@@ -128,11 +130,65 @@ impl Gateway {
                 self.edge.count_secret(&route, proven.secret());
                 Ok(match proven {
                     Proven::Duplicate { .. } => Decision::Duplicate,
+                    Proven::Deferred(admitted) => Decision::Deliver(admitted, Pace::Deferred),
+                    Proven::Admitted(admitted) if admitted.route().spool == Spooling::On => {
+                        Decision::Deliver(admitted, Pace::Now)
+                    }
                     Proven::Admitted(admitted) => Decision::Forward {
                         admitted,
                         websocket: false,
                     },
                 })
+            }
+        }
+    }
+
+    /// Delivers, and tells the sender what became of it.
+    async fn deliver(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+        admitted: Box<pipeline::Admitted>,
+        pace: Pace,
+    ) -> Result<()> {
+        let told = match facts(session.req_header(), exchange) {
+            Some(facts) => {
+                let request = session.req_header();
+                delivery::deliver(
+                    &self.edge,
+                    &exchange.snapshot,
+                    &admitted,
+                    request,
+                    &facts,
+                    pace,
+                )
+                .await
+            }
+            None => Err(Reason::Internal.into()),
+        };
+        match told {
+            Ok(Told::Relayed(relayed)) => {
+                answer::relay(session, relayed, &exchange.request_id, admitted.standings()).await?;
+                exchange.stage = Stage::Admitted {
+                    admitted,
+                    passed: 0,
+                    websocket: false,
+                };
+                Ok(())
+            }
+            Ok(Told::Spooled(id)) => {
+                exchange.stage = Stage::Answered { what: "spooled" };
+                let json = format!("{{\"status\":\"spooled\",\"id\":\"{id}\"}}");
+                let standings = admitted.standings();
+                answer::accepted(session, json, &exchange.request_id, standings).await
+            }
+            Ok(Told::Duplicate) => {
+                exchange.stage = Stage::Answered { what: "duplicate" };
+                answer::ok(session, "{\"status\":\"duplicate\"}", &exchange.request_id).await
+            }
+            Err(denial) => {
+                let denial = denial.on(&admitted.route().id);
+                self.refuse(session, exchange, &denial).await
             }
         }
     }
@@ -165,6 +221,8 @@ impl Gateway {
 enum Decision {
     Health,
     Duplicate,
+    /// By the courier, which can keep it.
+    Deliver(Box<pipeline::Admitted>, Pace),
     Forward {
         admitted: Box<pipeline::Admitted>,
         websocket: bool,
@@ -196,6 +254,10 @@ impl ProxyHttp for Gateway {
                 };
                 Ok(false)
             }
+            Ok(Decision::Deliver(admitted, pace)) => self
+                .deliver(session, exchange, admitted, pace)
+                .await
+                .map(|()| true),
             Ok(Decision::Health) => {
                 exchange.stage = Stage::Answered { what: "health" };
                 answer::ok(session, "{\"status\":\"ok\"}", &exchange.request_id)
@@ -256,31 +318,12 @@ impl ProxyHttp for Gateway {
         upstream_request: &mut RequestHeader,
         exchange: &mut Exchange,
     ) -> Result<()> {
-        let (Stage::Admitted { admitted, .. }, Some(client)) = (&exchange.stage, exchange.client)
-        else {
+        let Stage::Admitted { admitted, .. } = &exchange.stage else {
             return Err(no_permit());
         };
         let upstream = upstream_of(exchange, admitted.route().upstream)?;
-        let scheme = exchange.connection.as_ref().ok_or_else(no_permit)?.scheme;
         // Judged before, and a request's head does not change.
-        let request = session.req_header();
-        let target = std::str::from_utf8(request.raw_path()).map_err(|_| no_permit())?;
-        let (path, query) = target
-            .split_once('?')
-            .map_or((target, None), |(path, query)| (path, Some(query)));
-        let host = request
-            .headers
-            .get(http::header::HOST)
-            .and_then(|h| h.to_str().ok())
-            .ok_or_else(no_permit)?;
-        let facts = upstream::Facts {
-            request_id: &exchange.request_id,
-            client,
-            host,
-            scheme,
-            path,
-            query,
-        };
+        let facts = facts(session.req_header(), exchange).ok_or_else(no_permit)?;
         upstream::prepare(upstream_request, admitted, upstream, &facts)
     }
 
@@ -344,6 +387,10 @@ impl ProxyHttp for Gateway {
             && *passed >= payload.bytes().len()
         {
             self.edge.replay.done(&delivery.source, &delivery.key);
+        }
+        if !response.status.is_server_error() {
+            self.edge
+                .heard(&upstream_of(exchange, admitted.route().upstream)?.id);
         }
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
             match (*websocket, &exchange.connection) {
@@ -435,6 +482,22 @@ impl ProxyHttp for Gateway {
         self.edge.record(exchange, status.map_or(0, |s| s.as_u16()));
         self.edge.record_shadows(exchange);
     }
+}
+
+/// The facts about a request that was judged; `None` where something is missing, which a judged one never lacks.
+fn facts<'a>(request: &'a RequestHeader, exchange: &'a Exchange) -> Option<upstream::Facts<'a>> {
+    let target = std::str::from_utf8(request.raw_path()).ok()?;
+    let (path, query) = target
+        .split_once('?')
+        .map_or((target, None), |(path, query)| (path, Some(query)));
+    Some(upstream::Facts {
+        request_id: &exchange.request_id,
+        client: exchange.client?,
+        scheme: exchange.connection.as_ref()?.scheme,
+        host: request.headers.get(http::header::HOST)?.to_str().ok()?,
+        path,
+        query,
+    })
 }
 
 fn upstream_of(exchange: &Exchange, index: usize) -> Result<&Upstream> {

@@ -129,7 +129,7 @@ fn judge<W: Witness>(
             let body = request.body.clone();
             match pipeline::judge_body(hearing, replay, &head, *unproven, body)? {
                 Proven::Duplicate { .. } => Ok(Outcome::Answered),
-                Proven::Admitted(admitted) => forwarded(&admitted),
+                Proven::Admitted(admitted) | Proven::Deferred(admitted) => forwarded(&admitted),
             }
         }
     }

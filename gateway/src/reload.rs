@@ -68,6 +68,21 @@ impl Reloader {
         }
     }
 
+    /// A policy with a spool needs the state directory, and that is taken at a start only.
+    fn read(&self) -> Result<Ready, Diagnostics> {
+        let ready = self.source.read(Some(&self.edge))?;
+        if ready.snapshot.policy.spools() && self.edge.spool.is_none() {
+            let mut problems = ready.diagnostics;
+            problems.error(
+                &(0..0),
+                "a route has `spool = true`, and this gateway does not own its state directory",
+                Some("mend what the record `state_not_kept` names, then restart".into()),
+            );
+            return Err(problems);
+        }
+        Ok(ready)
+    }
+
     fn count(&self, verdict: Verdict) {
         let reloads = &self.edge.metrics.policy_reloads;
         reloads.inc(&VerdictLabels { verdict });
@@ -76,7 +91,7 @@ impl Reloader {
     /// Reads the policy again. On any error the old one stays.
     pub fn reload(&self) -> Outcome {
         let _turn = self.turn.lock();
-        match self.source.read(Some(&self.edge)) {
+        match self.read() {
             Ok(ready) => {
                 let restart_needed =
                     restart_needed(&self.edge.snapshot().policy, &ready.snapshot.policy);

@@ -1,8 +1,9 @@
-//! The memory of deliveries that are done, so that a repetition is answered without asking anyone.
+//! The memory of deliveries that are done or wait in the spool, so that a repetition is answered without
+//! asking anyone.
 //!
-//! Done is only what the backend has confirmed with a 2xx. The memory is bounded and outlives the program:
+//! Done is only what the backend has confirmed with a 2xx. That memory is bounded and outlives the program:
 //! the oldest are forgotten first, and a forgotten repetition is settled by the backend, which owns the truth. It
-//! must never hold what is not so.
+//! must never hold what is not so. What waits is the spool's to say, from what lies on its disk.
 
 mod journal;
 
@@ -36,6 +37,8 @@ pub struct ReplayMemory {
 struct Inner {
     known: HashSet<Mark>,
     order: VecDeque<Mark>,
+    /// In the spool: not counted, for the spool has bounds of its own.
+    waiting: HashSet<Mark>,
 }
 
 impl ReplayMemory {
@@ -63,7 +66,14 @@ impl ReplayMemory {
         Ok(memory)
     }
 
-    /// Whether the delivery of `source` with this idempotency key is done.
+    /// Whether the delivery of `source` with this idempotency key is done, or waits in the spool.
+    pub fn knows(&self, source: &str, key: &str) -> bool {
+        let mark = mark(source, key);
+        let inner = self.inner.lock();
+        inner.known.contains(&mark) || inner.waiting.contains(&mark)
+    }
+
+    /// Whether it is done.
     pub fn is_done(&self, source: &str, key: &str) -> bool {
         self.inner.lock().known.contains(&mark(source, key))
     }
@@ -75,6 +85,16 @@ impl ReplayMemory {
         if let (true, Some(journal)) = (new, &self.journal) {
             journal.note(mark);
         }
+    }
+
+    /// Remembers that it waits: it is on the disk.
+    pub(crate) fn waits(&self, source: &str, key: &str) {
+        self.inner.lock().waiting.insert(mark(source, key));
+    }
+
+    /// It waits no longer.
+    pub(crate) fn waits_no_longer(&self, source: &str, key: &str) {
+        self.inner.lock().waiting.remove(&mark(source, key));
     }
 
     /// How many done deliveries could not be written down; they are remembered until the process ends.
@@ -155,6 +175,8 @@ mod tests {
         for k in 0..25 {
             m.done("gitea", &k.to_string());
         }
+        m.waits("gitea", "waiting");
+        assert!(m.knows("gitea", "waiting") && !m.is_done("gitea", "waiting"));
         m.flush();
         let copy = dir.path().join("copy");
         std::fs::create_dir(&copy).unwrap();
@@ -162,7 +184,7 @@ mod tests {
         let m = ReplayMemory::kept_in(&Arc::new(StateDir::open(&copy).unwrap()), 10).unwrap();
         assert_eq!(m.len(), 10);
         assert!(m.is_done("gitea", "24") && m.is_done("gitea", "15"));
-        assert!(!m.is_done("gitea", "14"));
+        assert!(!m.is_done("gitea", "14") && !m.knows("gitea", "waiting"));
     }
 
     #[test]

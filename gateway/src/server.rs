@@ -8,6 +8,7 @@ mod admin;
 mod caps;
 mod control;
 mod expiry;
+mod handover;
 mod handshake;
 mod stop;
 
@@ -190,6 +191,10 @@ pub fn run(edge: &Arc<Edge>, source: Source, bound: Bound) {
         }
     }
     drop(workers);
+    server.add_service(handover::HandOver {
+        edge: edge.clone(),
+        stopping: stopping.clone(),
+    });
     server.add_service(admin::Admin {
         listener: Some(bound.admin),
         edge: edge.clone(),

@@ -10,8 +10,9 @@ use pingora_http::RequestHeader;
 
 use crate::{
     connection::Scheme,
+    guard::Actor,
     pipeline::{Admitted, Body, Delivery},
-    policy::{Auth, PathPattern, Upstream},
+    policy::{Auth, PathPattern, Route, Upstream},
     request_head::{API_KEY, TEST_TOKEN},
     webhook::{Header, PROVIDERS, Payload},
 };
@@ -265,7 +266,17 @@ pub fn prepare(
     upstream: &Upstream,
     facts: &Facts<'_>,
 ) -> pingora_core::Result<()> {
-    let route = admitted.route();
+    strip(request, admitted.route(), admitted.body())?;
+    let stamps = Stamps {
+        route: admitted.route(),
+        actor: admitted.actor(),
+        delivery: admitted.delivery(),
+    };
+    stamp(request, &stamps, upstream, facts)
+}
+
+/// Takes off credentials and claims, and gives a proven body its length and type.
+pub fn strip(request: &mut RequestHeader, route: &Route, body: &Body) -> pingora_core::Result<()> {
     let keep = Keep {
         signature: route.keep_signature,
         authorization: route.keep_authorization,
@@ -283,22 +294,44 @@ pub fn prepare(
     for name in stripped {
         request.remove_header(&name);
     }
-    if let Some(rewrite) = &route.rewrite {
-        request.set_raw_path(rewritten(rewrite, &route.path, facts).as_bytes())?;
-    }
-    if let Body::Proven(payload) = admitted.body() {
+    if let Body::Proven(payload) = body {
         request.remove_header(&header::TRANSFER_ENCODING);
         request.insert_header(header::CONTENT_LENGTH, payload.bytes().len().to_string())?;
         if let Payload::Json(_) = payload {
             request.insert_header(header::CONTENT_TYPE, "application/json")?;
         }
     }
+    Ok(())
+}
+
+/// What is stamped besides the facts: by which route it goes, who was admitted, and with what delivery.
+#[derive(Debug, Clone, Copy)]
+pub struct Stamps<'a> {
+    /// The route.
+    pub route: &'a Route,
+    /// Who was admitted.
+    pub actor: &'a Actor,
+    /// The delivery, for a webhook.
+    pub delivery: Option<&'a Delivery>,
+}
+
+/// Puts our facts on a stripped request, and the path and the headers that the policy sets.
+pub fn stamp(
+    request: &mut RequestHeader,
+    stamps: &Stamps<'_>,
+    upstream: &Upstream,
+    facts: &Facts<'_>,
+) -> pingora_core::Result<()> {
+    let route = stamps.route;
+    if let Some(rewrite) = &route.rewrite {
+        request.set_raw_path(rewritten(rewrite, &route.path, facts).as_bytes())?;
+    }
     request.insert_header(stamp::REQUEST_ID, facts.request_id)?;
     request.insert_header(stamp::FORWARDED_FOR, facts.client.to_string())?;
     request.insert_header(stamp::FORWARDED_PROTO, facts.scheme.as_str())?;
     request.insert_header(stamp::FORWARDED_HOST, facts.host)?;
-    request.insert_header(stamp::ACTOR, admitted.actor().to_string())?;
-    if let Some(delivery) = admitted.delivery() {
+    request.insert_header(stamp::ACTOR, stamps.actor.to_string())?;
+    if let Some(delivery) = stamps.delivery {
         stamp_delivery(request, delivery)?;
     }
     for set in &upstream.set_headers {

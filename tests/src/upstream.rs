@@ -53,6 +53,8 @@ pub enum Reaction {
         /// The value of `Content-Type`.
         content_type: String,
     },
+    /// Begins to answer 200 and closes within the body.
+    Half,
     /// Accepts the upgrade to WebSocket and sends every byte back as it came.
     Echo,
 }
@@ -335,6 +337,11 @@ async fn serve_connection(mut stream: Box<dyn Stream>, ledger: Arc<Ledger>) {
             Reaction::Mirror | Reaction::Hold => return,
             Reaction::Hang => while input.fill(&mut stream, &ledger.bytes).await {},
             Reaction::Close => return,
+            Reaction::Half => {
+                let half = "HTTP/1.1 200 Observed\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"half\":";
+                let _ = stream.write_all(half.as_bytes()).await;
+                return;
+            }
             Reaction::Echo => {
                 let accept = derive_accept_key(upgrade.unwrap_or_default().as_bytes());
                 let answer = format!(

@@ -70,7 +70,14 @@ pub const SECTIONS: &[Section] = &[
         field("key_file", Refused, "PEM: PKCS#8, PKCS#1 or SEC1, not encrypted"),
     ] },
     Section { path: "state", heading: "`[state]`", intro: "", fields: &[
-        field("dir", Is("\".orket\""), "where state lies: the control socket, the memory of done deliveries and the list of revoked keys. A directory of this gateway's own: it belongs to its user, nobody else can write it, and one process has it at a time. A change needs a restart"),
+        field("dir", Is("\".orket\""), "where state lies: the control socket, the memory of done deliveries, the spool and the list of revoked keys. A directory of this gateway's own: it belongs to its user, nobody else can write it, and one process has it at a time. A change needs a restart"),
+    ] },
+    Section { path: "spool", heading: "`[spool]`", intro: "For routes with `spool = true`. Beyond `entries` or `bytes`, or when the disk takes nothing, deliveries are answered 503 with `Retry-After`; what waits is never dropped for them.", fields: &[
+        field("entries", Is("10000"), "deliveries that wait, 1 to 1000000"),
+        field("bytes", Is("\"256MiB\""), "what they take"),
+        field("age", Is("\"7d\""), "how long one is tried before it is a dead letter; units up to days (`\"7d\"`)"),
+        field("dead_entries", Is("1000"), "dead letters that are kept; the oldest makes room for the newest, and an audit record (`dead_letter_dropped`) says so"),
+        field("dead_bytes", Is("\"64MiB\""), "what they take"),
     ] },
     Section { path: "posture", heading: "`[posture]`", intro: "", fields: &[
         field("environment", Is("\"production\""), "`local`, `ci` or `production`; see [the matrix](../SECURITY.md#environments)"),
@@ -134,7 +141,7 @@ pub const SECTIONS: &[Section] = &[
         field("body_limit", Is("\"1MiB\""), "bytes of a body; at most 64MiB for webhooks"),
         field("replay", Told("`true` for webhooks"), "webhooks: a repetition of a done delivery is answered `duplicate`; `false` forwards each as new"),
         field("source", Told("the `id`"), "webhooks: the name the deliveries belong to; routes of one forge should share it"),
-        field("spool", Is("false"), "reserved; `true` does not load in this version"),
+        field("spool", Is("false"), "webhooks: what the upstream does not take within 1.5 s (unreachable, too slow, 5xx, 408, 425, 429), or what is over the source's budget, is written to disk, answered 202 and handed over later, in order; see [`[spool]`](#spool). Not with `keep_authorization`"),
         field("keep_signature", Is("false"), "the sender's signature headers reach the upstream"),
         field("keep_authorization", Is("false"), "`Authorization` reaches the upstream"),
         field("rewrite", Told("the judged path"), "the path sent upstream instead of the judged one; ends in `/*` if `path` does"),

@@ -55,6 +55,18 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// `300ms`, `2h`, `7d`: how old something may become, up to a year.
+pub fn age(text: &str) -> Result<Duration, String> {
+    let Some((days, "d")) = split_unit(text) else {
+        return duration(text);
+    };
+    match days {
+        0 => Err("an age of zero would let nothing wait".into()),
+        1..=366 => Ok(Duration::from_secs(days * 86_400)),
+        _ => Err("the longest age is 366d".into()),
+    }
+}
+
 /// `64B`, `16KiB`, `1MiB`, `1GiB`.
 pub fn size(text: &str) -> Result<Size, String> {
     let expected = || format!("`{text}` is not a size; write e.g. \"512B\", \"16KiB\" or \"1MiB\"");
@@ -117,6 +129,9 @@ mod tests {
         assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
         assert!(duration("10").is_err() && duration("0s").is_err() && duration("ten s").is_err());
         assert_eq!(size("16KiB"), Ok(Size(16384)));
+        assert_eq!(age("7d"), Ok(Duration::from_secs(7 * 86_400)));
+        assert_eq!(age("90min"), Ok(Duration::from_secs(5400)));
+        assert!(age("0d").is_err() && age("367d").is_err() && age("7").is_err());
         assert!(size("16").is_err() && size("99999999999GiB").is_err());
         assert_eq!(rate("none"), Ok(RateWritten::None));
         assert!(rate("0/min").is_err() && rate("5/fortnight").is_err() && rate("min").is_err());

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{BuildLabels, KeyLabels, LimiterLabels, RouteLabel};
+use super::{BuildLabels, KeyLabels, LimiterLabels, RouteLabel, SourceLabels};
 use crate::edge::Edge;
 
 /// Brings the numbers that are looked up to what they are now.
@@ -15,6 +15,28 @@ pub fn refresh(edge: &Edge) {
     metrics.replay_entries.set(number(edge.replay.len()));
     metrics.replay_capacity.set(number(edge.replay.capacity()));
     metrics.unproven_bytes.set(number(budgets.unproven_bytes()));
+    metrics
+        .replay_unwritten
+        .set(i64::try_from(edge.replay.unwritten()).unwrap_or(i64::MAX));
+    if let Some(spool) = &edge.spool {
+        // A source of which nothing waits is no longer shown.
+        metrics.spool_waiting.clear();
+        metrics.spool_waiting_bytes.clear();
+        metrics.spool_oldest.clear();
+        for standing in spool.standing() {
+            let labels = SourceLabels {
+                source: RouteLabel::of(Some(&standing.source)),
+            };
+            let bytes = usize::try_from(standing.bytes).unwrap_or(usize::MAX);
+            let oldest = usize::try_from(standing.oldest.as_secs()).unwrap_or(usize::MAX);
+            metrics.spool_waiting.set(&labels, standing.entries);
+            metrics.spool_waiting_bytes.set(&labels, bytes);
+            metrics.spool_oldest.set(&labels, oldest);
+        }
+        let (dead, unreadable) = spool.lost();
+        metrics.spool_dead.set(number(dead));
+        metrics.spool_unreadable.set(number(unreadable));
+    }
     // A limiter that the policy no longer has is no longer shown.
     metrics.limiter_entries.clear();
     metrics.limiter_capacity.clear();

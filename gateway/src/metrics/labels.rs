@@ -41,6 +41,11 @@ labels! {
         /// the list in `[secrets]` and the entry's place in it from 1, such as `gitea.2`
         secret: RouteLabel,
     }
+    /// What is told apart by source alone.
+    SourceLabels {
+        /// the source's name
+        source: RouteLabel,
+    }
     /// Which limiter.
     LimiterLabels {
         /// its id

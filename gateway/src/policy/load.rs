@@ -8,6 +8,7 @@ mod limits;
 mod routes;
 mod secrets;
 mod sense;
+mod spool;
 mod tls;
 mod webhook;
 
@@ -137,6 +138,7 @@ impl Loader<'_> {
         let listen = self.listen(written, &state_dir)?;
         let identity = self.identity(written);
         let limits = self.limits(written);
+        let spool = self.spool_bounds(written);
         let secrets = self.secrets(written);
         let keys = self.keys(written, &secrets);
         let bypass = self.bypass(written, &listen, &keys);
@@ -166,6 +168,7 @@ impl Loader<'_> {
             upstreams,
             keys,
             rate_limits,
+            spool,
             routes,
         };
         self.sense(written, &policy);

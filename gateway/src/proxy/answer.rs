@@ -7,7 +7,7 @@ use pingora_core::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
-use crate::{denial::Denial, limit::Standing};
+use crate::{denial::Denial, limit::Standing, spool::courier::Answer};
 
 /// Answers a refusal.
 pub(super) async fn denial(session: &mut Session, denial: &Denial, request_id: &str) -> Result<()> {
@@ -30,6 +30,45 @@ pub(super) async fn ok(session: &mut Session, json: &'static str, request_id: &s
     response.insert_header(header::CONTENT_TYPE, "application/json")?;
     stamp(&mut response, request_id, &[])?;
     send(session, response, Bytes::from_static(json.as_bytes())).await
+}
+
+/// Answers 202 with this JSON: it is kept.
+pub(super) async fn accepted(
+    session: &mut Session,
+    json: String,
+    request_id: &str,
+    standings: &[Standing],
+) -> Result<()> {
+    let mut response = ResponseHeader::build(202, Some(8))?;
+    response.insert_header(header::CONTENT_TYPE, "application/json")?;
+    stamp(&mut response, request_id, standings)?;
+    send(session, response, json.into()).await
+}
+
+/// Answers what an upstream answered.
+pub(super) async fn relay(
+    session: &mut Session,
+    answer: Answer,
+    request_id: &str,
+    standings: &[Standing],
+) -> Result<()> {
+    let mut response = ResponseHeader::build(answer.status, Some(answer.headers.len() + 4))?;
+    for (name, value) in &answer.headers {
+        response.append_header(name.clone(), value.clone())?;
+    }
+    stamp(&mut response, request_id, standings)?;
+    let bodiless = matches!(answer.status.as_u16(), 204 | 304);
+    if !bodiless {
+        response.insert_header(header::CONTENT_LENGTH, answer.body.len().to_string())?;
+    }
+    session
+        .write_response_header(Box::new(response), bodiless)
+        .await?;
+    if bodiless {
+        Ok(())
+    } else {
+        session.write_response_body(Some(answer.body), true).await
+    }
 }
 
 /// What every answer carries: the request's id, and how the budgets stand.

@@ -22,7 +22,13 @@ use pingora_core::{
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::admin::refusal;
-use crate::{edge::Edge, explain, key_ledger::Revoke, reload::Reloader};
+use crate::{
+    edge::Edge,
+    explain,
+    key_ledger::Revoke,
+    reload::Reloader,
+    spool::{Spool, operator::ActError},
+};
 
 /// The largest body the operator's socket takes.
 const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
@@ -143,12 +149,15 @@ async fn accept(listener: Option<&tokio::net::UnixListener>) -> tokio::net::Unix
 }
 
 /// What the operator can ask for, in the order it is told.
-const OFFERED: [(Method, &str); 5] = [
+const OFFERED: [(Method, &str); 8] = [
     (Method::POST, "/reload"),
     (Method::GET, "/status"),
     (Method::POST, explain::live::PATH),
     (Method::GET, "/keys"),
     (Method::POST, "/keys/revoke"),
+    (Method::GET, "/spool"),
+    (Method::POST, "/spool/retry"),
+    (Method::POST, "/spool/drop"),
 ];
 
 /// Answers one request of the operator's. Its body, where it has one, is JSON of at most [`MAX_BODY_BYTES`].
@@ -192,8 +201,38 @@ fn dispatch(edge: &Edge, reloader: &Reloader, request: &Parts, body: &Bytes) -> 
                 "Send {\"id\": \"…\"}, the id of a key",
             ),
         },
+        (&Method::GET, "/spool") => spool(edge, |spool| Ok(json(&spool.list()))),
+        (&Method::POST, "/spool/retry") => spool(edge, |spool| {
+            let bounds = edge.snapshot().policy.spool;
+            let what = serde_json::from_slice(body).map_err(|_| ActError::Nothing)?;
+            spool.retry(&what, bounds).map(|acted| json(&acted))
+        }),
+        (&Method::POST, "/spool/drop") => spool(edge, |spool| {
+            let what = serde_json::from_slice(body).map_err(|_| ActError::Nothing)?;
+            spool.drop_entries(&what).map(|acted| json(&acted))
+        }),
         (_, _) => unknown(path),
     }
+}
+
+fn spool(edge: &Edge, act: impl FnOnce(&Arc<Spool>) -> Result<Answer, ActError>) -> Answer {
+    let Some(spool) = &edge.spool else {
+        return refusal(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "spool_unavailable",
+            "this gateway does not own its state directory, so it has no spool: see the record `state_not_kept`",
+        );
+    };
+    act(spool).unwrap_or_else(|e| {
+        let (status, word) = match &e {
+            ActError::Unknown => (StatusCode::NOT_FOUND, "not_found"),
+            ActError::InHand | ActError::Known => (StatusCode::CONFLICT, "conflict"),
+            ActError::Nothing => (StatusCode::BAD_REQUEST, "bad_request"),
+            ActError::Full => (StatusCode::SERVICE_UNAVAILABLE, "spool_full"),
+            ActError::Disk(_) => (StatusCode::SERVICE_UNAVAILABLE, "spool_unavailable"),
+        };
+        refusal(status, word, &e.to_string())
+    })
 }
 
 /// Status, content type and body of an answer.

@@ -6,6 +6,8 @@ use orket_tests::gateway::{self, WEBHOOK_SECRET};
 use orket_tests::{DEADLINE, Delivery, Gateway, Policy, Upstream, eventually};
 use serde_json::json;
 
+use super::logged;
+
 const PATH: &str = "/webhook/gitea";
 
 fn log_in(dir: &Path) -> PathBuf {
@@ -97,7 +99,7 @@ async fn a_torn_or_damaged_log_forgets_and_invents_nothing() {
     bytes[20] ^= 1;
     std::fs::write(&log, &bytes[..bytes.len() - 5]).unwrap();
     gateway.restart().await;
-    assert!(gateway.output().contains("replay_damaged"));
+    logged(&gateway, "replay_damaged", 1).await;
     for delivery in [&first, &second] {
         assert!(deliver(&gateway, delivery).await["status"].is_null());
         assert_eq!(deliver(&gateway, delivery).await["status"], "duplicate");
@@ -106,7 +108,7 @@ async fn a_torn_or_damaged_log_forgets_and_invents_nothing() {
     gateway.program().kill().await;
     std::fs::write(&log, "no log at all, and longer than its first bytes").unwrap();
     gateway.restart().await;
-    assert!(gateway.output().contains("replay_unreadable"));
+    logged(&gateway, "replay_unreadable", 1).await;
     deliver(&gateway, &first).await;
     assert_eq!(upstream.count(), 5);
 }

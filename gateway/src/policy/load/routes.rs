@@ -8,7 +8,7 @@ use super::{Loader, Origin, TOP, Weakness, keys::KEYS, secrets::Secrets};
 use crate::{
     config::{self, Written, reader::At},
     policy::{
-        Auth, BudgetOf, Bypass, PathPattern, RateLimit, Route, Upgrade, Upstream,
+        Auth, BudgetOf, Bypass, PathPattern, RateLimit, Route, Spooling, Upgrade, Upstream,
         address::AddressRules, keys::KeyRing,
     },
     route::RouteTable,
@@ -121,13 +121,7 @@ impl Loader<'_> {
         let auth = self.auth(w, origin, secrets, keys, &id.value);
         let upstream = self.named_upstream(w, upstreams, &id.value);
         let budgets = self.budgets(w, rate_limits, auth.as_ref());
-        if let Some(spool) = w.spool.as_ref().filter(|s| s.value) {
-            self.error(
-                &spool.span,
-                "this version has no spool",
-                "take `spool` out: while the backend is down, deliveries are answered 502",
-            );
-        }
+        let spool = self.spooling(w, auth.as_ref());
         let body_limit = w
             .body_limit
             .as_ref()
@@ -187,8 +181,43 @@ impl Loader<'_> {
             keep_signature: w.keep_signature.as_ref().is_some_and(|k| k.value),
             keep_authorization: w.keep_authorization.as_ref().is_some_and(|k| k.value),
             upgrade,
+            spool,
             upstream: upstream?,
         })
+    }
+
+    /// Only proven deliveries wait, and no credential with them.
+    fn spooling(&mut self, w: &config::Route, auth: Option<&Auth>) -> Spooling {
+        let Some(switch) = w.spool.as_ref().filter(|s| s.value) else {
+            return Spooling::Off;
+        };
+        match auth {
+            Some(Auth::Webhook(webhook)) => {
+                let token = webhook.provider.name() == "gitlab_token";
+                if token && w.keep_signature.as_ref().is_some_and(|k| k.value) {
+                    self.error(
+                        &switch.span,
+                        "what waits on disk holds no credential, and this sender's signature is one",
+                        "take `keep_signature` or `spool` out",
+                    );
+                }
+            }
+            Some(Auth::ApiKey | Auth::TestWebhook(_) | Auth::None) => self.error(
+                &switch.span,
+                "only deliveries of a webhook wait: whoever else asks is there to hear the answer",
+                "take `spool` out",
+            ),
+            // It has its error already.
+            None => {}
+        }
+        if let Some(keep) = w.keep_authorization.as_ref().filter(|k| k.value) {
+            self.error(
+                &keep.span,
+                "what waits on disk holds no credential: `keep_authorization` and `spool` exclude each other",
+                "take one of them out; `set_headers` gives an upstream a credential of its own",
+            );
+        }
+        Spooling::On
     }
 
     pub(super) fn path(

@@ -1,0 +1,138 @@
+//! A delivery on a route with a spool: one short try, and where that does not settle it, onto the disk.
+//!
+//! pingora has no part in it, for it could not be asked to stop waiting and to answer something else. The sender hears
+//! of a delivery only what is so: the upstream's own answer, or that the disk has it.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use pingora_http::RequestHeader;
+
+use crate::{
+    denial::{Denial, Reason},
+    edge::Edge,
+    pipeline::{Admitted, Snapshot},
+    spool::{
+        KeepError, Kept, Spool,
+        courier::{self, Answer, Outcome, Setback},
+        entry::{Charged, Tries, Why},
+        letter::Letter,
+    },
+    upstream::Facts,
+};
+
+/// How long the upstream is waited for while the sender waits.
+const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// When to come back to a spool that is full, or a disk that takes nothing.
+const FULL_RETRY: Duration = Duration::from_secs(30);
+
+/// Whether a delivery may be sent at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// It may.
+    Now,
+    /// Its source is over its budget: it waits.
+    Deferred,
+}
+
+/// What its sender is told.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// What the upstream answered.
+    Relayed(Answer),
+    /// That it is kept, under this id.
+    Spooled(String),
+    /// That it is known.
+    Duplicate,
+}
+
+/// Delivers, or keeps.
+pub(super) async fn deliver(
+    edge: &Edge,
+    snapshot: &Snapshot,
+    admitted: &Admitted,
+    request: &RequestHeader,
+    facts: &Facts<'_>,
+    pace: Pace,
+) -> Result<Told, Denial> {
+    let spool = edge.spool.as_ref().ok_or_else(unavailable)?;
+    let source = &admitted.delivery().ok_or(Reason::Internal)?.source;
+    let turn = spool.arrive(source);
+    let now = Timestamp::now();
+    let letter = Letter::of(admitted, &snapshot.policy, request, facts, now)?;
+    let mut tries = Tries {
+        charged: Charged::Yes,
+        since_ms: letter.head.received_ms,
+        ..Tries::default()
+    };
+    match pace {
+        Pace::Deferred => {
+            tries.charged = Charged::No;
+            tries.why = Why::OverBudget;
+        }
+        Pace::Now if turn.others_wait() => {}
+        Pace::Now => match try_once(edge, spool, snapshot, admitted, &letter).await? {
+            Ok(answer) => return Ok(Told::Relayed(answer)),
+            Err(setback) => {
+                tries.attempts = 1;
+                tries.status = setback.status;
+                tries.why = setback.why;
+                tries.last_ms = now.as_millisecond();
+            }
+        },
+    }
+    let bounds = snapshot.policy.spool;
+    match spool.keep(&turn, letter, tries, bounds).await {
+        Ok(Kept::Waits(id)) => Ok(Told::Spooled(id)),
+        Ok(Kept::Known) => Ok(Told::Duplicate),
+        Err(KeepError::Full) => Err(later(Reason::SpoolFull)),
+        Err(KeepError::Unavailable) => Err(unavailable()),
+    }
+}
+
+async fn try_once(
+    edge: &Edge,
+    spool: &Spool,
+    snapshot: &Snapshot,
+    admitted: &Admitted,
+    letter: &Letter,
+) -> Result<Result<Answer, Setback>, Denial> {
+    let route = admitted.route();
+    let upstream = snapshot
+        .policy
+        .upstreams
+        .get(route.upstream)
+        .ok_or(Reason::Internal)?;
+    let request = letter
+        .stamped(route, upstream)
+        .map_err(|_| Reason::Internal)?;
+    Ok(
+        match courier::send(upstream, request, letter.body.clone(), PATIENCE).await {
+            Outcome::Done(answer) => {
+                // Remembered before the answer goes out, so that a repetition right after it is known.
+                if letter.head.remember {
+                    edge.replay.done(&letter.head.source, &letter.head.key);
+                }
+                spool.heard(&upstream.id);
+                Ok(answer)
+            }
+            Outcome::Refused(answer) => {
+                spool.heard(&upstream.id);
+                Ok(answer)
+            }
+            Outcome::Later(setback) => Err(setback),
+        },
+    )
+}
+
+fn unavailable() -> Denial {
+    later(Reason::SpoolUnavailable)
+}
+
+fn later(reason: Reason) -> Denial {
+    Denial {
+        retry_after: Some(FULL_RETRY),
+        ..reason.into()
+    }
+}
