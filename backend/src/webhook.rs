@@ -20,6 +20,11 @@ const PROVIDERS: &[(&str, Read)] = &[
     ("test", gitea::read),
 ];
 
+/// Whether deliveries of this kind of sender are read at all. Those of others are kept as they are, JSON or not.
+pub fn is_read(provider: &str) -> bool {
+    PROVIDERS.iter().any(|(name, _)| *name == provider)
+}
+
 /// What a delivery shall cause.
 pub fn intent(provider: &str, event: &str, payload: &Value, review: &Review) -> Intent {
     match PROVIDERS.iter().find(|(name, _)| *name == provider) {

@@ -18,7 +18,7 @@ pub const WEBHOOK_PROVIDER: &str = "x-orket-webhook-provider";
 /// The event as the sender names it; for Gitea its `X-Gitea-Event-Type`.
 pub const WEBHOOK_EVENT: &str = "x-orket-webhook-event";
 
-/// The sender's own delivery id. Not covered by the signature: for people, never for decisions.
+/// The sender's own delivery id. Covered by the signature for some senders only: for people, never for decisions.
 pub const WEBHOOK_DELIVERY: &str = "x-orket-webhook-delivery";
 
 /// The idempotency key of a proven delivery, unique per source.

@@ -292,6 +292,28 @@ async fn every_real_body_is_taken_in_and_kept_byte_for_byte() {
 }
 
 #[tokio::test]
+async fn deliveries_of_senders_nobody_reads_are_kept_json_or_not() {
+    let backend = with_card(REVIEW, json!(["true"])).await;
+    let form = "command=%2Frun&text=ISSUE-1&trigger_id=1";
+    let json = pull_request("ISSUE-1").to_string();
+    for (n, (provider, body)) in [("slack", form), ("slack", &json), ("generic", "")]
+        .into_iter()
+        .enumerate()
+    {
+        let request = Request::post("/webhook/chat", body)
+            .header("X-Orket-Webhook-Source", "chat")
+            .header("X-Orket-Webhook-Provider", provider)
+            .header("X-Orket-Webhook-Key", &format!("k{n}"));
+        let answer = request.send(backend.address()).await;
+        assert_ignored(&answer, provider);
+        let id = answer.json()["delivery_id"].as_str().unwrap().to_owned();
+        let kept = backend.get(&format!("/v1/deliveries/{id}")).await.json();
+        assert_eq!(kept["body"].as_str(), Some(body));
+    }
+    assert_eq!(runs(&backend).await, Vec::<Value>::new());
+}
+
+#[tokio::test]
 async fn what_is_no_delivery_is_refused_and_not_kept() {
     let backend = with_card(REVIEW, json!(["true"])).await;
     let body = || pull_request("ISSUE-1").to_string();
