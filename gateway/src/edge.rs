@@ -15,7 +15,7 @@ use crate::{
     exchange::{Exchange, Stage},
     hearing::ShadowDenial,
     key_ledger::{KeyLedger, KeyStanding, Revocation},
-    metrics::{Metrics, RequestLabels, RouteLabel, ShadowLabels},
+    metrics::{Metrics, RequestLabels, RouteLabel, SecretLabels, ShadowLabels},
     pipeline::Snapshot,
     replay::{DEFAULT_CAPACITY, ReplayMemory},
     state::{StateDir, StateError},
@@ -271,5 +271,13 @@ impl Edge {
                 limit: RouteLabel::of(limit.as_ref()),
             });
         }
+    }
+
+    /// Counts which of a route's secrets proved a delivery.
+    pub fn count_secret(&self, route: &Arc<str>, secret: Option<&Arc<str>>) {
+        self.metrics.webhook_secret_matched.inc(&SecretLabels {
+            route: RouteLabel::of(Some(route)),
+            secret: RouteLabel::of(secret),
+        });
     }
 }

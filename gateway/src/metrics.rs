@@ -17,8 +17,8 @@ pub use self::{
     gather::refresh,
     labels::{
         BuildLabels, Cap, CapLabels, HandshakeLabels, KeyLabels, LimiterKind, LimiterLabels,
-        ReasonLabels, RequestLabels, RouteLabel, RouteLabels, ShadowLabels, Status, Verdict,
-        VerdictLabels,
+        ReasonLabels, RequestLabels, RouteLabel, RouteLabels, SecretLabels, ShadowLabels, Status,
+        Verdict, VerdictLabels,
     },
 };
 use crate::edge::Edge;
@@ -31,6 +31,8 @@ declare::metrics! {
     requests: Counters<RequestLabels> = "requests";
     /// Requests that a rule in shadow mode would have refused
     shadow_denials: Counters<ShadowLabels> = "shadow_denials";
+    /// Proven deliveries, by the secret that proved them: shows when nobody uses an old one any more
+    webhook_secret_matched: Counters<SecretLabels> = "webhook_secret_matched";
     /// Connections that are open
     connections: Gauge = "connections";
     /// Connections that were taken in

@@ -101,8 +101,21 @@ impl Unproven {
 pub enum Proven {
     /// It is forwarded.
     Admitted(Box<Admitted>),
-    /// It was done before: answered without asking the backend. Proven by this secret.
-    Duplicate(Option<Arc<str>>),
+    /// It was done before: answered without asking the backend.
+    Duplicate {
+        /// Which secret proved it.
+        secret: Option<Arc<str>>,
+    },
+}
+
+impl Proven {
+    /// Which secret proved it, as [`Delivery::secret`].
+    pub fn secret(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Admitted(admitted) => admitted.delivery()?.secret.as_ref(),
+            Self::Duplicate { secret } => secret.as_ref(),
+        }
+    }
 }
 
 /// The permit to forward one request. Only this module makes one.
@@ -343,7 +356,9 @@ fn prove_body<W: Witness>(
         hearing.passed("repetition", || {
             format!("`{}` had it before: answered as known", delivery.source)
         });
-        return Ok(Proven::Duplicate(delivery.secret));
+        return Ok(Proven::Duplicate {
+            secret: delivery.secret,
+        });
     }
     hearing.passed("repetition", || {
         if auth.replay {

@@ -122,10 +122,12 @@ impl Gateway {
                     now: Timestamp::now(),
                     witness: &mut exchange.shadowed,
                 };
+                let route = unproven.route_id().clone();
                 let proven =
                     pipeline::judge_body(&mut hearing, &self.edge.replay, &head, *unproven, body)?;
+                self.edge.count_secret(&route, proven.secret());
                 Ok(match proven {
-                    Proven::Duplicate(_) => Decision::Duplicate,
+                    Proven::Duplicate { .. } => Decision::Duplicate,
                     Proven::Admitted(admitted) => Decision::Forward {
                         admitted,
                         websocket: false,

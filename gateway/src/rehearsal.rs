@@ -128,7 +128,7 @@ fn judge<W: Witness>(
         Verdict::Unproven(unproven) => {
             let body = request.body.clone();
             match pipeline::judge_body(hearing, replay, &head, *unproven, body)? {
-                Proven::Duplicate(_) => Ok(Outcome::Answered),
+                Proven::Duplicate { .. } => Ok(Outcome::Answered),
                 Proven::Admitted(admitted) => forwarded(&admitted),
             }
         }

@@ -34,6 +34,13 @@ labels! {
         /// the limit's id; empty for address rules
         limit: RouteLabel,
     }
+    /// Which of a route's webhook secrets.
+    SecretLabels {
+        /// the route's id
+        route: RouteLabel,
+        /// the list in `[secrets]` and the entry's place in it from 1, such as `gitea.2`
+        secret: RouteLabel,
+    }
     /// Which limiter.
     LimiterLabels {
         /// its id
