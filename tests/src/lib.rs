@@ -23,6 +23,7 @@ pub mod policy;
 pub mod program;
 pub mod refusal;
 pub mod repository;
+pub mod sender;
 pub mod snapshot;
 pub mod stack;
 pub mod tls;
