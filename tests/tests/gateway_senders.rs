@@ -70,7 +70,7 @@ async fn a_proven_delivery_goes_in_as_it_is_and_its_proof_stays_out() {
                 continue;
             }
             let sent = upstream.last();
-            let signed_id = sender.id.filter(|(_, signed)| *signed).is_some();
+            let signed_id = sender.id.is_some_and(|(_, signed)| signed);
             let key = if signed_id {
                 parts.id.clone()
             } else {
@@ -139,6 +139,7 @@ type Bad = (String, Request, &'static str);
 const WRONG: &str = "Invalid signature";
 const MISSING: &str = "Missing signature";
 
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn bad_deliveries(sender: &Sender) -> Vec<Bad> {
     let path = path(sender);
     let parts = Parts::fresh(FIRST);
@@ -146,7 +147,7 @@ fn bad_deliveries(sender: &Sender) -> Vec<Bad> {
     let value = good[0].1.clone();
     let with = |value: &str| {
         let mut headers = good.clone();
-        headers[0].1 = value.to_owned();
+        value.clone_into(&mut headers[0].1);
         Sender::request(&path, &headers, &parts.body)
     };
     let without = |name: &str| {
@@ -460,6 +461,7 @@ fn one_route(auth: &str) -> String {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn a_description_that_leaves_anything_open_does_not_load() {
     let dir = TempDir::new().unwrap();
     std::fs::write(dir.path().join("s"), FIRST).unwrap();
@@ -588,6 +590,7 @@ async fn hint(dir: &TempDir, sender: &str, headers: &[(String, String)], body: &
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn explain_names_the_common_mistake_of_every_kind() {
     let dir = TempDir::new().unwrap();
     for sender in SENDERS {
