@@ -1,8 +1,8 @@
 //! Whom the gateway believes to be an upstream: a name, and those who may vouch for it.
 //!
 //! Requests go through pingora's connector, deliveries that wait go through [`Trust::connect`]; both verify
-//! the chain, the dates and the name against the same roots. pingora switches verification **off** where
-//! it is given no name, so the name is a [`ServerName`] from the moment the policy loads.
+//! the chain, the dates and the name against the same roots. pingora takes a verifier
+//! that accepts everyone where it is given no name, so the name is a [`ServerName`] from the moment the policy loads.
 
 use std::{
     fmt,

@@ -203,6 +203,21 @@ async fn a_client_that_has_ended_its_side_still_gets_its_answer() {
 }
 
 #[tokio::test]
+async fn an_idle_connection_ends_properly() {
+    let secured = Secured::start(Policy::new().limits("keepalive_timeout = \"300ms\"")).await;
+    let address = secured.gateway.https(&secured.client());
+    for ask in [Request::get("/health").bytes(&address), Vec::new()] {
+        let socket = TcpStream::connect(address.host()).await.unwrap();
+        let mut stream = secured.client().connect(socket).await.unwrap();
+        stream.write_all(&ask).await.unwrap();
+        let mut answer = Vec::new();
+        let read = stream.read_to_end(&mut answer).await;
+        assert!(read.is_ok(), "cut off: {read:?}");
+        assert_eq!(answer.is_empty(), ask.is_empty());
+    }
+}
+
+#[tokio::test]
 async fn a_body_that_is_cut_off_is_no_delivery() {
     let secured = Secured::start(Policy::new()).await;
     let address = secured.gateway.https(&secured.client());
