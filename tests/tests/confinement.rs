@@ -61,6 +61,11 @@ async fn reachable(config: &str) -> bool {
         skip(&ended.output());
         return false;
     }
+    // What `auto` comes to is not the same everywhere; these tests mean it with namespaces.
+    if config.contains("\"auto\"") && !ended.output().contains("namespaces          own") {
+        skip(&ended.output());
+        return false;
+    }
     true
 }
 
