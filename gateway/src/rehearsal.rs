@@ -375,9 +375,7 @@ upstream = "backend"
         let text =
             format!("{POLICY}[[tests]]\nname = \"t\"\nrequest = {request}\nexpect = {expect}\n");
         let env = |_: &str| Some("Jefe".into());
-        let loaded =
-            load::load(&text, "p.toml", Origin::BuiltIn, &env).unwrap_or_else(|d| panic!("{d}"));
-        match ready(loaded, None) {
+        match load::load(&text, "p.toml", Origin::BuiltIn, &env).and_then(|l| ready(l, None)) {
             Ok(_) => "holds".to_owned(),
             Err(problems) => problems.to_string(),
         }

@@ -300,7 +300,7 @@ upstream = "b"
 
     /// The loaded policy as text, line by line in order: maps have none of their own.
     fn meant(text: &str) -> Vec<String> {
-        let env = |name: &str| Some(format!("{name}-8Jd2KqR5mXvB9tGz3PnL7aFw").into());
+        let env = |name: &str| Some(format!("{name}-8Jd2KqR5mXvB9tGz3PnL7aFwQ4sT6uYe").into());
         let loaded = load::load(text, "p.toml", Origin::BuiltIn, &env)
             .unwrap_or_else(|problems| panic!("{problems}"));
         let mut policy = loaded.policy;
