@@ -9,6 +9,7 @@
 //!
 //! [`config`] is the policy as written, [`policy`] the same as meant, [`builtin`] the one that needs no file.
 
+pub mod account;
 pub mod bodies;
 pub mod budget;
 pub mod builtin;
@@ -42,5 +43,6 @@ pub mod spool;
 pub mod state;
 pub mod streams;
 pub mod tls;
+pub mod trace;
 pub mod upstream;
 pub mod webhook;

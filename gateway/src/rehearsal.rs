@@ -334,7 +334,6 @@ impl Seen {
 }
 
 #[cfg(test)]
-#[expect(clippy::panic, reason = "a test may fail")]
 mod tests {
     use super::*;
     use crate::policy::{Origin, load};

@@ -26,7 +26,7 @@ use crate::{
     edge::Edge,
     explain,
     key_ledger::Revoke,
-    reload::Reloader,
+    reload::{Asked, Reloader},
     spool::{Spool, operator::ActError},
 };
 
@@ -110,7 +110,7 @@ impl Service for Control {
         loop {
             tokio::select! {
                 _ = hangup.recv() => {
-                    self.reloader.reload();
+                    self.reloader.reload(Asked::Signal);
                 }
                 stream = accept(listener.as_ref()) => {
                     let (edge, reloader) = (self.edge.clone(), self.reloader.clone());
@@ -186,7 +186,7 @@ async fn answer(
 fn dispatch(edge: &Edge, reloader: &Reloader, request: &Parts, body: &Bytes) -> Answer {
     let path = request.uri.path();
     match (&request.method, path) {
-        (&Method::POST, "/reload") => json(&reloader.reload()),
+        (&Method::POST, "/reload") => json(&reloader.reload(Asked::Control)),
         (&Method::GET, "/status") => json(&edge.status()),
         (&Method::POST, explain::live::PATH) => match explain::live::answer(edge, body) {
             Ok(explanation) => json(&explanation),

@@ -280,7 +280,7 @@ impl Spool {
             source = item.head.source,
             id = item.head.id,
             request_id = item.head.request_id,
-            key = item.head.key,
+            idempotency_key = item.head.key,
             attempts = item.tries.attempts,
             "the operator dropped a delivery"
         );
