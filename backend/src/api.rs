@@ -15,7 +15,7 @@ use axum::{
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
-    listen::Stop, sandbox::Sandboxes, scheduler::Scheduler, settings::Settings, store::Database,
+    listen::Stop, sandbox::Sandboxes, scheduler::Scheduler, settings::Settings, store::Store,
     workspace::Workspace,
 };
 
@@ -60,7 +60,7 @@ pub struct Parts {
     /// What the operator decided.
     pub settings: Settings,
     /// The durable truth.
-    pub store: Database,
+    pub store: Store,
     /// Gives runs their slots.
     pub scheduler: Scheduler,
     /// Keeps sandboxes.

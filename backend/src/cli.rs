@@ -21,7 +21,7 @@ use crate::{
     },
     run::State,
     settings::{Address, Settings},
-    store::{Database, OpenError, runs::Filter},
+    store::{self, OpenError, Store, runs::Filter},
 };
 
 /// The signals that ask for a stop.
@@ -162,8 +162,8 @@ struct Listed {
 }
 
 /// The store, when nobody has it open.
-fn open(settings: &Settings) -> Result<Option<Database>, CommandError> {
-    match Database::open(&settings.store) {
+fn open(settings: &Settings) -> Result<Option<Store>, CommandError> {
+    match store::open(&settings.store) {
         Ok(store) => Ok(Some(store)),
         Err(OpenError::Locked { .. } | OpenError::Linked { .. }) => Ok(None),
         Err(error) => Err(CommandError::Open(error)),

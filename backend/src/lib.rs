@@ -1,7 +1,7 @@
 //! Orket's inside: what work is there, and where does it run?
 //!
 //! The way of a request: `listen` admits a peer → `api` reads it strictly → one method of
-//! [`store::Database`] makes the whole transition durable → the `scheduler` claims what is queued and
+//! [`store::Store`] makes the whole transition durable → the `scheduler` claims what is queued and
 //! hands it to the `executor`, whose supervisors outlive this process.
 //!
 //! Dependencies point one way: `api`, `webhook` and `scheduler` use `sandbox`, `executor` and
@@ -30,7 +30,7 @@ pub mod webhook;
 pub mod work;
 pub mod workspace;
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use listen::{BindError, Listener, Stop, peer};
 use settings::{Address, OnStop, Settings};
@@ -97,13 +97,14 @@ impl Backend {
         // The lock first: what follows may only be done by the one owner.
         let store = store::Database::open_within(&settings.store, STORE_PATIENCE)?;
         settings::apart(store.path(), workspace.root()).map_err(StartError::NotApart)?;
-        let state = store.state_dir();
+        let (file, state, epoch) = (store.path().to_owned(), store.state_dir(), store.epoch());
+        let store: store::Store = Arc::new(store);
         private_dir(&state).map_err(failed("state directory", &state))?;
         let attempts = state.join("attempts");
         if let Err(error) = executor::orphans::take_in() {
             tracing::warn!(%error, "what outlives a killed supervisor cannot be taken in");
         }
-        let posture = posture(&settings, store.path(), &state, &workspace).await?;
+        let posture = posture(&settings, &file, &state, &workspace).await?;
         std::fs::set_permissions(&state, way(&posture.runs))
             .map_err(failed("state directory", &state))?;
         let confined = |plan: &confine::Plan, level| {
@@ -133,7 +134,7 @@ impl Backend {
         let settled = scheduler.settle().await?;
         tracing::info!(
             event = "settled",
-            epoch = store.epoch(),
+            epoch,
             adopted = settled.adopted,
             requeued = settled.requeued,
             lost = settled.lost,

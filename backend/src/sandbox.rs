@@ -26,7 +26,7 @@ use crate::{
     sandbox_state::Reason,
     settings,
     store::{
-        Database, StoreError,
+        Store, StoreError,
         sandboxes::{Goal, NewSandbox, Sandbox, SandboxError},
     },
     work::Invalid,
@@ -58,7 +58,7 @@ pub struct Sandboxes {
 }
 
 struct Inner {
-    store: Database,
+    store: Store,
     workspace: Workspace,
     settings: settings::Sandboxes,
     min_isolation: Isolation,
@@ -128,7 +128,7 @@ impl Sandboxes {
     /// Prepares everything under `state/sandboxes`; [`Self::settle`] and [`Self::reap`] set it
     /// going. `confine` makes the executor of services in a folder.
     pub fn open(
-        store: Database,
+        store: Store,
         workspace: Workspace,
         settings: settings::Sandboxes,
         min_isolation: Isolation,

@@ -21,7 +21,7 @@ use crate::{
     listen::Stop,
     run::State,
     settings,
-    store::{Database, StoreError, attempts::Open, runs::CancelOutcome},
+    store::{Store, StoreError, attempts::Open, runs::CancelOutcome},
     workspace::Workspace,
 };
 
@@ -45,7 +45,7 @@ pub struct Scheduler {
 }
 
 struct Inner {
-    store: Database,
+    store: Store,
     executor: Executor,
     workspace: Workspace,
     settings: settings::Runs,
@@ -72,7 +72,7 @@ pub struct Settled {
 impl Scheduler {
     /// A scheduler; [`Scheduler::settle`] and [`Scheduler::run`] set it going.
     pub fn new(
-        store: Database,
+        store: Store,
         executor: Executor,
         workspace: Workspace,
         settings: settings::Runs,

@@ -1,17 +1,16 @@
 //! The durable truth: every state is derived from here, never counted beside it.
 //!
-//! [`Database`] is the engine underneath: one writer thread that commits many requests at once,
-//! a pool of readers, an exclusive lock and an epoch per boot. To store something:
+//! What is stored, and what can be done with it, is one file for each subject: its types and a
+//! trait whose methods are whole transitions. A transition sees everything that was answered before
+//! it, is done whole or not at all, and is answered only after it is on disk; what an attempt says
+//! is taken in under its epoch only. An engine is one folder that holds all traits ([`Engine`]);
+//! `story` is what every engine is held to, and what it decides it asks [`crate::plan`].
 //!
-//! ```text
-//! let n = db.write(move |tx| { tx.execute("UPDATE …", params)?; Ok::<_, StoreError>(n) }).await?;
-//! let rows = db.read(|conn| …).await?;
-//! ```
-//!
-//! A closure given to [`Database::write`] is one transition: it sees everything committed before
-//! it, is undone alone when it returns an error, and its answer is given only after the commit
-//! reached the disk. Add events inside it with [`feed::append`]: they are published after the
-//! commit, in order, without gaps. Never hold anything across it that blocks: all writes wait.
+//! Next: [`Database`], the embedded engine.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
 
 pub mod archive;
 pub mod attempts;
@@ -19,8 +18,6 @@ pub mod cards;
 pub mod claims;
 pub mod deliveries;
 pub mod feed;
-mod lock;
-mod migrate;
 pub mod output;
 pub mod queues;
 pub mod replays;
@@ -28,9 +25,63 @@ pub mod runs;
 pub mod sandboxes;
 pub mod schedules;
 mod sqlite;
+#[cfg(test)]
+mod story;
 pub mod submissions;
 
 pub use sqlite::{Database, OpenError};
+
+/// Whether a store can be used.
+#[async_trait]
+pub trait HealthStore: Send + Sync {
+    /// Whether it takes writes: it makes one, through to the disk.
+    async fn probe(&self) -> Result<(), StoreError>;
+}
+
+/// All that a store can do.
+pub trait Engine:
+    HealthStore
+    + archive::ArchiveStore
+    + attempts::AttemptStore
+    + cards::CardStore
+    + claims::ClaimStore
+    + deliveries::DeliveryStore
+    + feed::EventStore
+    + output::OutputStore
+    + queues::QueueStore
+    + replays::ReplayStore
+    + runs::RunStore
+    + sandboxes::SandboxStore
+    + schedules::ScheduleStore
+    + submissions::SubmissionStore
+{
+}
+
+impl<T> Engine for T where
+    T: HealthStore
+        + archive::ArchiveStore
+        + attempts::AttemptStore
+        + cards::CardStore
+        + claims::ClaimStore
+        + deliveries::DeliveryStore
+        + feed::EventStore
+        + output::OutputStore
+        + queues::QueueStore
+        + replays::ReplayStore
+        + runs::RunStore
+        + sandboxes::SandboxStore
+        + schedules::ScheduleStore
+        + submissions::SubmissionStore
+{
+}
+
+/// A store, whatever its engine. Cheap to clone; the last clone closes it.
+pub type Store = Arc<dyn Engine>;
+
+/// Opens or creates the embedded store at `path`, for a command that needs it for a moment.
+pub fn open(path: &Path) -> Result<Store, OpenError> {
+    Ok(Arc::new(Database::open_within(path, Duration::ZERO)?))
+}
 
 /// Why the store did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,25 +101,6 @@ pub enum StoreError {
     /// A statement failed or a row cannot be understood: a fault of ours.
     #[error("the store failed: {0}")]
     Fault(String),
-}
-
-impl From<rusqlite::Error> for StoreError {
-    fn from(error: rusqlite::Error) -> Self {
-        use rusqlite::ErrorCode;
-        match error.sqlite_error_code() {
-            Some(ErrorCode::DiskFull) => Self::Full,
-            Some(
-                ErrorCode::ReadOnly
-                | ErrorCode::CannotOpen
-                | ErrorCode::SystemIoFailure
-                | ErrorCode::PermissionDenied,
-            ) => Self::NotWritable(error.to_string()),
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-                Self::Busy(error.to_string())
-            }
-            _ => Self::Fault(error.to_string()),
-        }
-    }
 }
 
 impl From<serde_json::Error> for StoreError {

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{ApiError, App, extract::Document};
-use crate::store::{Database, archive::Selection};
+use crate::store::{Store, archive::Selection};
 
 /// Cards by id, at most.
 const IDS_MOST: usize = 1000;
@@ -125,7 +125,7 @@ pub(super) async fn archive(
 
 /// Archives cards in a store that is open.
 pub async fn archive_now(
-    store: &Database,
+    store: &Store,
     request: ArchiveRequest,
 ) -> Result<ArchiveAnswer, ApiError> {
     let archived = store

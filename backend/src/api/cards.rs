@@ -24,7 +24,7 @@ use super::{
 use crate::{
     card::Status,
     confine::Network,
-    store::cards::{Card, Change, Filter, NewCard},
+    store::cards::{Card, CardError, Change, Filter, NewCard, Reshape},
 };
 
 const TITLE_MOST: usize = 1000;
@@ -358,13 +358,15 @@ pub(super) async fn change(
     let status = value.status;
     // Checked against the card as it is now; the store applies it to the card as it is then.
     let workspace = app.workspace.clone();
-    let card = app.store.change_card(Timestamp::now(), id, move |card| {
+    let reshape: Reshape = Box::new(move |card| {
         let to = value.apply(card);
-        check(&to)?;
-        document::check(&to.work, &workspace)?;
-        Ok::<_, ApiError>(Change { to, status })
+        check(&to)
+            .and_then(|()| document::check(&to.work, &workspace))
+            .map_err(|refused| CardError::Invalid(refused.to_string()))?;
+        Ok(Change { to, status })
     });
-    Ok(Json(card.await?.into()))
+    let card = app.store.change_card(Timestamp::now(), id, reshape).await?;
+    Ok(Json(card.into()))
 }
 
 /// Removes a card. Its runs keep what they captured of it.

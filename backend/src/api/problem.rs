@@ -148,7 +148,9 @@ impl From<CardError> for ApiError {
         match error {
             CardError::Exists(_) => Self::conflict("card_exists", detail),
             CardError::Unknown => Self::unknown("card"),
-            CardError::UnknownDependency(_) | CardError::Circle(_) => Self::invalid(detail),
+            CardError::UnknownDependency(_) | CardError::Circle(_) | CardError::Invalid(_) => {
+                Self::invalid(detail)
+            }
             CardError::Illegal { .. } => Self::conflict("card_status", detail),
             CardError::Busy { .. } => Self::conflict("card_busy", detail),
             CardError::Needed { .. } => Self::conflict("card_needed", detail),

@@ -10,7 +10,7 @@ use super::{ApiError, App, Caller, extract::Document};
 use crate::{
     plan::Rules,
     run::State as RunState,
-    store::{Database, replays::Selection},
+    store::{Store, replays::Selection},
 };
 
 /// Runs replayed by one request, at most.
@@ -145,7 +145,7 @@ pub(super) async fn replay(
 
 /// Replays runs in a store that is open.
 pub async fn replay_now(
-    store: &Database,
+    store: &Store,
     request: ReplayRequest,
     actor: String,
     request_id: String,

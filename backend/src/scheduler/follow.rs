@@ -175,8 +175,9 @@ impl Scheduler {
             let update = match self.heard(&run, &mut attempt).await {
                 Ok(update) => update,
                 Err(Silent) => {
+                    // Asked for again each time: the first request may have failed.
                     self.end_silent(&run).await;
-                    attempt.updates.recv().await
+                    continue;
                 }
             };
             match update {

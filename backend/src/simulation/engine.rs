@@ -12,7 +12,7 @@ use crate::{
     plan::{Rules, attempt::Report},
     run::State,
     store::{
-        Database,
+        Store,
         attempts::{Finished, Verdict},
         runs::{CancelOutcome, Cause, Filter, Why},
         submissions::{NewRun, Subject},
@@ -21,7 +21,7 @@ use crate::{
 };
 
 pub(super) struct Engine {
-    store: Database,
+    store: Store,
     runtime: Runtime,
     rules: Arc<Rules>,
     _dir: TempDir,
@@ -31,7 +31,7 @@ impl Engine {
     pub(super) fn new() -> Self {
         let dir = TempDir::new().unwrap();
         Self {
-            store: Database::open(&dir.path().join("orket.db")).unwrap(),
+            store: crate::store::open(&dir.path().join("orket.db")).unwrap(),
             runtime: tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()

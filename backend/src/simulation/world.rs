@@ -478,25 +478,22 @@ impl<L: Ledger> World<L> {
     /// The run that is to be claimed next, found by looking at every run.
     fn whose_turn(&self, rows: &[Row]) -> Option<String> {
         let rules = rules();
-        let active = |fits: &dyn Fn(&Row) -> bool| {
-            let count = rows
-                .iter()
-                .filter(|r| r.state.is_active() && fits(r))
-                .count();
-            i64::try_from(count).unwrap()
+        let (mut all, mut queues, mut lanes) = (0, BTreeMap::new(), BTreeMap::new());
+        for row in rows.iter().filter(|row| row.state.is_active()) {
+            all += 1;
+            *queues.entry(row.lane.queue.as_str()).or_insert(0) += 1;
+            *lanes.entry(&row.lane).or_insert(0) += 1;
+        }
+        let below = |most: Option<i64>, count: Option<&i64>| {
+            most.is_none_or(|most| count.copied().unwrap_or(0) < most)
         };
         let may = |row: &Row| {
             let rule = rules.queue(&row.lane.queue).unwrap();
             row.state == State::Queued
                 && !self.paused.contains(&row.lane.queue)
-                && active(&|_| true) < rules.concurrency
-                && rule
-                    .concurrency
-                    .is_none_or(|most| active(&|r| r.lane.queue == row.lane.queue) < most)
-                && (row.lane.key.is_empty()
-                    || rule
-                        .key_concurrency
-                        .is_none_or(|most| active(&|r| r.lane == row.lane) < most))
+                && all < rules.concurrency
+                && below(rule.concurrency, queues.get(row.lane.queue.as_str()))
+                && (row.lane.key.is_empty() || below(rule.key_concurrency, lanes.get(&row.lane)))
         };
         let waiting: Vec<&Row> = rows.iter().filter(|row| may(row)).collect();
         let top = waiting.iter().map(|row| row.priority).max()?;
@@ -516,17 +513,16 @@ impl<L: Ledger> World<L> {
         let rules = rules();
         let mut queues: BTreeMap<&str, i64> = BTreeMap::new();
         let mut lanes: BTreeMap<&Lane, i64> = BTreeMap::new();
+        let mut alive: BTreeMap<&str, Vec<i64>> = BTreeMap::new();
+        for ((run, epoch), _) in self.machine.iter().filter(|(_, process)| process.is_alive) {
+            alive.entry(run).or_default().push(*epoch);
+        }
         for row in &rows {
             if row.state.is_active() {
                 *queues.entry(&row.lane.queue).or_default() += 1;
                 *lanes.entry(&row.lane).or_default() += 1;
             }
-            let living: Vec<i64> = self
-                .machine
-                .iter()
-                .filter(|(id, process)| id.0 == row.id && process.is_alive)
-                .map(|(id, _)| id.1)
-                .collect();
+            let living = alive.get(row.id.as_str()).map_or(&[][..], Vec::as_slice);
             if living.len() > 1 {
                 return Err(format!("{} lives twice: attempts {living:?}", row.id));
             }

@@ -1,12 +1,10 @@
 //! The output of runs, numbered over all of their attempts.
 
+use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{Database, StoreError, attempts::open_base, time};
+use super::StoreError;
 use crate::executor::OutputRecord;
-
-/// Bytes of output read at a time: whatever the limit, a page ends with the piece that reaches it.
-const PAGE_BYTES: usize = 256 * 1024;
 
 /// One piece of a run's output.
 #[derive(Debug, Clone)]
@@ -21,68 +19,24 @@ pub struct OutputRow {
     pub bytes: Vec<u8>,
 }
 
-impl Database {
+/// What runs write.
+#[async_trait]
+pub trait OutputStore: Send + Sync {
     /// Takes in output of an attempt. What is there already is left alone. `false`: the attempt
     /// is not the run's newest, or has ended.
-    pub async fn take_output(
+    async fn take_output(
         &self,
         run_id: String,
         epoch: i64,
         records: Vec<OutputRecord>,
-    ) -> Result<bool, StoreError> {
-        self.write(move |tx| {
-            let Some(base) = open_base(tx, &run_id, epoch)? else {
-                return Ok(false);
-            };
-            let mut insert = tx.prepare_cached(
-                "INSERT INTO output (run_id, seq, epoch, stream, time, bytes) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING",
-            )?;
-            for record in records {
-                let seq = base.saturating_add(i64::try_from(record.seq).unwrap_or(i64::MAX));
-                insert.execute((
-                    &run_id,
-                    seq,
-                    epoch,
-                    record.stream.name(),
-                    record.time.as_microsecond(),
-                    &record.bytes[..],
-                ))?;
-            }
-            Ok(true)
-        })
-        .await
-    }
+    ) -> Result<bool, StoreError>;
 
     /// Output of a run after number `after`: at most `limit` pieces, and no more pieces once there
     /// are 256 KiB.
-    pub async fn output(
+    async fn output(
         &self,
         run_id: String,
         after: i64,
         limit: i64,
-    ) -> Result<Vec<OutputRow>, StoreError> {
-        self.read(move |conn| {
-            let mut statement = conn.prepare_cached(
-                "SELECT seq, stream, time, bytes FROM output \
-                 WHERE run_id = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3",
-            )?;
-            let mut rows = statement.query((&run_id, after, limit))?;
-            let (mut output, mut size) = (Vec::new(), 0);
-            while size < PAGE_BYTES
-                && let Some(row) = rows.next()?
-            {
-                let bytes: Vec<u8> = row.get(3)?;
-                size += bytes.len();
-                output.push(OutputRow {
-                    seq: row.get(0)?,
-                    stream: row.get(1)?,
-                    time: time(row.get(2)?)?,
-                    bytes,
-                });
-            }
-            Ok(output)
-        })
-        .await
-    }
+    ) -> Result<Vec<OutputRow>, StoreError>;
 }

@@ -2,14 +2,10 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _, ToSql};
 
-use super::{
-    Database, StoreError,
-    runs::{self, Run},
-    submissions::{NewRun, Subject, SubmitError, submit},
-};
+use super::StoreError;
 use crate::{plan::Rules, run::State};
 
 /// Which runs to replay. What is given narrows down; ids name runs whatever else is given.
@@ -42,149 +38,17 @@ pub struct Replayed {
     pub skipped: Vec<(String, String)>,
 }
 
-impl Database {
+/// Doing once more what did not succeed.
+#[async_trait]
+pub trait ReplayStore: Send + Sync {
     /// Submits the selected runs again, all in one transition. One that was replayed before is
     /// passed over: its replay is the one to look at.
-    pub async fn replay_runs(
+    async fn replay_runs(
         &self,
         now: Timestamp,
         selection: Selection,
         actor: String,
         request_id: String,
         rules: Arc<Rules>,
-    ) -> Result<Replayed, StoreError> {
-        self.write(move |tx| {
-            let mut replayed = Replayed::default();
-            for id in select(tx, &selection)? {
-                let Some(run) = runs::find(tx, &id)? else {
-                    replayed
-                        .skipped
-                        .push((id, "There is no such run.".to_owned()));
-                    continue;
-                };
-                match replay(tx, now, &run, &actor, &request_id, &rules)? {
-                    Ok(made) => replayed.made.push((id, made)),
-                    Err(why) => replayed.skipped.push((id, why)),
-                }
-            }
-            Ok(replayed)
-        })
-        .await
-    }
-}
-
-fn select(tx: &Connection, selection: &Selection) -> Result<Vec<String>, StoreError> {
-    if !selection.ids.is_empty() {
-        return Ok(selection.ids.clone());
-    }
-    // Replayed ones do not fill the page, or the rest would never be reached.
-    let mut sql = "SELECT id FROM runs WHERE NOT EXISTS \
-                   (SELECT 1 FROM runs AS again WHERE again.replay_of = runs.id)"
-        .to_owned();
-    let mut values: Vec<&dyn ToSql> = Vec::new();
-    let names: Vec<&str> = selection.states.iter().map(|s| s.as_str()).collect();
-    sql.push_str(" AND state IN (");
-    for (place, name) in names.iter().enumerate() {
-        sql.push_str(if place == 0 { "?" } else { ", ?" });
-        values.push(name);
-    }
-    sql.push(')');
-    let since = selection.since.map(Timestamp::as_microsecond);
-    for (condition, value) in [
-        (
-            " AND card_id = ?",
-            selection.card_id.as_ref().map(|v| v as &dyn ToSql),
-        ),
-        (
-            " AND build_id = ?",
-            selection.build_id.as_ref().map(|v| v as &dyn ToSql),
-        ),
-        (
-            " AND queue = ?",
-            selection.queue.as_ref().map(|v| v as &dyn ToSql),
-        ),
-        (
-            " AND reason = ?",
-            selection.reason.as_ref().map(|v| v as &dyn ToSql),
-        ),
-        (
-            " AND ended_at >= ?",
-            since.as_ref().map(|v| v as &dyn ToSql),
-        ),
-    ] {
-        if let Some(value) = value {
-            sql.push_str(condition);
-            values.push(value);
-        }
-    }
-    sql.push_str(" ORDER BY seq LIMIT ?");
-    values.push(&selection.limit);
-    Ok(tx
-        .prepare_cached(&sql)?
-        .query_map(values.as_slice(), |row| row.get(0))?
-        .collect::<Result<_, _>>()?)
-}
-
-/// The run made for `run`, or why there is none.
-fn replay(
-    tx: &Connection,
-    now: Timestamp,
-    run: &Run,
-    actor: &str,
-    request_id: &str,
-    rules: &Rules,
-) -> Result<Result<String, String>, StoreError> {
-    if !run.state.is_final() {
-        return Ok(Err(format!(
-            "It has not ended: it is {}.",
-            run.state.as_str()
-        )));
-    }
-    if run.state == State::Succeeded {
-        return Ok(Err("It has succeeded.".to_owned()));
-    }
-    let before: Option<String> = tx
-        .prepare_cached("SELECT id FROM runs WHERE replay_of = ?1 ORDER BY seq DESC LIMIT 1")?
-        .query_row([&run.id], |row| row.get(0))
-        .optional()?;
-    if let Some(before) = before {
-        return Ok(Err(format!("It was replayed as {before} already.")));
-    }
-    let subject = match &run.card_id {
-        Some(card) => Subject::Again {
-            card: card.clone(),
-            work: run.work.clone(),
-            priority: run.priority,
-        },
-        None => Subject::Command {
-            work: run.work.clone(),
-            priority: run.priority,
-        },
-    };
-    let new = NewRun {
-        build_id: run.build_id.clone(),
-        queue: run.lane.queue.clone(),
-        replay_of: Some(run.id.clone()),
-        schedule_id: run.schedule_id.clone(),
-        ..NewRun::new(
-            &orket_shared::id::new_ulid(),
-            run.cause,
-            actor,
-            request_id,
-            subject,
-        )
-    };
-    // A submission that is refused half way leaves nothing behind.
-    tx.execute_batch("SAVEPOINT replay")?;
-    match submit(tx, now, &new, rules) {
-        Ok(made) => {
-            tx.execute_batch("RELEASE replay")?;
-            Ok(Ok(made.id))
-        }
-        Err(SubmitError::Store(error)) => Err(error),
-        Err(refused) => {
-            tx.execute_batch("ROLLBACK TO replay; RELEASE replay")?;
-            Ok(Err(refused.to_string()))
-        }
-    }
+    ) -> Result<Replayed, StoreError>;
 }

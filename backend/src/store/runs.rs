@@ -1,21 +1,11 @@
 //! Runs: their record, their steps, canceling, reading. How they come to be is in
 //! [`super::submissions`], their attempts are in [`super::attempts`].
 
+use async_trait::async_trait;
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _, Row, ToSql};
-use serde_json::json;
 
-use super::{Database, StoreError, cards, feed, optional_time, time};
-use crate::{
-    card,
-    plan::{
-        claim::Lane,
-        deadline,
-        dependency::{Effect, Need},
-    },
-    run::{State, Step},
-    work::Work,
-};
+use super::StoreError;
+use crate::{plan::claim::Lane, run::State, work::Work};
 
 /// Why a run exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
@@ -41,7 +31,7 @@ impl Cause {
         }
     }
 
-    fn parse(name: &str) -> Result<Self, StoreError> {
+    pub(super) fn parse(name: &str) -> Result<Self, StoreError> {
         [Self::Api, Self::Card, Self::Review, Self::Schedule]
             .into_iter()
             .find(|cause| cause.as_str() == name)
@@ -106,94 +96,6 @@ pub struct Run {
     pub ended_at: Option<Timestamp>,
 }
 
-const COLUMNS: &str = "seq, id, state, reason, detail, card_id, build_id, cause, actor, \
-     request_id, priority, spec, card_snapshot, epoch, created_at, not_before, queued_at, \
-     started_at, canceling_at, ended_at, (SELECT count(*) FROM attempts WHERE run_id = runs.id \
-     AND coalesce(outcome ->> 'kind', '') <> 'never_started'), queue, turn_key, holds, replay_of, \
-     schedule_id, since";
-
-fn read(row: &Row<'_>) -> Result<Run, StoreError> {
-    let state: String = row.get(2)?;
-    Ok(Run {
-        seq: row.get(0)?,
-        id: row.get(1)?,
-        state: State::parse(&state)
-            .ok_or_else(|| StoreError::Fault(format!("a run has the unknown state {state:?}")))?,
-        reason: row.get(3)?,
-        detail: row.get(4)?,
-        card_id: row.get(5)?,
-        build_id: row.get(6)?,
-        cause: Cause::parse(&row.get::<_, String>(7)?)?,
-        actor: row.get(8)?,
-        request_id: row.get(9)?,
-        priority: row.get(10)?,
-        work: serde_json::from_str(&row.get::<_, String>(11)?)?,
-        card_snapshot: row
-            .get::<_, Option<String>>(12)?
-            .map(|text| serde_json::from_str(&text))
-            .transpose()?,
-        epoch: row.get(13)?,
-        attempts: row.get(20)?,
-        lane: Lane {
-            queue: row.get(21)?,
-            key: row.get(22)?,
-        },
-        holds: row.get(23)?,
-        replay_of: row.get(24)?,
-        schedule_id: row.get(25)?,
-        since: time(row.get(26)?)?,
-        created_at: time(row.get(14)?)?,
-        not_before: optional_time(row.get(15)?)?,
-        queued_at: optional_time(row.get(16)?)?,
-        started_at: optional_time(row.get(17)?)?,
-        canceling_at: optional_time(row.get(18)?)?,
-        ended_at: optional_time(row.get(19)?)?,
-    })
-}
-
-/// The run of that id.
-pub fn find(conn: &Connection, id: &str) -> Result<Option<Run>, StoreError> {
-    conn.prepare_cached(&format!("SELECT {COLUMNS} FROM runs WHERE id = ?1"))?
-        .query_row([id], |row| Ok(read(row)))
-        .optional()?
-        .transpose()
-}
-
-/// A run of that card that has not ended, if there is one.
-pub fn unfinished_of_card(tx: &Connection, card: &str) -> Result<Option<String>, StoreError> {
-    Ok(tx
-        .prepare_cached(
-            "SELECT id FROM runs WHERE card_id = ?1 AND state IN \
-             ('scheduled', 'queued', 'running', 'canceling') ORDER BY seq DESC LIMIT 1",
-        )?
-        .query_row([card], |row| row.get(0))
-        .optional()?)
-}
-
-/// Whether a run of that card that moves it has not ended. A review does not move it: it must not
-/// keep the card from what its other runs came to.
-fn is_worked_on(tx: &Connection, card: &str) -> Result<bool, StoreError> {
-    Ok(tx
-        .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM runs WHERE card_id = ?1 AND cause <> 'review' \
-             AND state IN ('scheduled', 'queued', 'running', 'canceling'))",
-        )?
-        .query_row([card], |row| row.get(0))?)
-}
-
-/// Adds the event that tells of a run's new state.
-pub(super) fn announce(
-    tx: &Connection,
-    now: Timestamp,
-    id: &str,
-    state: State,
-    card_id: Option<&str>,
-    reason: Option<&str>,
-) -> Result<(), StoreError> {
-    let data = json!({ "state": state, "card_id": card_id, "reason": reason });
-    feed::append(tx, now, &format!("run.{}", state.as_str()), id, &data)
-}
-
 /// Why a run changed its state.
 #[derive(Debug, Clone, Default)]
 pub struct Why {
@@ -201,132 +103,6 @@ pub struct Why {
     pub reason: Option<String>,
     /// For people.
     pub detail: Option<String>,
-}
-
-/// Takes one step of a run's life inside a transaction: state, times, event, and at its end its
-/// card and the runs that wait for it. An illegal step is a fault: callers look before they step.
-pub fn step(
-    tx: &Connection,
-    now: Timestamp,
-    run: &Run,
-    step: Step,
-    why: &Why,
-) -> Result<State, StoreError> {
-    let reached = step_alone(tx, now, run, step, why)?;
-    // A list, not recursion: a chain of runs may be as long as the queue.
-    let mut ended = vec![(run.id.clone(), reached)];
-    while let Some((id, state)) = ended.pop() {
-        if let Some(ending) = state.ending() {
-            for (waiting, need) in waiting_for(tx, &id)? {
-                let effect = need.met_by(ending);
-                ended.extend(settle_need(tx, now, &waiting, &id, effect)?);
-            }
-        }
-    }
-    Ok(reached)
-}
-
-/// What waits for a run, by run.
-fn waiting_for(tx: &Connection, id: &str) -> Result<Vec<(String, Need)>, StoreError> {
-    let rows: Vec<(String, String)> = tx
-        .prepare_cached("SELECT run_id, need FROM run_needs WHERE needs = ?1 AND met = 0")?
-        .query_map([id], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<Result<_, _>>()?;
-    rows.into_iter()
-        .map(|(run, need)| {
-            let need = Need::parse(&need)
-                .ok_or_else(|| StoreError::Fault(format!("a run has the need {need:?}")))?;
-            Ok((run, need))
-        })
-        .collect()
-}
-
-/// Lets a run feel that `before`, which it waited for, has ended; where it ends itself by that, it
-/// and its state.
-fn settle_need(
-    tx: &Connection,
-    now: Timestamp,
-    waiting: &str,
-    before: &str,
-    effect: Effect,
-) -> Result<Option<(String, State)>, StoreError> {
-    tx.prepare_cached("UPDATE run_needs SET met = 1 WHERE run_id = ?1 AND needs = ?2")?
-        .execute((waiting, before))?;
-    let Some(run) = find(tx, waiting)?.filter(|run| run.state == State::Scheduled) else {
-        return Ok(None);
-    };
-    match effect {
-        Effect::Released => {
-            tx.prepare_cached("UPDATE runs SET holds = holds - 1 WHERE id = ?1")?
-                .execute([waiting])?;
-            if run.holds == 1 {
-                step_alone(tx, now, &run, Step::Due, &Why::default())?;
-            }
-            Ok(None)
-        }
-        Effect::Forsaken => {
-            let why = Why {
-                reason: Some("dependency_failed".to_owned()),
-                detail: Some(format!("run {before}, which it needs, did not succeed")),
-            };
-            let state = step_alone(tx, now, &run, Step::Forsake, &why)?;
-            Ok(Some((run.id, state)))
-        }
-    }
-}
-
-fn step_alone(
-    tx: &Connection,
-    now: Timestamp,
-    run: &Run,
-    step: Step,
-    why: &Why,
-) -> Result<State, StoreError> {
-    let to = run
-        .state
-        .after(step)
-        .map_err(|illegal| StoreError::Fault(illegal.to_string()))?;
-    if to == run.state {
-        return Ok(to);
-    }
-    let at = now.as_microsecond();
-    let given_up = deadline::given_up(to, now, run.created_at, &run.work.bounds);
-    tx.prepare_cached(
-        "UPDATE runs SET state = ?2, reason = ?3, detail = ?4, since = ?5, give_up_at = ?7, \
-         queued_at = iif(?2 = 'queued', ?5, queued_at), \
-         not_before = iif(?2 = 'scheduled', not_before, NULL), \
-         started_at = iif(?2 = 'running', coalesce(started_at, ?5), started_at), \
-         canceling_at = iif(?2 = 'canceling', ?5, canceling_at), \
-         ended_at = iif(?6, ?5, NULL) WHERE id = ?1",
-    )?
-    .execute((
-        &run.id,
-        to.as_str(),
-        &why.reason,
-        &why.detail,
-        at,
-        to.is_final(),
-        given_up.map(|(at, _)| at.as_microsecond()),
-    ))?;
-    announce(
-        tx,
-        now,
-        &run.id,
-        to,
-        run.card_id.as_deref(),
-        why.reason.as_deref(),
-    )?;
-    if to.is_final()
-        && run.cause != Cause::Review
-        && let Some(card_id) = &run.card_id
-        && !is_worked_on(tx, card_id)?
-        && let Some(card) = cards::find(tx, card_id)?
-        && let Some(ending) = to.ending()
-        && card.status.after(card::Step::RunEnded(ending)).is_ok()
-    {
-        cards::step(tx, now, &card, card::Step::RunEnded(ending))?;
-    }
-    Ok(to)
 }
 
 /// What became of the wish to end a run.
@@ -340,40 +116,6 @@ pub enum CancelOutcome {
     Canceled(Box<Run>),
     /// Its newest attempt has to be ended.
     Canceling(Box<Run>),
-}
-
-/// Makes the wish to end a run durable, inside a transaction.
-pub(super) fn cancel(
-    tx: &Connection,
-    now: Timestamp,
-    id: &str,
-) -> Result<CancelOutcome, StoreError> {
-    let Some(run) = find(tx, id)? else {
-        return Ok(CancelOutcome::Unknown);
-    };
-    if run.state == State::Canceled {
-        return Ok(CancelOutcome::Canceled(Box::new(run)));
-    }
-    if run.state.after(Step::Cancel).is_err() {
-        return Ok(CancelOutcome::Ended(run.state));
-    }
-    let why = Why {
-        reason: Some("canceled".to_owned()),
-        detail: None,
-    };
-    let state = step(tx, now, &run, Step::Cancel, &why)?;
-    let run = Box::new(find(tx, id)?.unwrap_or(run));
-    Ok(match state {
-        State::Canceling => CancelOutcome::Canceling(run),
-        State::Canceled
-        | State::Scheduled
-        | State::Queued
-        | State::Running
-        | State::Succeeded
-        | State::Failed
-        | State::TimedOut
-        | State::Lost => CancelOutcome::Canceled(run),
-    })
 }
 
 /// Which runs to list.
@@ -395,105 +137,24 @@ pub struct Filter {
     pub limit: i64,
 }
 
-impl Database {
+/// Runs: looking at them, and canceling.
+#[async_trait]
+pub trait RunStore: Send + Sync {
     /// Makes the wish to end a run durable.
-    pub async fn cancel_run(
-        &self,
-        now: Timestamp,
-        id: String,
-    ) -> Result<CancelOutcome, StoreError> {
-        self.write(move |tx| cancel(tx, now, &id)).await
-    }
+    async fn cancel_run(&self, now: Timestamp, id: String) -> Result<CancelOutcome, StoreError>;
 
     /// The run of that id.
-    pub async fn run(&self, id: String) -> Result<Option<Run>, StoreError> {
-        self.read(move |conn| find(conn, &id)).await
-    }
+    async fn run(&self, id: String) -> Result<Option<Run>, StoreError>;
 
     /// Runs, newest first.
-    pub async fn runs(&self, filter: Filter) -> Result<Vec<Run>, StoreError> {
-        self.read(move |conn| {
-            let state = filter.state.map(State::as_str);
-            let mut sql = format!("SELECT {COLUMNS} FROM runs WHERE 1");
-            let mut values: Vec<&dyn ToSql> = Vec::new();
-            for (condition, value) in [
-                (" AND state = ?", state.as_ref().map(|v| v as &dyn ToSql)),
-                (
-                    " AND card_id = ?",
-                    filter.card_id.as_ref().map(|v| v as &dyn ToSql),
-                ),
-                (
-                    " AND build_id = ?",
-                    filter.build_id.as_ref().map(|v| v as &dyn ToSql),
-                ),
-                (
-                    " AND queue = ?",
-                    filter.queue.as_ref().map(|v| v as &dyn ToSql),
-                ),
-                (
-                    " AND schedule_id = ?",
-                    filter.schedule_id.as_ref().map(|v| v as &dyn ToSql),
-                ),
-                (
-                    " AND seq < ?",
-                    filter.before.as_ref().map(|v| v as &dyn ToSql),
-                ),
-            ] {
-                if let Some(value) = value {
-                    sql.push_str(condition);
-                    values.push(value);
-                }
-            }
-            sql.push_str(" ORDER BY seq DESC LIMIT ?");
-            values.push(&filter.limit);
-            conn.prepare_cached(&sql)?
-                .query_map(values.as_slice(), |row| Ok(read(row)))?
-                .map(|row| row?)
-                .collect()
-        })
-        .await
-    }
+    async fn runs(&self, filter: Filter) -> Result<Vec<Run>, StoreError>;
 
     /// What a run waits for, or waited for: runs, by id.
-    pub async fn needs(&self, id: String) -> Result<Vec<String>, StoreError> {
-        self.read(move |conn| {
-            Ok(conn
-                .prepare_cached("SELECT needs FROM run_needs WHERE run_id = ?1")?
-                .query_map([id], |row| row.get(0))?
-                .collect::<Result<_, _>>()?)
-        })
-        .await
-    }
+    async fn needs(&self, id: String) -> Result<Vec<String>, StoreError>;
 
     /// How many runs are in each state.
-    pub async fn runs_by_state(&self) -> Result<Vec<(State, i64)>, StoreError> {
-        self.read(|conn| {
-            let mut counts: Vec<_> = State::ALL.into_iter().map(|state| (state, 0)).collect();
-            let mut statement =
-                conn.prepare_cached("SELECT state, count(*) FROM runs GROUP BY state")?;
-            let rows = statement.query_map([], |row| {
-                Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?))
-            })?;
-            for row in rows {
-                let (name, count) = row?;
-                if let Some(entry) = counts.iter_mut().find(|(s, _)| s.as_str() == name) {
-                    entry.1 = count;
-                }
-            }
-            Ok(counts)
-        })
-        .await
-    }
+    async fn runs_by_state(&self) -> Result<Vec<(State, i64)>, StoreError>;
 
     /// How many runs are active: running or canceling, counted now.
-    pub async fn active_runs(&self) -> Result<i64, StoreError> {
-        self.read(|conn| {
-            Ok(conn
-                .prepare_cached(
-                    "SELECT count(*) FROM runs WHERE state IN ('running', 'canceling')",
-                )?
-                .query_row([], |row| row.get(0))?)
-        })
-        .await
-    }
+    async fn active_runs(&self) -> Result<i64, StoreError>;
 }

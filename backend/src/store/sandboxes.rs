@@ -9,18 +9,16 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _, Row};
 use serde::{Deserialize, Serialize};
 
-use super::{Database, StoreError, optional_time, time};
+use super::StoreError;
 use crate::{
     executor::Isolation,
     sandbox::spec::Service,
-    sandbox_state::{Reason, State},
+    sandbox_state::{Reason, State, Step},
 };
-
-mod steps;
 
 /// What was asked for a sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +32,7 @@ pub enum Goal {
 }
 
 impl Goal {
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Live => "live",
             Self::Stopped => "stopped",
@@ -42,7 +40,7 @@ impl Goal {
         }
     }
 
-    fn parse(name: &str) -> Option<Self> {
+    pub(super) fn parse(name: &str) -> Option<Self> {
         [Self::Live, Self::Stopped, Self::Deleted]
             .into_iter()
             .find(|goal| goal.as_str() == name)
@@ -157,126 +155,70 @@ pub enum SandboxError {
     Store(#[from] StoreError),
 }
 
-impl From<rusqlite::Error> for SandboxError {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Store(error.into())
-    }
-}
-
-const COLUMNS: &str = "seq, id, name, state, reason, detail, goal, epoch, driver, isolation, services, \
-     health, secrets, created_at, updated_at, expires_at, ended_at";
-
-fn read(row: &Row<'_>) -> Result<Sandbox, StoreError> {
-    let word = |at: usize| -> Result<String, StoreError> { Ok(row.get(at)?) };
-    let strange = |what: &str| StoreError::Fault(format!("a sandbox has a strange {what}"));
-    let reason: Option<String> = row.get(4)?;
-    Ok(Sandbox {
-        seq: row.get(0)?,
-        id: row.get(1)?,
-        name: row.get(2)?,
-        state: State::parse(&word(3)?).ok_or_else(|| strange("state"))?,
-        reason: reason
-            .map(|name| Reason::parse(&name).ok_or_else(|| strange("reason")))
-            .transpose()?,
-        detail: row.get(5)?,
-        goal: Goal::parse(&word(6)?).ok_or_else(|| strange("goal"))?,
-        epoch: row.get(7)?,
-        driver: row.get(8)?,
-        isolation: row.get(9)?,
-        services: serde_json::from_str(&word(10)?)?,
-        health: serde_json::from_str(&word(11)?)?,
-        secrets: serde_json::from_str(&word(12)?)?,
-        created_at: time(row.get(13)?)?,
-        updated_at: time(row.get(14)?)?,
-        expires_at: time(row.get(15)?)?,
-        ended_at: optional_time(row.get(16)?)?,
-    })
-}
-
-fn find(conn: &Connection, id: &str) -> Result<Option<Sandbox>, StoreError> {
-    conn.prepare_cached(&format!("SELECT {COLUMNS} FROM sandboxes WHERE id = ?1"))?
-        .query_row([id], |row| Ok(read(row)))
-        .optional()?
-        .transpose()
-}
-
-fn known(conn: &Connection, id: &str) -> Result<Sandbox, SandboxError> {
-    find(conn, id)?.ok_or(SandboxError::Unknown)
-}
-
-fn active(conn: &Connection) -> Result<Vec<Sandbox>, StoreError> {
-    conn.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM sandboxes WHERE state <> 'deleted' ORDER BY seq DESC"
-    ))?
-    .query_map([], |row| Ok(read(row)))?
-    .map(|row| row?)
-    .collect()
-}
-
-/// Ports that may not be given out at this moment.
-fn held(
-    conn: &Connection,
-    now: Timestamp,
-    cool_down: Duration,
-) -> Result<BTreeSet<u16>, StoreError> {
-    let rest = i64::try_from(cool_down.as_micros()).unwrap_or(i64::MAX);
-    let since = now.as_microsecond().saturating_sub(rest);
-    let mut statement = conn.prepare_cached(
-        "SELECT port FROM sandbox_ports WHERE sandbox_id IS NOT NULL OR released_at > ?1",
-    )?;
-    let ports = statement.query_map([since], |row| row.get(0))?;
-    Ok(ports.collect::<Result<_, _>>()?)
-}
-
-impl Database {
+/// Sandboxes and their ports.
+#[async_trait]
+pub trait SandboxStore: Send + Sync {
     /// The sandbox of that id, deleted or not.
-    pub async fn sandbox(&self, id: String) -> Result<Option<Sandbox>, StoreError> {
-        self.read(move |conn| find(conn, &id)).await
-    }
+    async fn sandbox(&self, id: String) -> Result<Option<Sandbox>, StoreError>;
 
     /// All sandboxes but the deleted ones, newest first.
-    pub async fn active_sandboxes(&self) -> Result<Vec<Sandbox>, StoreError> {
-        self.read(active).await
-    }
+    async fn active_sandboxes(&self) -> Result<Vec<Sandbox>, StoreError>;
 
     /// How many sandboxes there are in each state that any is in.
-    pub async fn sandboxes_by_state(&self) -> Result<BTreeMap<State, i64>, StoreError> {
-        self.read(|conn| {
-            let mut statement =
-                conn.prepare_cached("SELECT state, count(*) FROM sandboxes GROUP BY state")?;
-            let rows =
-                statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))?;
-            let mut counts = BTreeMap::new();
-            for row in rows {
-                let (name, count) = row?;
-                let state = State::parse(&name)
-                    .ok_or_else(|| StoreError::Fault("a sandbox has a strange state".into()))?;
-                counts.insert(state, count);
-            }
-            Ok(counts)
-        })
-        .await
-    }
+    async fn sandboxes_by_state(&self) -> Result<BTreeMap<State, i64>, StoreError>;
 
     /// Ports that sandboxes hold or that cool down.
-    pub async fn held_ports(
+    async fn held_ports(
         &self,
         now: Timestamp,
         cool_down: Duration,
-    ) -> Result<BTreeSet<u16>, StoreError> {
-        self.read(move |conn| held(conn, now, cool_down)).await
-    }
+    ) -> Result<BTreeSet<u16>, StoreError>;
 
     /// The sandboxes whose time is up and whose removal nobody has asked for yet.
-    pub async fn expired_sandboxes(&self, now: Timestamp) -> Result<Vec<String>, StoreError> {
-        self.read(move |conn| {
-            let mut statement = conn.prepare_cached(
-                "SELECT id FROM sandboxes \
-                 WHERE state <> 'deleted' AND goal <> 'deleted' AND expires_at <= ?1",
-            )?;
-            let ids = statement.query_map([now.as_microsecond()], |row| row.get(0))?;
-            Ok(ids.collect::<Result<_, _>>()?)
-        })
-        .await
-    }
+    async fn expired_sandboxes(&self, now: Timestamp) -> Result<Vec<String>, StoreError>;
+
+    /// Records a sandbox and takes its ports, all or nothing.
+    async fn create_sandbox(
+        &self,
+        now: Timestamp,
+        new: NewSandbox,
+    ) -> Result<Sandbox, SandboxError>;
+
+    /// Takes every sandbox that is not deleted under this boot's epoch: from here on no older boot
+    /// changes one.
+    async fn take_over_sandboxes(&self) -> Result<Vec<Sandbox>, StoreError>;
+
+    /// Asks for an end: the sandbox shall be stopped, or stopped and removed. What is asked for
+    /// never becomes less.
+    async fn ask_sandbox_end(
+        &self,
+        now: Timestamp,
+        id: String,
+        goal: Goal,
+        why: Reason,
+    ) -> Result<Sandbox, SandboxError>;
+
+    /// Moves the time of removal of a sandbox that lives.
+    async fn extend_sandbox(
+        &self,
+        now: Timestamp,
+        id: String,
+        expires_at: Timestamp,
+    ) -> Result<Sandbox, SandboxError>;
+
+    /// Records how the services were seen, and the step that follows from it.
+    async fn observe_sandbox(
+        &self,
+        now: Timestamp,
+        id: String,
+        health: BTreeMap<String, ServiceState>,
+        step: Step,
+        why: Option<(Reason, String)>,
+    ) -> Result<Sandbox, SandboxError>;
+
+    /// Records that all its processes were seen gone, and releases its ports in the same moment.
+    async fn sandbox_gone(&self, now: Timestamp, id: String) -> Result<Sandbox, SandboxError>;
+
+    /// Records that nothing of it is left.
+    async fn sandbox_removed(&self, now: Timestamp, id: String) -> Result<Sandbox, SandboxError>;
 }

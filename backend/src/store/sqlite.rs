@@ -2,7 +2,15 @@
 //!
 //! The writer takes whatever requests are waiting into one `BEGIN IMMEDIATE … COMMIT`, each in a
 //! savepoint of its own, and answers them only after the commit: one flush to disk serves many.
-//! Nothing else may write. WAL and `synchronous = FULL`: what was answered survives power loss.
+//! Nothing else may write. To store something:
+//!
+//! ```text
+//! let n = db.write(move |tx| { tx.execute("UPDATE …", params)?; Ok::<_, StoreError>(n) }).await?;
+//! let rows = db.read(|conn| …).await?;
+//! ```
+//!
+//! Events are added inside a transition with `feed::append`: they are published after the commit, in
+//! order, without gaps. Never hold anything across a transition that blocks: all writes wait. WAL and `synchronous = FULL`: what was answered survives power loss.
 
 use std::{
     os::unix::fs::DirBuilderExt as _,
@@ -13,16 +21,29 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::{
-    StoreError,
-    feed::Feed,
-    lock::{self, Lock},
-    migrate,
-};
+use self::lock::Lock;
+use super::{HealthStore, StoreError, feed::Feed, optional_time, time};
+
+mod archive;
+mod attempts;
+mod cards;
+mod claims;
+mod deliveries;
+mod feed;
+mod lock;
+mod migrate;
+mod output;
+mod queues;
+mod replays;
+mod runs;
+mod sandboxes;
+mod schedules;
+mod submissions;
 
 /// Requests that may wait for the writer before a caller waits itself.
 const WAITING: usize = 4096;
@@ -181,7 +202,7 @@ impl Database {
             [],
             |r| r.get(0),
         )?;
-        let feed = Arc::new(Feed::load(&conn)?);
+        let feed = Arc::new(feed::load(&conn)?);
         let readers = (0..READERS)
             .map(|_| reader(path))
             .collect::<Result<Vec<_>, _>>()?;
@@ -271,23 +292,12 @@ impl Database {
             .unwrap_or_else(|_| Err(StoreError::Fault("a query panicked".to_owned()).into()))
     }
 
-    /// Whether the store takes writes: it makes one, through to the disk.
-    pub async fn probe(&self) -> Result<(), StoreError> {
-        self.write(|tx| {
-            tx.prepare_cached("UPDATE boot SET probe = probe + 1")?
-                .execute([])?;
-            Ok(())
-        })
-        .await
-    }
-
     /// Which boot of a backend this is on this store, counted from 1.
     pub fn epoch(&self) -> i64 {
         self.inner.epoch
     }
 
-    /// The feed of state changes.
-    pub fn feed(&self) -> &Feed {
+    fn published(&self) -> &Feed {
         &self.inner.feed
     }
 
@@ -303,6 +313,37 @@ impl Database {
     /// The database file.
     pub fn path(&self) -> &Path {
         &self.inner.path
+    }
+}
+
+#[async_trait]
+impl HealthStore for Database {
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.write(|tx| {
+            tx.prepare_cached("UPDATE boot SET probe = probe + 1")?
+                .execute([])?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        use rusqlite::ErrorCode;
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => Self::Full,
+            Some(
+                ErrorCode::ReadOnly
+                | ErrorCode::CannotOpen
+                | ErrorCode::SystemIoFailure
+                | ErrorCode::PermissionDenied,
+            ) => Self::NotWritable(error.to_string()),
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+                Self::Busy(error.to_string())
+            }
+            _ => Self::Fault(error.to_string()),
+        }
     }
 }
 
@@ -343,7 +384,7 @@ fn write_loop(conn: &Connection, mut jobs: mpsc::Receiver<Job>, feed: &Feed) {
                 tracing::error!(%rollback, "the store's transaction could not be rolled back");
             }
             tracing::warn!(%error, requests = replies.len(), "a commit of the store failed");
-        } else if let Err(error) = feed.publish(conn) {
+        } else if let Err(error) = feed::publish(feed, conn) {
             tracing::error!(%error, "events were stored but not published");
         }
         for reply in replies {
@@ -399,7 +440,7 @@ mod tests {
         reason = "a test may fail"
     )]
     use super::*;
-    use crate::store::feed;
+    use crate::store::feed::EventStore as _;
 
     fn now() -> jiff::Timestamp {
         jiff::Timestamp::from_second(1).unwrap()

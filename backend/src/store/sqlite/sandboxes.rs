@@ -1,21 +1,71 @@
-//! The transitions of sandboxes: each whole, each announced, each refused to a boot that was
-//! superseded.
+//! The engine's side of [`crate::store::sandboxes`].
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
+use async_trait::async_trait;
 use jiff::Timestamp;
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension as _, Row};
 use serde_json::json;
 
-use super::{
-    super::{Database, StoreError, feed},
-    Goal, NewSandbox, Sandbox, SandboxError, ServiceState, active, held, known,
-};
-use crate::sandbox_state::{Illegal, Reason, State, Step};
+use super::{Database, StoreError, feed, optional_time, time};
+use crate::sandbox_state::{Reason, State, Step};
+pub(super) use crate::store::sandboxes::*;
+use steps::{current, describe, write};
 
-impl Database {
-    /// Records a sandbox and takes its ports, all or nothing.
-    pub async fn create_sandbox(
+mod steps;
+
+#[async_trait]
+impl SandboxStore for Database {
+    async fn sandbox(&self, id: String) -> Result<Option<Sandbox>, StoreError> {
+        self.read(move |conn| find(conn, &id)).await
+    }
+
+    async fn active_sandboxes(&self) -> Result<Vec<Sandbox>, StoreError> {
+        self.read(active).await
+    }
+
+    async fn sandboxes_by_state(&self) -> Result<BTreeMap<State, i64>, StoreError> {
+        self.read(|conn| {
+            let mut statement =
+                conn.prepare_cached("SELECT state, count(*) FROM sandboxes GROUP BY state")?;
+            let rows =
+                statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))?;
+            let mut counts = BTreeMap::new();
+            for row in rows {
+                let (name, count) = row?;
+                let state = State::parse(&name)
+                    .ok_or_else(|| StoreError::Fault("a sandbox has a strange state".into()))?;
+                counts.insert(state, count);
+            }
+            Ok(counts)
+        })
+        .await
+    }
+
+    async fn held_ports(
+        &self,
+        now: Timestamp,
+        cool_down: Duration,
+    ) -> Result<BTreeSet<u16>, StoreError> {
+        self.read(move |conn| held(conn, now, cool_down)).await
+    }
+
+    async fn expired_sandboxes(&self, now: Timestamp) -> Result<Vec<String>, StoreError> {
+        self.read(move |conn| {
+            let mut statement = conn.prepare_cached(
+                "SELECT id FROM sandboxes \
+                 WHERE state <> 'deleted' AND goal <> 'deleted' AND expires_at <= ?1",
+            )?;
+            let ids = statement.query_map([now.as_microsecond()], |row| row.get(0))?;
+            Ok(ids.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    async fn create_sandbox(
         &self,
         now: Timestamp,
         new: NewSandbox,
@@ -78,9 +128,7 @@ impl Database {
         .await
     }
 
-    /// Takes every sandbox that is not deleted under this boot's epoch: from here on no older boot
-    /// changes one.
-    pub async fn take_over_sandboxes(&self) -> Result<Vec<Sandbox>, StoreError> {
+    async fn take_over_sandboxes(&self) -> Result<Vec<Sandbox>, StoreError> {
         let epoch = self.epoch();
         self.write(move |tx| {
             tx.execute(
@@ -92,9 +140,7 @@ impl Database {
         .await
     }
 
-    /// Asks for an end: the sandbox shall be stopped, or stopped and removed. What is asked for
-    /// never becomes less.
-    pub async fn ask_sandbox_end(
+    async fn ask_sandbox_end(
         &self,
         now: Timestamp,
         id: String,
@@ -124,8 +170,7 @@ impl Database {
         .await
     }
 
-    /// Moves the time of removal of a sandbox that lives.
-    pub async fn extend_sandbox(
+    async fn extend_sandbox(
         &self,
         now: Timestamp,
         id: String,
@@ -150,8 +195,7 @@ impl Database {
         .await
     }
 
-    /// Records how the services were seen, and the step that follows from it.
-    pub async fn observe_sandbox(
+    async fn observe_sandbox(
         &self,
         now: Timestamp,
         id: String,
@@ -177,8 +221,7 @@ impl Database {
         .await
     }
 
-    /// Records that all its processes were seen gone, and releases its ports in the same moment.
-    pub async fn sandbox_gone(&self, now: Timestamp, id: String) -> Result<Sandbox, SandboxError> {
+    async fn sandbox_gone(&self, now: Timestamp, id: String) -> Result<Sandbox, SandboxError> {
         let epoch = self.epoch();
         self.write(move |tx| {
             let sandbox = current(tx, &id, epoch)?;
@@ -207,12 +250,7 @@ impl Database {
         .await
     }
 
-    /// Records that nothing of it is left.
-    pub async fn sandbox_removed(
-        &self,
-        now: Timestamp,
-        id: String,
-    ) -> Result<Sandbox, SandboxError> {
+    async fn sandbox_removed(&self, now: Timestamp, id: String) -> Result<Sandbox, SandboxError> {
         let epoch = self.epoch();
         self.write(move |tx| {
             let sandbox = current(tx, &id, epoch)?;
@@ -232,71 +270,73 @@ impl Database {
     }
 }
 
-impl Sandbox {
-    fn step(&self, step: Step) -> Result<State, SandboxError> {
-        self.state
-            .after(step)
-            .map_err(|Illegal { from, .. }| SandboxError::Illegal {
-                id: self.id.clone(),
-                from,
-            })
+impl From<rusqlite::Error> for SandboxError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Store(error.into())
     }
 }
 
-/// Writes a step and announces it when the state changed.
-fn write(
-    tx: &Connection,
+const COLUMNS: &str = "seq, id, name, state, reason, detail, goal, epoch, driver, isolation, services, \
+     health, secrets, created_at, updated_at, expires_at, ended_at";
+
+fn read(row: &Row<'_>) -> Result<Sandbox, StoreError> {
+    let word = |at: usize| -> Result<String, StoreError> { Ok(row.get(at)?) };
+    let strange = |what: &str| StoreError::Fault(format!("a sandbox has a strange {what}"));
+    let reason: Option<String> = row.get(4)?;
+    Ok(Sandbox {
+        seq: row.get(0)?,
+        id: row.get(1)?,
+        name: row.get(2)?,
+        state: State::parse(&word(3)?).ok_or_else(|| strange("state"))?,
+        reason: reason
+            .map(|name| Reason::parse(&name).ok_or_else(|| strange("reason")))
+            .transpose()?,
+        detail: row.get(5)?,
+        goal: Goal::parse(&word(6)?).ok_or_else(|| strange("goal"))?,
+        epoch: row.get(7)?,
+        driver: row.get(8)?,
+        isolation: row.get(9)?,
+        services: serde_json::from_str(&word(10)?)?,
+        health: serde_json::from_str(&word(11)?)?,
+        secrets: serde_json::from_str(&word(12)?)?,
+        created_at: time(row.get(13)?)?,
+        updated_at: time(row.get(14)?)?,
+        expires_at: time(row.get(15)?)?,
+        ended_at: optional_time(row.get(16)?)?,
+    })
+}
+
+fn find(conn: &Connection, id: &str) -> Result<Option<Sandbox>, StoreError> {
+    conn.prepare_cached(&format!("SELECT {COLUMNS} FROM sandboxes WHERE id = ?1"))?
+        .query_row([id], |row| Ok(read(row)))
+        .optional()?
+        .transpose()
+}
+
+fn known(conn: &Connection, id: &str) -> Result<Sandbox, SandboxError> {
+    find(conn, id)?.ok_or(SandboxError::Unknown)
+}
+
+fn active(conn: &Connection) -> Result<Vec<Sandbox>, StoreError> {
+    conn.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM sandboxes WHERE state <> 'deleted' ORDER BY seq DESC"
+    ))?
+    .query_map([], |row| Ok(read(row)))?
+    .map(|row| row?)
+    .collect()
+}
+
+/// Ports that may not be given out at this moment.
+fn held(
+    conn: &Connection,
     now: Timestamp,
-    sandbox: &Sandbox,
-    to: State,
-    why: Option<(Reason, &str)>,
-) -> Result<(), StoreError> {
-    // The first reason stays: what came of it does not replace it.
-    tx.prepare_cached(
-        "UPDATE sandboxes SET state = ?2, updated_at = ?3, reason = coalesce(reason, ?4), \
-         detail = CASE WHEN reason IS NULL THEN ?5 ELSE detail END WHERE id = ?1",
-    )?
-    .execute((
-        &sandbox.id,
-        to.as_str(),
-        now.as_microsecond(),
-        why.map(|(reason, _)| reason.as_str()),
-        why.map(|(_, detail)| detail),
-    ))?;
-    if to != sandbox.state {
-        let reason = sandbox.reason.or(why.map(|(reason, _)| reason));
-        let data = json!({ "state": to, "reason": reason });
-        feed::append(
-            tx,
-            now,
-            &format!("sandbox.{}", to.as_str()),
-            &sandbox.id,
-            &data,
-        )?;
-    }
-    Ok(())
-}
-
-/// The sandbox, if it is still this boot's to look after.
-fn current(tx: &Connection, id: &str, epoch: i64) -> Result<Sandbox, SandboxError> {
-    let sandbox = known(tx, id)?;
-    if sandbox.epoch == epoch {
-        Ok(sandbox)
-    } else {
-        Err(SandboxError::Superseded(sandbox.id))
-    }
-}
-
-fn describe(why: Reason) -> &'static str {
-    match why {
-        Reason::StopRequested => "A stop was asked for.",
-        Reason::DeleteRequested => "Its deletion was asked for.",
-        Reason::TtlExpired => "Its time was up and nobody extended it.",
-        Reason::CommandNotFound => "A service's program does not exist.",
-        Reason::LaunchFailed => "A service could not be started.",
-        Reason::ServiceExited => "A service ended by itself.",
-        Reason::NotHealthyInTime => "A service did not become well in time.",
-        Reason::Interrupted => "The backend was restarted before all of it was started.",
-        Reason::ServiceVanished => "After a restart of the backend a service was not to be found.",
-    }
+    cool_down: Duration,
+) -> Result<BTreeSet<u16>, StoreError> {
+    let rest = i64::try_from(cool_down.as_micros()).unwrap_or(i64::MAX);
+    let since = now.as_microsecond().saturating_sub(rest);
+    let mut statement = conn.prepare_cached(
+        "SELECT port FROM sandbox_ports WHERE sandbox_id IS NOT NULL OR released_at > ?1",
+    )?;
+    let ports = statement.query_map([since], |row| row.get(0))?;
+    Ok(ports.collect::<Result<_, _>>()?)
 }
