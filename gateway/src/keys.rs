@@ -2,7 +2,7 @@
 //!
 //! A key's text is printed once, on standard output, and kept nowhere: the file gets its digest. What is to be written is judged
 //! before it counts: it has to say exactly what was asked for, load with the running code and pass the file's own tests. Otherwise the
-//! file stays as it was. See [`file`] for how it is replaced, [`edit`] for what is changed in it.
+//! file stays as it was. See `file` for how it is replaced, `edit` for what is changed in it.
 
 mod edit;
 mod file;

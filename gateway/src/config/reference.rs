@@ -264,6 +264,7 @@ version = 1
 environment = "production"
 [listen]
 [state]
+[spool]
 [client_address]
 [limits]
 [upstreams.b]

@@ -12,7 +12,7 @@ use futures_util::task::AtomicWaker;
 /// How long the proxy may take to notice that its connection was ended.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// See the [module](self).
+/// The wish to end a connection, and whom it wakes.
 #[derive(Debug, Default)]
 pub struct Ending {
     /// Whether anybody could end it: until then its task looks at this flag and does no more.

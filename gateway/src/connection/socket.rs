@@ -15,7 +15,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::Scheme;
 
-/// See the [module](self).
+/// A socket, plain or within TLS.
 #[derive(Debug)]
 pub enum Socket {
     /// As it is.

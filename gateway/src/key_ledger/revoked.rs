@@ -58,7 +58,7 @@ pub enum KeepError {
     },
 }
 
-/// See the [module](self).
+/// The digests of revoked secrets.
 #[derive(Debug, Default)]
 pub struct Revoked {
     /// Read by every request with a key, so without a lock.

@@ -1,6 +1,6 @@
 //! A proven delivery in the form in which it is sent, now or later: stripped of credentials and claims, not stamped yet.
 //!
-//! A [`Letter`] is made from an [`Admitted`](crate::pipeline::Admitted) and from nothing else, or read back from an entry that
+//! A [`Letter`] is made from an [`Admitted`] and from nothing else, or read back from an entry that
 //! was. What is stamped on it is decided when it is sent, by the policy in force then.
 
 use std::sync::Arc;

@@ -173,9 +173,11 @@ fn acted_on_once(backend: &Backend, deliveries: &[Delivery], sent: &Sent) {
     let answered = sent.answered.lock().unwrap().clone();
     let unanswered = sent.unanswered.lock().unwrap().clone();
     assert_eq!(answered.len() + unanswered.len(), ALL);
+    // What is on its way at a kill is cut off; nearly all the others have to have been answered.
     assert!(
-        unanswered.len() <= 16,
-        "two kills cut off what eight senders had on the way"
+        unanswered.len() < ALL / 10,
+        "{} without an answer",
+        unanswered.len()
     );
     let mut by_status: HashMap<u16, usize> = HashMap::new();
     for status in answered.values() {
