@@ -6,9 +6,11 @@
 
 pub mod diagnostic;
 pub mod reader;
+pub mod reference;
 pub mod value;
 
 use std::{
+    cell::RefCell,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     time::Duration,
@@ -18,7 +20,7 @@ use jiff::Timestamp;
 
 use self::{
     diagnostic::Diagnostics,
-    reader::{At, Table},
+    reader::{Asked, At, Document, Table},
     value::{RateWritten, Size},
 };
 
@@ -126,6 +128,8 @@ pub struct Upstream {
     pub tls: Option<UpstreamTls>,
     /// Headers set from secrets: header name and secret name.
     pub set_headers: Vec<(At<String>, At<String>)>,
+    /// Where the table stands.
+    pub at: At<()>,
 }
 
 /// `tls = { server_name = …, ca_file = … }` of an upstream.
@@ -336,7 +340,19 @@ pub struct Addresses {
 
 /// Reads the text of a policy file. Problems go to `problems`; what could be read is returned.
 pub fn read(text: &str, problems: &mut Diagnostics) -> Written {
-    reader::with_root(text, problems, |root| {
+    read_from(&Document::Text(text), problems)
+}
+
+/// Every setting that [`read`] asks for, with its table and type.
+pub fn catalogue() -> Vec<Asked> {
+    let asked = RefCell::default();
+    let mut none = Diagnostics::new("", "");
+    read_from(&Document::Survey(&asked), &mut none);
+    asked.into_inner()
+}
+
+fn read_from(document: &Document<'_>, problems: &mut Diagnostics) -> Written {
+    reader::with_root(document, problems, |root| {
         let version = root
             .required("version", reader::Kind::Integer)
             .and_then(|v| root.integer_of(&v));
@@ -432,6 +448,7 @@ fn read_upstream(id: At<String>, t: &Table<'_>) -> Upstream {
             at: u.at(),
         }),
         set_headers: t.string_map("set_headers"),
+        at: t.at(),
     }
 }
 

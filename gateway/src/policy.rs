@@ -266,6 +266,26 @@ pub enum PathPattern {
 }
 
 impl PathPattern {
+    /// The pattern that is written so. What may stand in one, the loader judges.
+    pub fn of(written: &str) -> Self {
+        match written.strip_suffix("/*") {
+            Some(prefix) => Self::Below(format!("{prefix}/")),
+            None => Self::Exact(written.to_owned()),
+        }
+    }
+
+    /// Whether some path has both patterns.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(a), Self::Exact(b)) => a == b,
+            (pattern @ Self::Below(_), Self::Exact(path))
+            | (Self::Exact(path), pattern @ Self::Below(_)) => pattern.matches(path),
+            (Self::Below(a), Self::Below(b)) => {
+                a.starts_with(b.as_str()) || b.starts_with(a.as_str())
+            }
+        }
+    }
+
     /// Whether the pattern has this path.
     pub fn matches(&self, path: &str) -> bool {
         match self {

@@ -4,4 +4,5 @@ mod check;
 mod environment;
 mod record;
 mod secrets;
+mod sense;
 mod strength;

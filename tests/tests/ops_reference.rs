@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use orket_gateway::{builtin::VARIABLES, denial::Reason, metrics::Metrics};
+use orket_gateway::{builtin::VARIABLES, config::reference, denial::Reason, metrics::Metrics};
 use orket_tests::program;
 use orket_tests::repository::{read, root};
 use regex::Regex;
@@ -251,6 +251,22 @@ fn the_page_of_states_is_what_the_backend_does() {
         |state, step| state.after(step).ok(),
     ));
     hold("states.md", &page);
+}
+
+/// What stands around the settings in the page of the policy; the rest of it is written by hand.
+const FROM_HERE: &str = "<!-- From here on made from gateway/src/config/reference.rs by tests/tests/ops_reference.rs; do not edit. -->\n";
+const UNTIL_HERE: &str = "<!-- Until here. -->\n";
+
+#[test]
+fn the_settings_on_the_page_of_the_policy_are_those_that_are_read() {
+    let page = read(&root().join("docs/reference/policy.md"));
+    let (before, rest) = page.split_once(FROM_HERE).expect("the first mark");
+    let (_, after) = rest.split_once(UNTIL_HERE).expect("the second mark");
+    let settings = reference::tables();
+    hold(
+        "policy.md",
+        &format!("{before}{FROM_HERE}{settings}{UNTIL_HERE}{after}"),
+    );
 }
 
 /// A command's help, and that of its subcommands.

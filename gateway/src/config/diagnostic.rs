@@ -1,7 +1,9 @@
 //! A problem of a policy file, said so that a person can mend it: file, line and column, the line with a
 //! caret under the place, what is wrong, and what to do.
 
-use std::{fmt, ops::Range};
+mod show;
+
+use std::{collections::BTreeSet, fmt, ops::Range};
 
 use sha2::{Digest, Sha256};
 
@@ -27,9 +29,11 @@ pub struct Diagnostic {
     pub hint: Option<String>,
 }
 
-/// What tells one text from another: its SHA-256 in hex.
+/// What tells one text from another: its SHA-256 in hex, without a byte order mark.
 pub fn fingerprint(text: &[u8]) -> String {
-    hex::encode(Sha256::digest(text))
+    hex::encode(Sha256::digest(
+        text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text),
+    ))
 }
 
 /// What stands before the name of a variable in the comment of a built-in policy's line.
@@ -41,18 +45,34 @@ pub struct Diagnostics {
     /// The name people know the text by: a path, or `built-in policy`.
     name: String,
     text: String,
+    /// Where each line begins.
+    lines: Vec<usize>,
+    /// The first [`MOST`] of them.
     found: Vec<Diagnostic>,
+    errors: usize,
+    warnings: usize,
     concealed: Vec<Range<usize>>,
+    /// Fields that could not be read, by the place of their table.
+    unreadable: BTreeSet<(usize, usize, &'static str)>,
 }
+
+/// So many problems are shown; the rest is counted. Whoever has that many has one mistake many times.
+const MOST: usize = 200;
 
 impl Diagnostics {
     /// No problems yet, in `text` named `name`.
     pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
+        let text = text.into();
+        let ends = memchr::memchr_iter(b'\n', text.as_bytes()).map(|end| end + 1);
         Self {
             name: name.into(),
-            text: text.into(),
+            lines: std::iter::once(0).chain(ends).collect(),
+            text,
             found: Vec::new(),
+            errors: 0,
+            warnings: 0,
             concealed: Vec::new(),
+            unreadable: BTreeSet::new(),
         }
     }
 
@@ -104,12 +124,19 @@ impl Diagnostics {
         }
     }
 
-    /// A line as an excerpt shows it, from the byte it begins at.
-    fn excerpt(&self, start: usize, line: &str) -> String {
-        let hidden = |at: usize| self.concealed.iter().any(|range| range.contains(&at));
-        line.char_indices()
-            .map(|(i, c)| if hidden(start + i) { '*' } else { c })
-            .collect()
+    /// Whether an excerpt must not show this byte.
+    fn is_concealed(&self, at: usize) -> bool {
+        self.concealed.iter().any(|range| range.contains(&at))
+    }
+
+    /// A field stands there and could not be read: it is not missing as well.
+    pub fn unreadable(&mut self, table: &Range<usize>, field: &'static str) {
+        self.unreadable.insert((table.start, table.end, field));
+    }
+
+    /// Whether a field of the table at this place stands there and could not be read.
+    pub fn is_unreadable(&self, table: &Range<usize>, field: &'static str) -> bool {
+        self.unreadable.contains(&(table.start, table.end, field))
     }
 
     fn push(
@@ -119,6 +146,13 @@ impl Diagnostics {
         mut message: String,
         hint: Option<String>,
     ) {
+        match severity {
+            Severity::Error => self.errors += 1,
+            Severity::Warning => self.warnings += 1,
+        }
+        if self.found.len() >= MOST {
+            return;
+        }
         if let Some(variable) = self.set_by(span) {
             message = format!("{message} (set by {variable})");
         }
@@ -132,8 +166,7 @@ impl Diagnostics {
 
     /// The variable that a line of the built-in policy says it comes from, in its comment.
     fn set_by(&self, span: &Range<usize>) -> Option<String> {
-        let (line, _) = self.position(span.start);
-        let (_, comment) = self.text.lines().nth(line - 1)?.rsplit_once(SET_BY)?;
+        let (_, comment) = self.line_at(span.start).1.rsplit_once(SET_BY)?;
         comment
             .bytes()
             .all(|b| b.is_ascii_uppercase() || b == b'_')
@@ -142,7 +175,7 @@ impl Diagnostics {
 
     /// Whether anything keeps the policy from loading.
     pub fn has_errors(&self) -> bool {
-        self.found.iter().any(|d| d.severity == Severity::Error)
+        self.errors > 0
     }
 
     /// The problems, in the order of the text, errors before warnings at the same place.
@@ -170,63 +203,38 @@ impl Diagnostics {
 
     /// How many errors and warnings there are.
     pub fn counts(&self) -> (usize, usize) {
-        let errors = self
-            .found
-            .iter()
-            .filter(|d| d.severity == Severity::Error)
-            .count();
-        (errors, self.found.len() - errors)
+        (self.errors, self.warnings)
     }
 
     /// Line and column (both from 1, columns in characters) of a byte offset.
     pub fn position(&self, offset: usize) -> (usize, usize) {
         let offset = offset.min(self.text.len());
-        let before = self.text.get(..offset).unwrap_or_default();
-        let line_start = before.rfind('\n').map_or(0, |i| i + 1);
-        (
-            before.matches('\n').count() + 1,
-            before[line_start..].chars().count() + 1,
-        )
+        let line = self.lines.partition_point(|start| *start <= offset);
+        let start = self.line_at(offset).0;
+        let before = self.text.get(start..offset).unwrap_or_default();
+        (line.max(1), before.chars().count() + 1)
     }
 
-    fn render(&self, d: &Diagnostic, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (line, column) = self.position(d.span.start);
-        let word = match d.severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-        };
-        writeln!(f, "{}:{line}:{column}: {word}: {}", self.name, d.message)?;
-        if let Some(text) = self.text.lines().nth(line - 1) {
-            let gutter = line.to_string().len();
-            let in_line = text.chars().count().saturating_sub(column - 1).max(1);
-            let wide = self
-                .text
-                .get(d.span.clone())
-                .map_or(1, |s| s.lines().next().unwrap_or_default().chars().count());
-            writeln!(f, "{:gutter$} |", "")?;
-            let before = self.text.get(..d.span.start).unwrap_or_default();
-            let start = before.rfind('\n').map_or(0, |i| i + 1);
-            let shown = self.excerpt(start, text);
-            writeln!(f, "{line} | {shown}")?;
-            writeln!(
-                f,
-                "{:gutter$} | {}{}",
-                "",
-                " ".repeat(column - 1),
-                "^".repeat(wide.clamp(1, in_line))
-            )?;
-        }
-        if let Some(hint) = &d.hint {
-            writeln!(f, "  = help: {hint}")?;
-        }
-        Ok(())
+    /// Where the line of a byte offset begins, and the line without its end.
+    fn line_at(&self, offset: usize) -> (usize, &str) {
+        let line = self
+            .lines
+            .partition_point(|start| *start <= offset.min(self.text.len()));
+        let start = self.lines.get(line.saturating_sub(1)).copied().unwrap_or(0);
+        let end = self.lines.get(line).copied().unwrap_or(self.text.len());
+        let text = self.text.get(start..end).unwrap_or_default();
+        (start, text.trim_end_matches(['\n', '\r']))
     }
 }
 
 impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for d in self.sorted() {
-            self.render(d, f)?;
+            show::problem(self, d, f)?;
+        }
+        let unsaid = self.errors + self.warnings - self.found.len();
+        if unsaid > 0 {
+            writeln!(f, "… and {unsaid} more: mend these first")?;
         }
         Ok(())
     }

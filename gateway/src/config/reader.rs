@@ -2,6 +2,9 @@
 //!
 //! Each table hands out its fields once; what nobody asked for is an unknown field, reported with the
 //! nearest known name. A field of the wrong type is reported and treated as absent.
+//!
+//! Reading can also be asked what it would ask for ([`Document::Survey`]): it reads nothing and notes every field with
+//! its table and type, so that no setting can be read and not be in the reference.
 
 use std::{cell::RefCell, collections::BTreeSet, ops::Range};
 
@@ -62,6 +65,28 @@ impl Kind {
         }
     }
 
+    fn word(self) -> &'static str {
+        match self {
+            Self::String => "text",
+            Self::Integer => "whole number",
+            Self::Boolean => "true or false",
+            Self::Array => "list of text",
+            Self::Table => "table",
+            Self::Timestamp => "time",
+        }
+    }
+
+    fn example(self) -> &'static str {
+        match self {
+            Self::String => "write it in quotes, e.g. \"text\"",
+            Self::Integer => "write the number without quotes, e.g. 100",
+            Self::Boolean => "write true or false, without quotes",
+            Self::Array => "write a list, e.g. [\"one\", \"two\"]",
+            Self::Table => "write a table, e.g. { name = \"value\" }",
+            Self::Timestamp => "write the time without quotes, e.g. 2027-01-01T00:00:00Z",
+        }
+    }
+
     fn phrase(self) -> &'static str {
         match self {
             Self::String => "a string",
@@ -79,6 +104,64 @@ const ONLY_THERE: &str = "only a [[rate_limits]] entry and a route's `addresses`
 
 type Field<'a> = At<&'a DeValue<'a>>;
 
+/// A setting that reading asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// The table it stands in: `limits`, `routes[].auth`, `upstreams.<id>`; empty for the top.
+    pub table: String,
+    /// Its name.
+    pub field: &'static str,
+    /// What it is: a word for people.
+    pub kind: &'static str,
+}
+
+/// The id of what a catalogue finds.
+fn nobody() -> At<String> {
+    At {
+        value: String::new(),
+        span: 0..0,
+    }
+}
+
+/// What is read.
+#[derive(Debug)]
+pub enum Document<'a> {
+    /// This text.
+    Text(&'a str),
+    /// Nothing: what would be asked for is noted here, in its order; of each kind of table one is found.
+    Survey(&'a RefCell<Vec<Asked>>),
+}
+
+/// Where a catalogue is written, and of which table.
+#[derive(Debug)]
+struct Survey<'a> {
+    path: String,
+    asked: &'a RefCell<Vec<Asked>>,
+}
+
+/// What is wrong, and what to do: the two parts of a message of [`super::value`].
+pub fn apart(message: &str) -> (&str, Option<String>) {
+    match message.split_once("; ") {
+        Some((wrong, hint)) => (wrong, Some(hint.to_owned())),
+        None => (message, None),
+    }
+}
+
+/// The word for a type that a setting is parsed into.
+fn word_of<T>() -> &'static str {
+    let name = std::any::type_name::<T>();
+    [
+        ("Duration", "duration"),
+        ("Size", "size"),
+        ("RateWritten", "rate"),
+        ("SocketAddr", "address with port"),
+        ("IpAddr", "address"),
+    ]
+    .into_iter()
+    .find(|(end, _)| name.rsplit("::").next() == Some(*end))
+    .map_or("text", |(_, word)| word)
+}
+
 /// One table of the document.
 pub struct Table<'a> {
     entries: &'a DeTable<'a>,
@@ -87,15 +170,21 @@ pub struct Table<'a> {
     name: String,
     asked: RefCell<BTreeSet<&'static str>>,
     problems: &'a RefCell<&'a mut Diagnostics>,
+    /// What is asked for is only noted.
+    survey: Option<Survey<'a>>,
 }
 
-/// Parses `text` and hands its root table to `read`. A text that is not TOML yields its syntax errors
+/// Parses a text and hands its root table to `read`. A text that is not TOML yields its syntax errors
 /// and what the default of `T` is.
 pub fn with_root<T: Default>(
-    text: &str,
+    document: &Document<'_>,
     problems: &mut Diagnostics,
     read: impl FnOnce(&Table<'_>) -> T,
 ) -> T {
+    let (text, survey) = match document {
+        Document::Text(text) => (*text, None),
+        Document::Survey(asked) => ("", Some(*asked)),
+    };
     let (document, errors) = DeTable::parse_recoverable(text);
     for e in &errors {
         problems.error(
@@ -115,6 +204,10 @@ pub fn with_root<T: Default>(
         name: "the policy".into(),
         asked: RefCell::default(),
         problems: &cell,
+        survey: survey.map(|asked| Survey {
+            path: String::new(),
+            asked,
+        }),
     };
     let out = read(&root);
     root.finish();
@@ -140,7 +233,40 @@ impl<'a> Table<'a> {
         self.error(&self.span, message.to_owned(), hint.map(str::to_owned));
     }
 
+    /// Notes that a field is asked for, by its first and closest word.
+    fn note(&self, field: &'static str, kind: &'static str) {
+        let Some(Survey { path, asked }) = &self.survey else {
+            return;
+        };
+        let mut asked = asked.borrow_mut();
+        if !asked.iter().any(|a| a.table == *path && a.field == field) {
+            asked.push(Asked {
+                table: path.clone(),
+                field,
+                kind,
+            });
+        }
+    }
+
+    /// The table within that a catalogue finds.
+    fn surveyed(&self, step: &str) -> Option<Table<'a>> {
+        let Survey { path, asked } = self.survey.as_ref()?;
+        let dot = if path.is_empty() { "" } else { "." };
+        Some(Table {
+            entries: self.entries,
+            span: 0..0,
+            name: String::new(),
+            asked: RefCell::default(),
+            problems: self.problems,
+            survey: Some(Survey {
+                path: format!("{path}{dot}{step}"),
+                asked,
+            }),
+        })
+    }
+
     fn field(&self, name: &'static str, kind: Kind) -> Option<Field<'a>> {
+        self.note(name, kind.word());
         self.asked.borrow_mut().insert(name);
         let (_, value) = self.entries.iter().find(|(k, _)| k.get_ref() == name)?;
         if Kind::of(value.get_ref()) == Some(kind) {
@@ -156,13 +282,20 @@ impl<'a> Table<'a> {
                 kind.phrase(),
                 value.get_ref().type_str()
             ),
-            None,
+            Some(kind.example().into()),
         );
+        self.unreadable(name);
         None
+    }
+
+    /// It stands there and could not be read, so it is not missing as well.
+    fn unreadable(&self, field: &'static str) {
+        self.problems.borrow_mut().unreadable(&self.span, field);
     }
 
     /// A field that has to be there.
     pub fn required(&self, name: &'static str, kind: Kind) -> Option<Field<'a>> {
+        self.note(name, kind.word());
         if !self.entries.iter().any(|(k, _)| k.get_ref() == name) {
             self.asked.borrow_mut().insert(name);
             self.error(
@@ -190,6 +323,7 @@ impl<'a> Table<'a> {
         name: &'static str,
         parse: fn(&str) -> Result<T, String>,
     ) -> Option<At<T>> {
+        self.note(name, word_of::<T>());
         let text = self.string(name)?;
         match parse(&text.value) {
             Ok(value) => Some(At {
@@ -197,7 +331,9 @@ impl<'a> Table<'a> {
                 span: text.span,
             }),
             Err(message) => {
-                self.error(&text.span, format!("`{name}`: {message}"), None);
+                let (message, hint) = apart(&message);
+                self.error(&text.span, format!("`{name}`: {message}"), hint);
+                self.unreadable(name);
                 None
             }
         }
@@ -215,7 +351,11 @@ impl<'a> Table<'a> {
     /// A whole number, not negative.
     pub fn integer(&self, name: &'static str) -> Option<At<u64>> {
         let f = self.field(name, Kind::Integer)?;
-        self.integer_of(&f)
+        let number = self.integer_of(&f);
+        if number.is_none() {
+            self.unreadable(name);
+        }
+        number
     }
 
     /// The number of a field that was already asked for.
@@ -223,7 +363,11 @@ impl<'a> Table<'a> {
         let digits = f.value.as_integer()?;
         let value = u64::from_str_radix(digits.as_str(), digits.radix()).ok();
         if value.is_none() {
-            self.error(&f.span, "this number is negative or too large".into(), None);
+            self.error(
+                &f.span,
+                "this number is negative or too large".into(),
+                Some("write a whole number, 0 or more".into()),
+            );
         }
         Some(At {
             value: value?,
@@ -246,6 +390,7 @@ impl<'a> Table<'a> {
                     format!("`{name}` wants a time with its offset"),
                     Some("e.g. 2027-01-01T00:00:00Z".into()),
                 );
+                self.unreadable(name);
                 None
             }
         }
@@ -261,7 +406,11 @@ impl<'a> Table<'a> {
                     value: s.to_owned(),
                     span: item.span(),
                 }),
-                None => self.error(&item.span(), format!("`{name}` is a list of strings"), None),
+                None => self.error(
+                    &item.span(),
+                    format!("`{name}` is a list of strings"),
+                    Some(Kind::Array.example().into()),
+                ),
             }
         }
         Some(At {
@@ -277,6 +426,7 @@ impl<'a> Table<'a> {
 
     /// A table of strings: names and values with their places.
     pub fn string_map(&self, name: &'static str) -> Vec<(At<String>, At<String>)> {
+        self.note(name, "table of text");
         let Some(f) = self.field(name, Kind::Table) else {
             return Vec::new();
         };
@@ -296,7 +446,7 @@ impl<'a> Table<'a> {
                 None => self.error(
                     &value.span(),
                     format!("`{name}` maps names to strings"),
-                    None,
+                    Some("e.g. { \"Name\" = \"value\" }".into()),
                 ),
             }
         }
@@ -308,7 +458,7 @@ impl<'a> Table<'a> {
             self.error(
                 &value.span(),
                 format!("{name} is a table, this is {}", value.get_ref().type_str()),
-                None,
+                Some(Kind::Table.example().into()),
             );
             return None;
         };
@@ -318,14 +468,22 @@ impl<'a> Table<'a> {
             name,
             asked: RefCell::default(),
             problems: self.problems,
+            survey: None,
         })
     }
 
     /// A table within.
     pub fn table<T>(&self, name: &'static str, read: impl FnOnce(&Table<'a>) -> T) -> Option<T> {
+        self.note(name, "table");
+        if let Some(table) = self.surveyed(name) {
+            return Some(read(&table));
+        }
         self.asked.borrow_mut().insert(name);
         let (_, value) = self.entries.iter().find(|(k, _)| k.get_ref() == name)?;
-        let table = self.child(format!("`{name}`"), value)?;
+        let Some(table) = self.child(format!("`{name}`"), value) else {
+            self.unreadable(name);
+            return None;
+        };
         let out = read(&table);
         table.finish();
         Some(out)
@@ -333,6 +491,10 @@ impl<'a> Table<'a> {
 
     /// `[[name]]`: tables in their order.
     pub fn array_of_tables<T>(&self, name: &'static str, read: impl Fn(&Table<'a>) -> T) -> Vec<T> {
+        self.note(name, "table");
+        if let Some(table) = self.surveyed(&format!("{name}[]")) {
+            return vec![read(&table)];
+        }
         let Some(f) = self.field(name, Kind::Array) else {
             return Vec::new();
         };
@@ -352,6 +514,10 @@ impl<'a> Table<'a> {
         name: &'static str,
         read: impl Fn(At<String>, &Table<'a>) -> T,
     ) -> Vec<T> {
+        if let Some(table) = self.surveyed(&format!("{name}.<id>")) {
+            self.note(name, "table");
+            return vec![read(nobody(), &table)];
+        }
         let Some(f) = self.field(name, Kind::Table) else {
             return Vec::new();
         };
@@ -375,6 +541,13 @@ impl<'a> Table<'a> {
         name: &'static str,
         read: impl Fn(&Table<'a>) -> super::SecretEntry,
     ) -> Vec<super::SecretList> {
+        if let Some(table) = self.surveyed(&format!("{name}.<id>[]")) {
+            self.note(name, "table");
+            return vec![super::SecretList {
+                id: nobody(),
+                entries: vec![read(&table)],
+            }];
+        }
         let Some(f) = self.field(name, Kind::Table) else {
             return Vec::new();
         };
@@ -390,6 +563,20 @@ impl<'a> Table<'a> {
                     format!("`{name}.{}` is a list of references, this is {}", id.value, value.get_ref().type_str()),
                     Some("secrets never stand in the file itself: write [{ file = \"…\" }] or [{ env = \"…\" }]".into()),
                 );
+                // It is there, so whoever names it names something.
+                let at = At {
+                    value: (),
+                    span: value.span(),
+                };
+                let unread = super::SecretEntry {
+                    at,
+                    source: None,
+                    expires: None,
+                };
+                out.push(super::SecretList {
+                    id,
+                    entries: vec![unread],
+                });
                 continue;
             };
             let mut entries = Vec::new();
@@ -447,7 +634,10 @@ impl<'a> Table<'a> {
                 .min();
             let hint = match near {
                 _ if name == "mode" => ONLY_THERE.to_owned(),
-                Some((_, known)) => format!("did you mean `{known}`?"),
+                Some((_, known)) => {
+                    self.unreadable(known);
+                    format!("did you mean `{known}`?")
+                }
                 None => format!(
                     "known here: {}",
                     asked.iter().copied().collect::<Vec<_>>().join(", ")

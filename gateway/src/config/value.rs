@@ -1,5 +1,5 @@
 //! Values that TOML has no type for: durations, sizes, rates, addresses. Each is written as a string
-//! with its unit, so that no number stands without one.
+//! with its unit, so that no number stands without one. A message says what is wrong and, behind `; `, what to do.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -46,10 +46,10 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         _ => return Err(expected()),
     };
     if d > LONGEST {
-        return Err("the longest duration is 24h".into());
+        return Err("this is longer than 24h; write at most \"24h\"".into());
     }
     if d.is_zero() {
-        Err("a duration of zero would refuse everything".into())
+        Err("a duration of zero would refuse everything; write e.g. \"10s\"".into())
     } else {
         Ok(d)
     }

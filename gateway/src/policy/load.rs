@@ -7,10 +7,13 @@ mod keys;
 mod limits;
 mod routes;
 mod secrets;
+mod sense;
 mod tls;
 mod webhook;
 
 use std::{
+    collections::BTreeSet,
+    io::Read,
     ops::Range,
     path::{Path, PathBuf},
 };
@@ -37,11 +40,27 @@ pub struct Loaded {
     pub diagnostics: Diagnostics,
 }
 
+/// The largest policy file: far beyond one of ten thousand keys.
+const MAX_FILE_BYTES: u64 = 8 * 1024 * 1024;
+
 /// Loads a policy file.
 pub fn file(path: &Path, env: Env<'_>) -> Result<Loaded, Diagnostics> {
     let name = path.display().to_string();
-    match std::fs::read_to_string(path) {
-        Ok(text) => load(&text, &name, Origin::File(path.to_owned()), env),
+    let origin = Origin::File(path.to_owned());
+    match read_whole(path).map(String::from_utf8) {
+        Ok(Ok(text)) => load(&text, &name, origin, env),
+        Ok(Err(e)) => {
+            let at = e.utf8_error().valid_up_to();
+            let mut problems = Diagnostics::new(name, String::from_utf8_lossy(e.as_bytes()));
+            // Nobody knows what is a secret here.
+            problems.conceal(&(0..usize::MAX));
+            problems.error(
+                &(at..at + 1),
+                "this is not UTF-8, as TOML has to be",
+                Some("save the file as UTF-8".into()),
+            );
+            Err(problems)
+        }
         Err(e) => {
             let mut problems = Diagnostics::new(name, "");
             problems.error(
@@ -54,27 +73,43 @@ pub fn file(path: &Path, env: Env<'_>) -> Result<Loaded, Diagnostics> {
     }
 }
 
+fn read_whole(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?
+        .take(MAX_FILE_BYTES + 1)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(std::io::Error::other("it is larger than 8MiB"));
+    }
+    Ok(bytes)
+}
+
 /// Loads the text of a policy.
 pub fn load(text: &str, name: &str, origin: Origin, env: Env<'_>) -> Result<Loaded, Diagnostics> {
+    // A byte order mark is no part of the text.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut problems = Diagnostics::new(name, text);
-    let mut written = config::read(text, &mut problems);
-    let tests = std::mem::take(&mut written.tests);
+    let written = config::read(text, &mut problems);
     let policy = Loader {
         problems: &mut problems,
         env,
         environment: Environment::Local,
         environment_unknown: false,
+        half_read: BTreeSet::new(),
     }
-    .mean(written, origin);
+    .mean(&written, origin);
     match policy {
         Some(policy) if !problems.has_errors() => Ok(Loaded {
             policy,
-            tests,
+            tests: written.tests,
             diagnostics: problems,
         }),
         Some(_) | None => Err(problems),
     }
 }
+
+/// The place of the top of a file.
+const TOP: Range<usize> = 0..0;
 
 struct Loader<'a> {
     problems: &'a mut Diagnostics,
@@ -82,6 +117,8 @@ struct Loader<'a> {
     environment: Environment,
     /// The environment could not be read: what it would say of weaknesses is nobody's business yet.
     environment_unknown: bool,
+    /// What stands in the file and could not be understood, as `limit x`: whoever names it names something.
+    half_read: BTreeSet<String>,
 }
 
 /// Default listeners, also of the built-in policy.
@@ -91,22 +128,22 @@ pub(crate) const DEFAULT_ADMIN: &str = "127.0.0.1:9901";
 pub(crate) const DEFAULT_STATE_DIR: &str = ".orket";
 
 impl Loader<'_> {
-    fn mean(mut self, written: Written, origin: Origin) -> Option<Policy> {
-        self.environment = self.environment_of(&written, &origin);
+    fn mean(mut self, written: &Written, origin: Origin) -> Option<Policy> {
+        self.environment = self.environment_of(written, &origin);
         let state_dir = written
             .state_dir
             .as_ref()
             .map_or_else(|| PathBuf::from(DEFAULT_STATE_DIR), |d| d.value.clone());
-        let listen = self.listen(&written, &state_dir)?;
-        let identity = self.identity(&written);
-        let limits = self.limits(&written);
-        let secrets = self.secrets(&written);
-        let keys = self.keys(&written, &secrets);
-        let bypass = self.bypass(&written, &listen, &keys);
-        let rate_limits = self.rate_limits(&written);
-        let upstreams = self.upstreams(&written, &secrets);
+        let listen = self.listen(written, &state_dir)?;
+        let identity = self.identity(written);
+        let limits = self.limits(written);
+        let secrets = self.secrets(written);
+        let keys = self.keys(written, &secrets);
+        let bypass = self.bypass(written, &listen, &keys);
+        let rate_limits = self.rate_limits(written);
+        let upstreams = self.upstreams(written, &secrets);
         let routes = self.routes(
-            &written,
+            written,
             &origin,
             &secrets,
             &keys,
@@ -115,7 +152,7 @@ impl Loader<'_> {
             &upstreams,
         );
         secrets.warn_unused(self.problems);
-        Some(Policy {
+        let policy = Policy {
             origin,
             fingerprint: self.problems.fingerprint(),
             listen,
@@ -123,14 +160,32 @@ impl Loader<'_> {
             state_dir,
             environment: self.environment,
             bypass,
-            health: written.health.is_none_or(|h| h.value),
+            health: written.health.as_ref().is_none_or(|h| h.value),
             trusted_proxies: self.trusted_proxies(&written.trusted_proxies),
             limits,
             upstreams,
             keys,
             rate_limits,
             routes,
-        })
+        };
+        self.sense(written, &policy);
+        Some(policy)
+    }
+
+    /// Says what is missing of a table. What stands there and could not be read was told already.
+    fn lacking(&mut self, at: &At<()>, what: &str, fields: &[(&'static str, bool)], hint: &str) {
+        let missing: Vec<String> = fields
+            .iter()
+            .filter(|(name, absent)| *absent && !self.problems.is_unreadable(&at.span, name))
+            .map(|(name, _)| format!("`{name}`"))
+            .collect();
+        if !missing.is_empty() {
+            self.error(
+                &at.span,
+                format!("{what} lacks {}", missing.join(" and ")),
+                hint,
+            );
+        }
     }
 
     fn error(&mut self, span: &Range<usize>, message: impl Into<String>, hint: &str) {
@@ -232,7 +287,10 @@ impl Loader<'_> {
         for text in written {
             match parse_network(&text.value) {
                 Ok(net) => out.push(net),
-                Err(message) => self.error(&text.span, message, ""),
+                Err(message) => {
+                    let (message, hint) = config::reader::apart(&message);
+                    self.problems.error(&text.span, message, hint);
+                }
             }
         }
         Networks::new(out)

@@ -108,6 +108,11 @@ async fn every_error_names_its_place_with_a_caret() {
             .map(|found| found[1].parse().unwrap())
             .collect();
         cases.holds(name, !lines.is_empty(), shown);
+        let (errors, hints) = (
+            output.matches(": error: ").count(),
+            output.matches("= help: ").count(),
+        );
+        cases.holds(name, errors <= hints, shown);
         if !place.is_empty() {
             let written = std::fs::read_to_string(dir.path().join("gateway.toml")).unwrap();
             let line = 1 + written

@@ -103,7 +103,12 @@ impl Loader<'_> {
     pub(super) fn upstreams(&mut self, written: &Written, secrets: &Secrets) -> Vec<Upstream> {
         let mut out = Vec::new();
         for upstream in &written.upstreams {
+            self.half_read
+                .insert(format!("upstream {}", upstream.id.value));
             let Some(address) = &upstream.address else {
+                if self.problems.is_unreadable(&upstream.at.span, "address") {
+                    continue;
+                }
                 self.error(
                     &upstream.id.span,
                     format!("upstream `{}` lacks `address`", upstream.id.value),
@@ -131,7 +136,7 @@ impl Loader<'_> {
                     self.error(
                         &name.span,
                         format!("`{}` is not a header name", name.value),
-                        "",
+                        "letters, digits and `-`, e.g. \"X-API-Key\"",
                     );
                     continue;
                 };

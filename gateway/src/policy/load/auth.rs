@@ -16,6 +16,9 @@ impl Loader<'_> {
         id: &str,
     ) -> Option<Auth> {
         let Some(auth) = &w.auth else {
+            if self.problems.is_unreadable(&w.at.span, "auth") {
+                return None;
+            }
             self.error(
                 &w.at.span,
                 format!("route `{id}` does not say what proof it wants"),
@@ -24,9 +27,10 @@ impl Loader<'_> {
             return None;
         };
         let Some(kind) = &auth.kind else {
-            self.error(
-                &auth.at.span,
-                "`auth` lacks `kind`",
+            self.lacking(
+                &auth.at,
+                "`auth`",
+                &[("kind", true)],
                 "\"api_key\", \"webhook\", \"test_webhook\" or \"none\"",
             );
             return None;

@@ -8,14 +8,17 @@ use std::{
 use http::Method;
 use jiff::Timestamp;
 
-use super::{Loader, secrets::Secrets};
+use super::{Loader, TOP, secrets::Secrets};
 use crate::{
     config::{self, Written, reader::At},
     policy::keys::{ApiKey, Grant, KeyRing, Scopes},
 };
 
 /// The scope that covers everything.
-const ALL: &str = "*";
+pub(super) const ALL: &str = "*";
+
+/// What [`Loader::half_read`] holds when a key or its secret was not understood.
+pub(super) const KEYS: &str = "a key";
 
 type ScopeTable = BTreeMap<String, Vec<Grant>>;
 
@@ -26,11 +29,13 @@ impl Loader<'_> {
         let mut seen = HashSet::new();
         for key in &written.keys {
             let (Some(id), Some(secret)) = (&key.id, &key.secret) else {
-                self.error(
-                    &key.at.span,
-                    "a key needs `id` and `secret`",
+                self.lacking(
+                    &key.at,
+                    "a key",
+                    &[("id", key.id.is_none()), ("secret", key.secret.is_none())],
                     "e.g. id = \"ci\", secret = \"ci_key\"",
                 );
+                self.half_read.insert(KEYS.to_owned());
                 continue;
             };
             self.check_name(id);
@@ -43,6 +48,9 @@ impl Loader<'_> {
             }
             let scopes = self.scopes_of(key, &id.value, &scopes);
             self.warn_expired(key, &id.value);
+            if secrets.is_refused(&secret.value) {
+                self.half_read.insert(KEYS.to_owned());
+            }
             for entry in secrets.presented(secret, self.problems) {
                 let expires = match (&key.expires, entry.expires) {
                     (Some(a), Some(b)) => Some(a.value.min(b)),
@@ -88,11 +96,14 @@ impl Loader<'_> {
         let mut table = ScopeTable::new();
         for scope in &written.scopes {
             let (Some(id), Some(allow)) = (&scope.id, &scope.allow) else {
-                self.error(
-                    &scope.at.span,
-                    "a scope needs `id` and `allow`",
+                self.lacking(
+                    &scope.at,
+                    "a scope",
+                    &[("id", scope.id.is_none()), ("allow", scope.allow.is_none())],
                     "e.g. id = \"runs\", allow = [\"POST /v1/runs\"]",
                 );
+                let id = scope.id.as_ref().map(|id| format!("scope {}", id.value));
+                self.half_read.extend(id);
                 continue;
             };
             // A scope may be called as programs like to call theirs: `runs:write`.
@@ -158,9 +169,10 @@ impl Loader<'_> {
     fn scopes_of(&mut self, key: &config::Key, id: &str, table: &ScopeTable) -> Scopes {
         let nothing = Scopes::Only(Arc::default());
         let Some(named) = &key.scopes else {
-            self.error(
-                &key.at.span,
-                format!("key `{id}` lacks `scopes`"),
+            self.lacking(
+                &key.at,
+                &format!("key `{id}`"),
+                &[("scopes", true)],
                 "write scopes = [\"*\"] for all",
             );
             return nothing;
@@ -177,6 +189,8 @@ impl Loader<'_> {
             match table.get(&scope.value) {
                 _ if scope.value == ALL => return Scopes::All,
                 Some(of_scope) => grants.extend_from_slice(of_scope),
+                None if self.half_read.contains(&format!("scope {}", scope.value))
+                    || self.problems.is_unreadable(&TOP, "scopes") => {}
                 None => {
                     let known: Vec<&str> = table.keys().map(String::as_str).chain([ALL]).collect();
                     self.error(

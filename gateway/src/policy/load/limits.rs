@@ -14,7 +14,11 @@ impl Loader<'_> {
         let w = &written.limits;
         let mut count = |at: &Option<At<u64>>, default: usize, most: u64| match at {
             Some(n) if n.value == 0 || n.value > most => {
-                self.error(&n.span, format!("this is between 1 and {most}"), "");
+                self.error(
+                    &n.span,
+                    format!("this is between 1 and {most}"),
+                    &format!("leave it out for {default}"),
+                );
                 default
             }
             Some(n) => usize::try_from(n.value).unwrap_or(default),
@@ -27,7 +31,11 @@ impl Loader<'_> {
         if !(256..=256 * 1024).contains(&head_bytes)
             && let Some(at) = &w.head_bytes
         {
-            self.error(&at.span, "`head_bytes` is between 256B and 256KiB", "");
+            self.error(
+                &at.span,
+                "`head_bytes` is between 256B and 256KiB",
+                "leave it out for 16KiB",
+            );
         }
         let time = |at: &Option<At<Duration>>, default: u64| {
             at.as_ref()
@@ -59,13 +67,22 @@ impl Loader<'_> {
         let mut out: Vec<RateLimit> = Vec::new();
         for limit in &written.rate_limits {
             let (Some(id), Some(by), Some(rate)) = (&limit.id, &limit.by, &limit.rate) else {
-                self.error(
-                    &limit.at.span,
-                    "a rate limit needs `id`, `by` and `rate`",
+                self.lacking(
+                    &limit.at,
+                    "a rate limit",
+                    &[
+                        ("id", limit.id.is_none()),
+                        ("by", limit.by.is_none()),
+                        ("rate", limit.rate.is_none()),
+                    ],
                     "e.g. id = \"per-key\", by = \"key\", rate = \"600/min\"",
                 );
+                let id = limit.id.as_ref().map(|id| format!("limit {}", id.value));
+                self.half_read.extend(id);
                 continue;
             };
+            // Until it is understood whole.
+            self.half_read.insert(format!("limit {}", id.value));
             self.check_name(id);
             let by = match by.value.as_str() {
                 "key" => BudgetOf::Key,

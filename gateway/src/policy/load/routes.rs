@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use http::Method;
 
-use super::{Loader, Origin, Weakness, secrets::Secrets};
+use super::{Loader, Origin, TOP, Weakness, keys::KEYS, secrets::Secrets};
 use crate::{
     config::{self, Written, reader::At},
     policy::{
@@ -52,7 +52,11 @@ impl Loader<'_> {
             let Some(route) = self.route(w, origin, secrets, keys, rate_limits, upstreams) else {
                 continue;
             };
-            if matches!(route.auth, Auth::ApiKey) && keys.is_empty() && bypass == Bypass::Off {
+            if matches!(route.auth, Auth::ApiKey)
+                && keys.is_empty()
+                && bypass == Bypass::Off
+                && !self.half_read.contains(KEYS)
+            {
                 self.weak(
                     Weakness::MissingSecret,
                     &w.at.span,
@@ -108,7 +112,7 @@ impl Loader<'_> {
     ) -> Option<Route> {
         let span = &w.at.span;
         let Some(id) = &w.id else {
-            self.error(span, "a route needs `id`", "e.g. id = \"api\"");
+            self.lacking(&w.at, "a route", &[("id", true)], "e.g. id = \"api\"");
             return None;
         };
         self.check_name(id);
@@ -158,7 +162,7 @@ impl Loader<'_> {
                     self.error(
                         &at.span,
                         "`rewrite` and `path` both end in `/*`, or neither does",
-                        "",
+                        "what stands for the `*` is put behind the rewritten prefix",
                     );
                 }
                 Some(to)
@@ -194,6 +198,9 @@ impl Loader<'_> {
         id: &str,
     ) -> Option<PathPattern> {
         let Some(at) = written else {
+            if self.problems.is_unreadable(span, "path") {
+                return None;
+            }
             self.error(
                 span,
                 format!("route `{id}` lacks `path`"),
@@ -226,6 +233,9 @@ impl Loader<'_> {
     fn methods(&mut self, w: &config::Route, id: &str) -> Option<Vec<Method>> {
         let named = w.methods.as_ref().filter(|m| !m.value.is_empty());
         let Some(at) = named else {
+            if self.problems.is_unreadable(&w.at.span, "methods") {
+                return None;
+            }
             let span = w.methods.as_ref().map_or(&w.at.span, |m| &m.span);
             self.error(
                 span,
@@ -256,15 +266,18 @@ impl Loader<'_> {
         id: &str,
     ) -> Option<usize> {
         let Some(name) = &w.upstream else {
-            self.error(
-                &w.at.span,
-                format!("route `{id}` lacks `upstream`"),
+            self.lacking(
+                &w.at,
+                &format!("route `{id}`"),
+                &[("upstream", true)],
                 "name one of [upstreams]",
             );
             return None;
         };
         let found = upstreams.iter().position(|u| u.id == name.value);
-        if found.is_none() {
+        let half_read = self.half_read.contains(&format!("upstream {}", name.value))
+            || self.problems.is_unreadable(&TOP, "upstreams");
+        if found.is_none() && !half_read {
             let known: Vec<&str> = upstreams.iter().map(|u| u.id.as_str()).collect();
             self.error(
                 &name.span,
@@ -288,6 +301,11 @@ impl Loader<'_> {
         let mut out = Vec::new();
         for name in &w.rate_limits {
             let Some(index) = rate_limits.iter().position(|l| l.id == name.value) else {
+                if self.half_read.contains(&format!("limit {}", name.value))
+                    || self.problems.is_unreadable(&TOP, "rate_limits")
+                {
+                    continue;
+                }
                 self.error(
                     &name.span,
                     format!("there is no rate limit `{}`", name.value),

@@ -10,7 +10,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{Loader, Weakness};
+use super::{Loader, TOP, Weakness};
 use crate::{
     config::{SecretEntry, SecretSource, Written, diagnostic::Diagnostics, reader::At},
     secret::{self, Secret, SecretDigest},
@@ -64,6 +64,9 @@ impl Secrets {
         if let Some((_, entries)) = self.lists.get(&name.value) {
             return entries;
         }
+        if problems.is_unreadable(&TOP, "secrets") {
+            return &[];
+        }
         let known: Vec<&str> = self.lists.keys().map(String::as_str).collect();
         let hint = if known.is_empty() {
             "add it to [secrets]".into()
@@ -79,6 +82,18 @@ impl Secrets {
         };
         problems.error(&name.span, shown, Some(hint));
         &[]
+    }
+
+    /// Notes that something names a list.
+    pub(super) fn name(&self, name: &str) {
+        self.used.borrow_mut().insert(name.to_owned());
+    }
+
+    /// Whether nothing came of a list, so that nothing can be said of what would be in it.
+    pub(super) fn is_refused(&self, name: &str) -> bool {
+        self.lists
+            .get(name)
+            .is_none_or(|(_, entries)| entries.is_empty())
     }
 
     /// The list's secrets as callers present them, those past their end last.

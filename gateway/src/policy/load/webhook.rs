@@ -21,6 +21,10 @@ impl Loader<'_> {
         secrets: &Secrets,
         id: &str,
     ) -> Option<Auth> {
+        // Whatever becomes of the rest, this names it.
+        if let Some(secret) = &auth.secret {
+            secrets.name(&secret.value);
+        }
         let provider = self.sender(auth)?;
         let live = match &auth.secret {
             Some(secret) => self.webhook_secrets(&*provider, secret, secrets),
