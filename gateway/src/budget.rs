@@ -12,8 +12,15 @@ use crate::{
     policy::{Policy, RateLimit, address::budget_address},
 };
 
-/// Most keys one limiter remembers: about 100 bytes each.
+/// Most keys one limiter remembers.
 pub const LIMITER_CAPACITY: usize = 100_000;
+
+/// Most keys that all limiters of a policy remember together: under 50 bytes each with the room that a table keeps
+/// free, so under 40 MB. Where there are many limiters, each remembers fewer.
+pub const ALL_LIMITERS_CAPACITY: usize = 800_000;
+
+/// Limiters that are there without a policy naming them.
+const UNNAMED_LIMITERS: usize = 2;
 
 /// How many bytes of unproven bodies are checked a second for an address over its failure budget, in
 /// KiB: a hundredth of a core, whatever is sent.
@@ -73,7 +80,7 @@ impl<'a> Table<'a> {
             id: limiter.id(),
             kind,
             entries: limiter.len(),
-            capacity: LIMITER_CAPACITY,
+            capacity: limiter.capacity(),
         }
     }
 }
@@ -101,6 +108,8 @@ impl Budgets {
     /// The budgets of a policy, taking over what is unchanged from those before. `None` when a rate is
     /// none, which a loaded policy never holds.
     pub fn of(policy: &Policy, before: Option<&Self>) -> Option<Self> {
+        let limiters = policy.rate_limits.len() + UNNAMED_LIMITERS;
+        let capacity = LIMITER_CAPACITY.min(ALL_LIMITERS_CAPACITY / limiters);
         let failures = match policy.limits.failures_per_address {
             None => None,
             Some(rate) => {
@@ -109,11 +118,7 @@ impl Budgets {
                     .filter(|l| l.rate() == rate);
                 Some(match kept {
                     Some(same) => same,
-                    None => Arc::new(Limiter::new(
-                        "failures-per-address",
-                        rate,
-                        LIMITER_CAPACITY,
-                    )?),
+                    None => Arc::new(Limiter::new("failures-per-address", rate, capacity)?),
                 })
             }
         };
@@ -127,7 +132,7 @@ impl Budgets {
             None => Some(Arc::new(Limiter::new(
                 "webhook-allowance",
                 allowance_rate,
-                LIMITER_CAPACITY,
+                capacity,
             )?)),
         };
         let named = policy
@@ -139,14 +144,12 @@ impl Budgets {
                     .cloned();
                 match same {
                     Some(same) => Some(same),
-                    None => {
-                        Limiter::new(spec.id.as_str(), spec.rate, LIMITER_CAPACITY).map(|limiter| {
-                            Arc::new(NamedLimiter {
-                                spec: spec.clone(),
-                                limiter,
-                            })
+                    None => Limiter::new(spec.id.as_str(), spec.rate, capacity).map(|limiter| {
+                        Arc::new(NamedLimiter {
+                            spec: spec.clone(),
+                            limiter,
                         })
-                    }
+                    }),
                 }
             })
             .collect::<Option<Vec<_>>>()?;

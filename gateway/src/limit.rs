@@ -231,6 +231,11 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
         &self.id
     }
 
+    /// About how many keys it remembers at most.
+    pub fn capacity(&self) -> usize {
+        self.store.capacity_per_shard * SHARDS
+    }
+
     /// How many keys it remembers.
     pub fn len(&self) -> usize {
         self.store.len()

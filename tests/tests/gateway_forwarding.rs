@@ -4,6 +4,7 @@ mod bodies;
 mod connections;
 mod corpus;
 mod headers;
+mod in_front;
 mod nothing_unproven;
 mod vectors;
 mod websocket;

@@ -4,5 +4,6 @@ mod announced;
 mod connections;
 mod failures;
 mod flood;
+mod memory;
 mod shadow;
 mod spending;

@@ -1,5 +1,7 @@
 //! The policy file at work: scopes, its own tests, and coming into force while requests pass.
 
+mod reload;
+
 use std::os::unix::fs::PermissionsExt;
 
 use orket_tests::gateway::{API_KEY, run};

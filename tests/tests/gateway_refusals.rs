@@ -1,6 +1,7 @@
 //! Every row of the refusal table: status, `detail`, and the one shape all refusals have.
 
 mod addresses;
+mod advisories;
 mod bodies;
 mod budgets;
 mod duplicates;

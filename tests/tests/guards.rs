@@ -1,6 +1,7 @@
 //! What no feature tests: that the parts stay apart, that the docs are true, that nothing is stood
 //! in for.
 
+mod admission;
 mod api;
 mod dependencies;
 mod docs;

@@ -116,7 +116,7 @@ pub const SECTIONS: &[Section] = &[
         field("scopes", Refused, "ids of scopes; what none of them allows is refused with `scope_missing`. `[\"*\"]` allows everything"),
         field("expires", Told("never"), "from then on `api_key_expired`"),
     ] },
-    Section { path: "rate_limits[]", heading: "`[[rate_limits]]`", intro: "Routes name the limits they spend from.", fields: &[
+    Section { path: "rate_limits[]", heading: "`[[rate_limits]]`", intro: "Routes name the limits they spend from. A limiter remembers at most 100 000 owners, all together at most 800 000; what finds no place shares one budget. A million clients so take less than 64 MiB, whoever asks.", fields: &[
         field("id", Refused, "announced in `RateLimit-Policy`"),
         field("by", Refused, "whose budget: `key`, `source` (webhooks), `address` (an IPv6 client by its /64), `route`"),
         field("rate", Refused, "how often"),
