@@ -1,5 +1,5 @@
 //! In front of a service that is not changed: it wants a key of its own and checks its senders' signatures itself.
-//! The policy is the one of `deploy/examples/in-front.toml`.
+//! The policy is the one of `deploy/examples/gateway-in-front.toml`.
 
 use orket_tests::gateway::{API_KEY, WEBHOOK_SECRET};
 use orket_tests::gitea::{sha256, signature};
@@ -20,7 +20,7 @@ fn service_accepts(request: &orket_tests::upstream::Recorded) -> bool {
 /// The example with this test's addresses, files and digest, and whatever else it needs to run here.
 fn policy(backend: &Upstream) -> String {
     let digest = sha256(API_KEY.as_bytes());
-    let text = read(&root().join("deploy/examples/in-front.toml"));
+    let text = read(&root().join("deploy/examples/gateway-in-front.toml"));
     for there in [
         "\"127.0.0.1:8090\"",
         "\"unix:/run/orket/backend.sock\"",

@@ -16,7 +16,13 @@ fn edit(gateway: &Gateway, change: impl FnOnce(String) -> String) {
 }
 
 async fn reload(gateway: &Gateway) -> (bool, String) {
-    let ended = run(gateway.dir(), &["reload", "--config", "gateway.toml"], &[]).await;
+    // By the socket: a file that is no TOML does not say where it is.
+    let ended = run(
+        gateway.dir(),
+        &["reload", "--control", "state/gateway.sock"],
+        &[],
+    )
+    .await;
     (ended.status.success(), ended.output())
 }
 
