@@ -281,7 +281,6 @@ path = "/v1/*"
 methods = ["GET"]
 auth = { kind = "api_key" }
 addresses = {}
-rate_limits = ["l"]
 upstream = "b"
 [[routes]]
 id = "hook"
@@ -293,7 +292,7 @@ upstream = "b"
 
     /// The loaded policy as text, line by line in order: maps have none of their own.
     fn meant(text: &str) -> Vec<String> {
-        let env = |name: &str| Some(format!("{name}-8Jd2KqR5mXvB9tGz3PnL7aFw").into());
+        let env = |name: &str| Some(format!("{name}-8Jd2KqR5mXvB9tGz3PnL7aFw4HsYc6Wd1Ue0").into());
         let loaded = load::load(text, "p.toml", Origin::BuiltIn, &env)
             .unwrap_or_else(|problems| panic!("{problems}"));
         let mut policy = loaded.policy;
