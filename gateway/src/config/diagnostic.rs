@@ -42,7 +42,7 @@ pub const SET_BY: &str = "  # set by ";
 /// All problems of one text.
 #[derive(Debug, Clone)]
 pub struct Diagnostics {
-    source: Box<Source>,
+    written: Box<Source>,
     /// The first [`MOST`] of them.
     found: Vec<Diagnostic>,
     errors: usize,
@@ -52,10 +52,10 @@ pub struct Diagnostics {
     unreadable: BTreeSet<(usize, usize, &'static str)>,
 }
 
-/// The text that has the problems.
+/// What they are problems of.
 #[derive(Debug, Clone)]
 struct Source {
-    /// The name people know it by: a path, or `built-in policy`.
+    /// The name people know the text by: a path, or `built-in policy`.
     name: String,
     text: String,
     /// Where each line begins.
@@ -70,12 +70,14 @@ impl Diagnostics {
     pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
         let text = text.into();
         let ends = memchr::memchr_iter(b'\n', text.as_bytes()).map(|end| end + 1);
+        let lines = std::iter::once(0).chain(ends).collect();
+        let written = Source {
+            name: name.into(),
+            lines,
+            text,
+        };
         Self {
-            source: Box::new(Source {
-                name: name.into(),
-                lines: std::iter::once(0).chain(ends).collect(),
-                text,
-            }),
+            written: Box::new(written),
             found: Vec::new(),
             errors: 0,
             warnings: 0,
@@ -86,12 +88,12 @@ impl Diagnostics {
 
     /// The [`fingerprint`] of the text.
     pub fn fingerprint(&self) -> String {
-        fingerprint(self.source.text.as_bytes())
+        fingerprint(self.written.text.as_bytes())
     }
 
     /// Whether the text has this word anywhere.
     pub fn mentions(&self, word: &str) -> bool {
-        self.source.text.contains(word)
+        self.written.text.contains(word)
     }
 
     /// Adds an error.
@@ -117,7 +119,7 @@ impl Diagnostics {
     /// The same for a text that is not even TOML: what stands behind a `=` below `[secrets]`.
     pub fn conceal_in_secrets(&mut self) {
         let (mut start, mut inside) = (0, false);
-        for line in self.source.text.split_inclusive('\n') {
+        for line in self.written.text.split_inclusive('\n') {
             if line.trim_start().starts_with('[') {
                 inside = line
                     .trim_start()
@@ -202,7 +204,7 @@ impl Diagnostics {
                 Severity::Warning => "warning",
             };
             serde_json::json!({
-                "severity": severity, "file": self.source.name, "line": line, "column": column,
+                "severity": severity, "file": self.written.name, "line": line, "column": column,
                 "message": d.message, "hint": d.hint,
             })
         };
@@ -216,32 +218,32 @@ impl Diagnostics {
 
     /// Line and column (both from 1, columns in characters) of a byte offset.
     pub fn position(&self, offset: usize) -> (usize, usize) {
-        let offset = offset.min(self.source.text.len());
-        let line = self.source.lines.partition_point(|start| *start <= offset);
+        let offset = offset.min(self.written.text.len());
+        let line = self.written.lines.partition_point(|start| *start <= offset);
         let start = self.line_at(offset).0;
-        let before = self.source.text.get(start..offset).unwrap_or_default();
+        let before = self.written.text.get(start..offset).unwrap_or_default();
         (line.max(1), before.chars().count() + 1)
     }
 
     /// Where the line of a byte offset begins, and the line without its end.
     fn line_at(&self, offset: usize) -> (usize, &str) {
         let line = self
-            .source
+            .written
             .lines
-            .partition_point(|start| *start <= offset.min(self.source.text.len()));
+            .partition_point(|start| *start <= offset.min(self.written.text.len()));
         let start = self
-            .source
+            .written
             .lines
             .get(line.saturating_sub(1))
             .copied()
             .unwrap_or(0);
         let end = self
-            .source
+            .written
             .lines
             .get(line)
             .copied()
-            .unwrap_or(self.source.text.len());
-        let text = self.source.text.get(start..end).unwrap_or_default();
+            .unwrap_or(self.written.text.len());
+        let text = self.written.text.get(start..end).unwrap_or_default();
         (start, text.trim_end_matches(['\n', '\r']))
     }
 }

@@ -20,10 +20,10 @@ pub(super) fn problem(
     writeln!(
         f,
         "{}:{line}:{column}: {word}: {}",
-        all.source.name,
+        all.written.name,
         plain(&d.message)
     )?;
-    if !all.source.text.is_empty() {
+    if !all.written.text.is_empty() {
         let excerpt = Excerpt::of(all, d, column);
         let gutter = line.to_string().len();
         writeln!(f, "{:gutter$} |", "")?;
