@@ -289,7 +289,6 @@ path = "/v1/*"
 methods = ["GET"]
 auth = { kind = "api_key" }
 addresses = {}
-rate_limits = ["l"]
 upstream = "b"
 [[routes]]
 id = "hook"
