@@ -125,7 +125,7 @@ clean_env() {
     local name drop=()
     while IFS= read -r name; do
         case "$name" in
-            ORKET_LOG | ORKET_LOG_FORMAT) ;;
+            ORKET_LOG | ORKET_LOG_*) ;;
             ORKET_* | GITEA_* | RUST_LOG) drop+=(-u "$name") ;;
         esac
     done < <(compgen -e)

@@ -17,7 +17,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -90,6 +90,7 @@ pub struct Connection {
     ending: Ending,
     /// As in `turn`, for every write to see without a lock.
     tunnel: AtomicBool,
+    turns: AtomicU32,
 }
 
 /// The request whose turn it is.
@@ -116,6 +117,7 @@ impl Connection {
             turn: Mutex::default(),
             ending: Ending::default(),
             tunnel: AtomicBool::new(false),
+            turns: AtomicU32::new(0),
         }
     }
 
@@ -144,8 +146,14 @@ impl Connection {
         }
     }
 
+    /// How many requests have had their turn, this one with them.
+    pub fn turns(&self) -> u32 {
+        self.turns.load(Ordering::Relaxed)
+    }
+
     /// The answer to the last request is out: the next may be read.
     pub fn next_request(&self) {
+        self.turns.fetch_add(1, Ordering::Relaxed);
         let mut turn = self.turn.lock();
         *turn = Turn {
             next: true,

@@ -1,5 +1,5 @@
-//! The state all workers share: the policy in force, its budgets, the memory of done deliveries, and the
-//! counters.
+//! The state all workers share: the policy in force, its budgets, the memory of done deliveries, the
+//! counters and the way to the log.
 
 use std::sync::{
     Arc,
@@ -11,11 +11,9 @@ use jiff::Timestamp;
 
 use crate::{
     connection::Connection,
-    denial::{Loudness, NamedKey},
-    exchange::{Exchange, Stage},
-    hearing::ShadowDenial,
     key_ledger::{KeyLedger, KeyStanding, Revocation},
-    metrics::{Metrics, RequestLabels, RouteLabel, ShadowLabels},
+    log::Queue,
+    metrics::Metrics,
     pipeline::Snapshot,
     replay::{DEFAULT_CAPACITY, ReplayMemory},
     state::{StateDir, StateError},
@@ -36,11 +34,13 @@ pub struct Edge {
     pub replay: ReplayMemory,
     /// What is counted.
     pub metrics: Metrics,
+    /// Where records go.
+    pub log: Queue,
 }
 
 impl Edge {
     /// The state for a first policy.
-    pub fn new(snapshot: Snapshot) -> Self {
+    pub fn new(snapshot: Snapshot, log: Queue) -> Self {
         let keys = KeyLedger::default();
         snapshot.policy.keys.join(&keys);
         let edge = Self {
@@ -50,6 +50,7 @@ impl Edge {
             stale: AtomicBool::new(false),
             replay: ReplayMemory::new(DEFAULT_CAPACITY),
             metrics: Metrics::new(),
+            log,
         };
         edge.note_reading();
         edge.note_loading();
@@ -58,13 +59,13 @@ impl Edge {
 
     /// The state for a first policy, with what the last process left in the state directory. Where the directory
     /// cannot be used, a policy without a spool is served all the same, with a memory that ends with the process.
-    pub fn open(snapshot: Snapshot) -> Result<Self, StateError> {
+    pub fn open(snapshot: Snapshot, log: Queue) -> Result<Self, StateError> {
         let path = snapshot.policy.state_dir.clone();
         let kept = StateDir::open(&path).and_then(|state| {
             ReplayMemory::kept_in(&Arc::new(state), DEFAULT_CAPACITY)
                 .map_err(|source| StateError::Unusable { path, source })
         });
-        let mut edge = Self::new(snapshot);
+        let mut edge = Self::new(snapshot, log);
         match kept {
             Ok(replay) => edge.replay = replay,
             Err(e) => tracing::warn!(
@@ -190,86 +191,6 @@ impl Edge {
             before,
             streams,
             not_kept,
-        }
-    }
-
-    /// Records the end of a request: one line in the log, one count.
-    pub fn record(&self, exchange: &Exchange, status: u16) {
-        let millis = exchange.started.elapsed().as_secs_f64() * 1000.0;
-        let request_id = exchange.request_id.as_str();
-        let client = exchange.client.map(tracing::field::display);
-        let nobody = "none";
-        let (route, outcome, actor) = match &exchange.stage {
-            Stage::Admitted { admitted, .. } => {
-                let id = &admitted.route().id;
-                let route = id.as_ref();
-                let actor = admitted.actor();
-                tracing::debug!(target: "access", event = "forwarded", request_id, client, route, %actor, status, millis);
-                (Some(id), "forwarded", actor.kind())
-            }
-            Stage::Answered { what } => {
-                tracing::debug!(target: "access", event = "answered", request_id, client, what, status, millis);
-                (None, *what, nobody)
-            }
-            Stage::Refused { reason, route, key } => {
-                let key = match key.as_deref() {
-                    Some(NamedKey::Known(id)) => Some(id.as_ref()),
-                    Some(NamedKey::Claimed(id)) => {
-                        Some(id.as_ref()).filter(|id| exchange.snapshot.policy.keys.has(id))
-                    }
-                    None => None,
-                };
-                let facts = reason.facts();
-                let id = route.as_ref();
-                let route = route.as_deref();
-                let hint = reason.hint();
-                let reason = facts.word;
-                match facts.loudness {
-                    Loudness::Quiet | Loudness::Notice => {
-                        tracing::info!(target: "audit", event = "refused", request_id, client, route, key, reason, status, hint, millis);
-                    }
-                    Loudness::Fault => {
-                        tracing::error!(target: "audit", event = "refused", request_id, client, route, key, reason, status, hint, millis);
-                    }
-                }
-                (id, facts.word, nobody)
-            }
-            Stage::Judging => {
-                tracing::debug!(target: "access", event = "abandoned", request_id, client, status, millis);
-                (None, "abandoned", nobody)
-            }
-        };
-        self.metrics.requests.inc(&RequestLabels {
-            route: RouteLabel::of(route),
-            outcome,
-            actor,
-            status: status.into(),
-        });
-    }
-
-    /// Records what rules in shadow mode would have refused: one line in the audit log and one count for each.
-    pub fn record_shadows(&self, exchange: &Exchange) {
-        let request_id = exchange.request_id.as_str();
-        let client = exchange.client.map(tracing::field::display);
-        for shadow in &exchange.shadowed {
-            let ShadowDenial {
-                reason,
-                route,
-                limit,
-                retry_after,
-            } = shadow;
-            let facts = reason.facts();
-            let retry_after = retry_after.map(|d| d.as_secs() + u64::from(d.subsec_nanos() > 0));
-            tracing::info!(
-                target: "audit", event = "shadow_denied", request_id, client, route = route.as_ref(),
-                reason = facts.word, limit = limit.as_deref(), would_answer = facts.status, retry_after,
-                "a rule in shadow mode would have refused"
-            );
-            self.metrics.shadow_denials.inc(&ShadowLabels {
-                route: RouteLabel::of(Some(route)),
-                reason: facts.word,
-                limit: RouteLabel::of(limit.as_ref()),
-            });
         }
     }
 }

@@ -9,6 +9,7 @@
 //!
 //! [`config`] is the policy as written, [`policy`] the same as meant, [`builtin`] the one that needs no file.
 
+pub mod account;
 pub mod bodies;
 pub mod budget;
 pub mod builtin;
@@ -41,5 +42,6 @@ pub mod server;
 pub mod state;
 pub mod streams;
 pub mod tls;
+pub mod trace;
 pub mod upstream;
 pub mod webhook;

@@ -1,41 +1,103 @@
-//! Where log records go: to standard error, one line each, never waiting for whoever reads them.
+//! What the gateway writes down, and where: three logs, each one record a line.
 //!
-//! Only this program's own records are written. The proxy library's logs can hold raw request bytes, so
-//! they are not connected at all.
+//! * `access`: one record for every request, made of ids and figures only.
+//! * `audit`: every refusal, and whatever an operator did: start, reload, stop.
+//! * the program's own: faults, warnings, posture.
+//!
+//! Nothing here waits for whoever reads: records pass through a bounded queue to one thread that gives them their
+//! form and writes them; what does not fit is dropped, counted and stated. The proxy library's
+//! own logs can hold raw request bytes, so they are not connected at all. Which events and fields there are is
+//! said in [`field`].
 
-use std::io::IsTerminal;
+mod bound;
+pub mod field;
+mod output;
+mod panic;
+mod queue;
+pub mod record;
+mod settings;
+mod writer;
 
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing::{Level, Metadata};
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    filter::{FilterExt, filter_fn},
+    fmt::{self, MakeWriter},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
-/// How many lines may wait to be written. Beyond it lines are dropped rather than requests held up.
-const BUFFERED_LINES: usize = 64 * 1024;
+use self::queue::Line;
+pub use self::{
+    bound::{IN_ALL, PER_ADDRESS},
+    output::OpenError,
+    panic::{report_panics, state_panics},
+    queue::{Log, Queue},
+    settings::{Destination, Settings, SettingsError},
+    writer::Running,
+};
 
-/// Starts logging. `ORKET_LOG` filters (`info` unless set; `info,access=debug` adds a record for every
-/// request); `ORKET_LOG_FORMAT` is `json` or `text`, by default `text` on a terminal and `json` elsewhere.
-/// Keep what is returned: dropping it writes what still waits.
-pub fn start() -> WorkerGuard {
-    let (writer, guard) = NonBlockingBuilder::default()
-        .buffered_lines_limit(BUFFERED_LINES)
-        .lossy(true)
-        .finish(std::io::stderr());
-    let filter = EnvFilter::try_from_env("ORKET_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let json = match std::env::var("ORKET_LOG_FORMAT").as_deref() {
-        Ok("json") => true,
-        Ok("text") => false,
-        Ok(_) | Err(_) => !std::io::stderr().is_terminal(),
+/// The target of audit records in this program's sources.
+pub const AUDIT: &str = "audit";
+
+/// What can go wrong before anything is logged.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// A variable does not say what it should.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// A file cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The thread that writes could not be started.
+    #[error("the thread that writes the log could not be started: {0}")]
+    Thread(std::io::Error),
+}
+
+/// Starts logging. Keep what is returned: dropping it writes what still waits.
+pub fn start(settings: &Settings) -> Result<Running, LogError> {
+    let running = writer::start(settings)?;
+    let queue = running.queue();
+    // What an operator did is written down whatever else is of interest.
+    let audit = filter_fn(|of: &Metadata<'_>| of.target() == AUDIT && *of.level() <= Level::INFO);
+    let filter = EnvFilter::builder().parse_lossy(&settings.filter).or(audit);
+    let registry = tracing_subscriber::registry();
+    // A second start in one process, as in a test, keeps the first one's subscriber.
+    let _ = match settings.form {
+        record::Form::Json => registry
+            .with(
+                fmt::layer()
+                    .json()
+                    .flatten_event(true)
+                    .with_writer(queue)
+                    .with_filter(filter),
+            )
+            .try_init(),
+        record::Form::Text => registry
+            .with(
+                fmt::layer()
+                    .with_ansi(settings::colour())
+                    .with_writer(queue)
+                    .with_filter(filter),
+            )
+            .try_init(),
     };
-    let colour = std::io::stderr().is_terminal()
-        && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    let registry = tracing_subscriber::registry().with(filter);
-    if json {
-        registry
-            .with(fmt::layer().json().flatten_event(true).with_writer(writer))
-            .init();
-    } else {
-        registry
-            .with(fmt::layer().with_ansi(colour).with_writer(writer))
-            .init();
+    Ok(running)
+}
+
+impl<'a> MakeWriter<'a> for Queue {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Line {
+        Line::new(self.clone(), Log::Gateway)
     }
-    guard
+
+    fn make_writer_for(&'a self, of: &Metadata<'_>) -> Line {
+        let log = if of.target() == AUDIT {
+            Log::Audit
+        } else {
+            Log::Gateway
+        };
+        Line::new(self.clone(), log)
+    }
 }

@@ -65,6 +65,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    log::report_panics();
     tls::install_provider();
     match Cli::parse().command {
         Command::Serve { config } => serve(source(config)),
@@ -93,16 +94,27 @@ fn serve(source: Source) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let _log = log::start();
+    let settings = log::Settings::read(&|name| std::env::var(name).ok());
+    let running = match settings
+        .map_err(log::LogError::from)
+        .and_then(|s| log::start(&s))
+    {
+        Ok(running) => running,
+        Err(e) => {
+            eprintln!("orket-gateway: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
     posture::announce(&ready.snapshot.policy, &ready.diagnostics);
     let listen = ready.snapshot.policy.listen.clone();
-    let edge = match Edge::open(ready.snapshot) {
+    let edge = match Edge::open(ready.snapshot, running.queue()) {
         Ok(edge) => Arc::new(edge),
         Err(e) => {
             eprintln!("orket-gateway: {e}");
             return ExitCode::FAILURE;
         }
     };
+    log::state_panics(edge.metrics.panics.clone(), &edge.log);
     let bound = match server::Bound::new(&listen) {
         Ok(bound) => bound,
         Err(e) => {

@@ -29,6 +29,14 @@ pub const PREFIX: &str = "orket_gateway";
 declare::metrics! {
     /// Requests that have come to their end
     requests: Counters<RequestLabels> = "requests";
+    /// How long requests took, from the end of the head to the end of the answer; streams are not in it
+    request_duration: Seconds<RouteLabels> = "request_duration_seconds";
+    /// How long the head of the upstream's answer took to come, from the first try to connect
+    upstream_first_byte: Seconds<RouteLabels> = "upstream_first_byte_seconds";
+    /// How large the bodies of requests were, as far as they were read
+    request_body: Bytes<RouteLabels> = "request_body_bytes";
+    /// How large the bodies of answers were, as far as they were sent
+    response_body: Bytes<RouteLabels> = "response_body_bytes";
     /// Requests that a rule in shadow mode would have refused
     shadow_denials: Counters<ShadowLabels> = "shadow_denials";
     /// Connections that are open
@@ -75,6 +83,10 @@ declare::metrics! {
     streams: Gauge = "streams";
     /// Open streams that were closed because they would not be admitted any more
     streams_closed: Counters<ReasonLabels> = "streams_closed";
+    /// Log records that were lost because whoever takes them was too slow or its disk full
+    log_records_dropped: Counter = "log_records_dropped";
+    /// Faults of this program that ended a request or a task
+    panics: Counter = "panics";
     /// Always 1; says which version runs
     build: Gauges<BuildLabels> = "build_info";
 }

@@ -17,16 +17,18 @@ use pingora_core::{
     Error, ErrorSource,
     ErrorType::{self, HTTPStatus},
     Result,
+    protocols::Digest,
     upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy},
 };
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use crate::{
+    account::End,
     connection::Connection,
     denial::{Denial, Reason},
     edge::Edge,
-    exchange::{Exchange, Stage},
+    exchange::{Exchange, Flow, Stage, method_name},
     guard::Credential,
     hearing::Hearing,
     pipeline::{self, Body, Proven, Verdict},
@@ -34,6 +36,7 @@ use crate::{
     request_head::RequestHead,
     streams::{Claim, Kind},
     tls::trust::{self, Trust},
+    trace::Trace,
     upstream,
 };
 
@@ -68,6 +71,7 @@ impl Gateway {
         // The gate has its own deadlines for all that is read.
         session.set_read_timeout(None);
         let request = session.req_header();
+        exchange.trace = Trace::of(&request.headers);
         let client = client_address(
             connection.peer.ip(),
             &request.headers,
@@ -82,6 +86,7 @@ impl Gateway {
                 ..reason.into()
             });
         }
+        exchange.method = method_name(&request.method);
         let head = RequestHead::judge(request, connection.arrival(client))?;
         let websocket = head.websocket;
         let mut hearing = Hearing {
@@ -116,6 +121,7 @@ impl Gateway {
                     }
                 };
                 let head = RequestHead::judge(&request, connection.arrival(client))?;
+                let route = unproven.route_id().clone();
                 let mut hearing = Hearing {
                     snapshot: &snapshot,
                     request_id: &exchange.request_id,
@@ -125,7 +131,7 @@ impl Gateway {
                 let proven =
                     pipeline::judge_body(&mut hearing, &self.edge.replay, &head, *unproven, body)?;
                 Ok(match proven {
-                    Proven::Duplicate(_) => Decision::Duplicate,
+                    Proven::Duplicate(_) => Decision::Duplicate { route },
                     Proven::Admitted(admitted) => Decision::Forward {
                         admitted,
                         websocket: false,
@@ -144,12 +150,14 @@ impl Gateway {
         let route = match std::mem::replace(&mut exchange.stage, Stage::Judging) {
             Stage::Admitted { admitted, .. } => Some(admitted.route().id.clone()),
             Stage::Refused { route, .. } => route,
-            Stage::Judging | Stage::Answered { .. } => denial.route.clone(),
+            Stage::Duplicate { route } => Some(route),
+            Stage::Judging | Stage::Health => denial.route.clone(),
         };
         exchange.stage = Stage::Refused {
             reason: denial.reason,
             route,
             key: denial.key.clone(),
+            limit: denial.standing.as_ref().map(|s| s.policy.clone()),
         };
         if denial.reason.facts().status == StatusCode::BAD_REQUEST.as_u16() {
             // Whoever sends what can be read in two ways may have more of it.
@@ -162,7 +170,9 @@ impl Gateway {
 /// What becomes of a request that was not refused.
 enum Decision {
     Health,
-    Duplicate,
+    Duplicate {
+        route: Arc<str>,
+    },
     Forward {
         admitted: Box<pipeline::Admitted>,
         websocket: bool,
@@ -174,7 +184,7 @@ impl ProxyHttp for Gateway {
     type CTX = Exchange;
 
     fn new_ctx(&self) -> Exchange {
-        Exchange::new(self.edge.snapshot())
+        Exchange::new(self.edge.clone())
     }
 
     fn init_downstream_modules(&self, _modules: &mut pingora_core::modules::http::HttpModules) {
@@ -195,13 +205,13 @@ impl ProxyHttp for Gateway {
                 Ok(false)
             }
             Ok(Decision::Health) => {
-                exchange.stage = Stage::Answered { what: "health" };
+                exchange.stage = Stage::Health;
                 answer::ok(session, "{\"status\":\"ok\"}", &exchange.request_id)
                     .await
                     .map(|()| true)
             }
-            Ok(Decision::Duplicate) => {
-                exchange.stage = Stage::Answered { what: "duplicate" };
+            Ok(Decision::Duplicate { route }) => {
+                exchange.stage = Stage::Duplicate { route };
                 answer::ok(session, "{\"status\":\"duplicate\"}", &exchange.request_id)
                     .await
                     .map(|()| true)
@@ -245,7 +255,24 @@ impl ProxyHttp for Gateway {
             Upgrade::WebSocket if *websocket => HttpUpstreamRequestPolicy::standard(),
             Upgrade::WebSocket | Upgrade::None => HttpUpstreamRequestPolicy::deny_upgrades(),
         };
+        let index = route.upstream;
+        exchange.try_upstream(index);
         Ok(Box::new(peer))
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        reused: bool,
+        _peer: &HttpPeer,
+        _fd: std::os::unix::io::RawFd,
+        _digest: Option<&Digest>,
+        exchange: &mut Exchange,
+    ) -> Result<()> {
+        if let Some(leg) = &mut exchange.upstream {
+            leg.seen.reused = Some(reused);
+        }
+        Ok(())
     }
 
     async fn upstream_request_filter(
@@ -279,7 +306,8 @@ impl ProxyHttp for Gateway {
             path,
             query,
         };
-        upstream::prepare(upstream_request, admitted, upstream, &facts)
+        upstream::prepare(upstream_request, admitted, upstream, &facts)?;
+        exchange.trace.stamp(upstream_request)
     }
 
     async fn request_body_filter(
@@ -326,6 +354,7 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         exchange: &mut Exchange,
     ) -> Result<()> {
+        exchange.upstream_answered();
         let Stage::Admitted {
             admitted,
             passed,
@@ -345,13 +374,19 @@ impl ProxyHttp for Gateway {
         }
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
             match (*websocket, &exchange.connection) {
-                (true, Some(connection)) => connection.become_tunnel(),
+                (true, Some(connection)) => {
+                    connection.become_tunnel();
+                    exchange.flow = Flow::Stream;
+                }
                 // Nobody asked for it.
                 (true | false, _) => return Err(status(StatusCode::BAD_GATEWAY)),
             }
         }
         if session.req_header().version == Version::HTTP_10 {
             answer::in_http_1_0(session, response);
+        }
+        if is_event_stream(response) {
+            exchange.flow = Flow::Stream;
         }
         answer::stamp(response, &exchange.request_id, admitted.standings())?;
         let request = session.req_header();
@@ -429,10 +464,19 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, _e: Option<&Error>, exchange: &mut Exchange) {
-        let status = session.response_written().map(|r| r.status);
-        self.edge.record(exchange, status.map_or(0, |s| s.as_u16()));
-        self.edge.record_shadows(exchange);
+        let answer = session.response_written();
+        exchange.end(End {
+            status: answer.map_or(0, |r| r.status.as_u16()),
+            bytes_in: session.body_bytes_read() as u64,
+            bytes_out: session.body_bytes_sent() as u64,
+        });
     }
+}
+
+/// Whether an answer is server-sent events.
+fn is_event_stream(response: &ResponseHeader) -> bool {
+    let kind = response.headers.get(http::header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
 }
 
 fn upstream_of(exchange: &Exchange, index: usize) -> Result<&Upstream> {

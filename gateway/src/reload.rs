@@ -39,6 +39,24 @@ impl Source {
     }
 }
 
+/// How a reload was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// By SIGHUP.
+    Signal,
+    /// Over the control socket.
+    Control,
+}
+
+impl Asked {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Signal => "signal",
+            Self::Control => "control socket",
+        }
+    }
+}
+
 /// What became of a reload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
@@ -74,7 +92,8 @@ impl Reloader {
     }
 
     /// Reads the policy again. On any error the old one stays.
-    pub fn reload(&self) -> Outcome {
+    pub fn reload(&self, by: Asked) -> Outcome {
+        let by = by.word();
         let _turn = self.turn.lock();
         match self.source.read(Some(&self.edge)) {
             Ok(ready) => {
@@ -84,7 +103,7 @@ impl Reloader {
                 posture::announce(&ready.snapshot.policy, &ready.diagnostics);
                 self.edge.bring_into_force(ready.snapshot);
                 self.count(Verdict::InForce);
-                tracing::info!(target: "audit", event = "reloaded", restart_needed = restart_needed.join(", "), "the new policy is in force");
+                tracing::info!(target: "audit", event = "reloaded", by, restart_needed = restart_needed.join(", "), "the new policy is in force");
                 Outcome {
                     in_force: true,
                     diagnostics,
@@ -95,7 +114,7 @@ impl Reloader {
                 self.edge.keep_old_policy();
                 self.count(Verdict::Refused);
                 let diagnostics = problems.to_string();
-                tracing::error!(target: "audit", event = "reload_refused", diagnostics, "the policy does not load: the old one stays in force");
+                tracing::error!(target: "audit", event = "reload_refused", by, diagnostics, "the policy does not load: the old one stays in force");
                 Outcome {
                     in_force: false,
                     diagnostics,

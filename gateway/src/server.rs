@@ -240,7 +240,7 @@ impl Acceptor {
             Err(cap) => {
                 let refused = &self.edge.metrics.connections_refused;
                 refused.inc(&CapLabels { cap });
-                tracing::debug!(target: "audit", event = "connection_refused", client = %peer.ip(), "a cap on connections is reached");
+                self.edge.log.connection_refused(peer.ip(), cap.limit());
                 return Ok(());
             }
         };

@@ -125,6 +125,12 @@ fn program(name: &str) -> PathBuf {
     path
 }
 
+/// Where access records go: written like any other, unless `ORKET_BENCH_ACCESS` says otherwise (`off`), which shows
+/// what they cost.
+fn access_log() -> String {
+    std::env::var("ORKET_BENCH_ACCESS").unwrap_or_else(|_| "/dev/null".to_owned())
+}
+
 fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -193,7 +199,9 @@ upstream = "backend"
     let child = Command::new(program("orket-gateway"))
         .args(["serve", "--config"])
         .arg(&file)
-        .env("ORKET_LOG", "error,audit=off")
+        .env("ORKET_LOG", "error")
+        .env("ORKET_LOG_ACCESS", access_log())
+        .env("ORKET_LOG_AUDIT", "/dev/null")
         .stdout(Stdio::null())
         .stderr(Stdio::inherit())
         .spawn()

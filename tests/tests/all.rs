@@ -24,6 +24,7 @@ mod gateway_limits;
 mod gateway_policy;
 mod gateway_posture;
 mod gateway_refusals;
+mod gateway_seeing;
 mod gateway_spool;
 mod gateway_tls;
 mod guards;

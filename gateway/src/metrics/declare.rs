@@ -138,7 +138,7 @@ impl<L: Labels> Kind for Counters<L> {
     }
 }
 
-/// Numbers as they stand, by labels. Set when someone asks for the page, so a label that is gone can be left out.
+/// Numbers as they stand, by labels.
 #[derive(Debug)]
 pub struct Gauges<L: Labels>(Family<L, Gauge>);
 

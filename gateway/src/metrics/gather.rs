@@ -37,6 +37,11 @@ pub fn refresh(edge: &Edge) {
     metrics.policy_keys.set(number(policy.keys.len()));
     metrics.streams.set(number(edge.streams.len()));
     refresh_keys(edge);
+    let dropped = edge.log.dropped();
+    let counted = metrics.log_records_dropped.get();
+    metrics
+        .log_records_dropped
+        .inc_by(dropped.saturating_sub(counted));
     let version = env!("CARGO_PKG_VERSION");
     metrics.build.set(&BuildLabels { version }, 1);
 }

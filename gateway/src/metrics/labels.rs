@@ -13,7 +13,7 @@ labels! {
     RequestLabels {
         /// the route's id; empty where none was found
         route: RouteLabel,
-        /// `forwarded`, `health`, `duplicate`, `abandoned` or the [true reason](reasons.md) of a refusal
+        /// `forwarded`, `health`, `duplicate`, `abandoned` (nobody waited for an answer), `panicked` or the [true reason](reasons.md) of a refusal
         outcome: &'static str,
         /// who it was: `key`, `webhook`, `test-webhook`, `anonymous`, or `none` where nobody was proven
         actor: &'static str,
@@ -155,6 +155,16 @@ words! {
         InForce = "in_force",
         /// The old one stayed.
         Refused = "refused",
+    }
+}
+
+impl Cap {
+    /// The setting in `[limits]` that it is.
+    pub const fn limit(self) -> &'static str {
+        match self {
+            Self::All => "connections",
+            Self::Address => "connections_per_address",
+        }
     }
 }
 

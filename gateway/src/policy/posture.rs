@@ -100,6 +100,7 @@ impl Weakness {
 pub fn announce(policy: &Policy, warnings: &Diagnostics) {
     for warning in warnings.sorted() {
         tracing::warn!(
+            target: "audit",
             event = "posture_warning",
             hint = warning.hint,
             "{}",
@@ -141,6 +142,7 @@ pub fn announce(policy: &Policy, warnings: &Diagnostics) {
         Bypass::Off | Bypass::Idle => "keys",
     };
     tracing::info!(
+        target: "audit",
         event = "posture",
         environment = policy.environment.name(),
         api,

@@ -22,7 +22,12 @@ use pingora_core::{
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::admin::refusal;
-use crate::{edge::Edge, explain, key_ledger::Revoke, reload::Reloader};
+use crate::{
+    edge::Edge,
+    explain,
+    key_ledger::Revoke,
+    reload::{Asked, Reloader},
+};
 
 /// The largest body the operator's socket takes.
 const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
@@ -104,7 +109,7 @@ impl Service for Control {
         loop {
             tokio::select! {
                 _ = hangup.recv() => {
-                    self.reloader.reload();
+                    self.reloader.reload(Asked::Signal);
                 }
                 stream = accept(listener.as_ref()) => {
                     let (edge, reloader) = (self.edge.clone(), self.reloader.clone());
@@ -177,7 +182,7 @@ async fn answer(
 fn dispatch(edge: &Edge, reloader: &Reloader, request: &Parts, body: &Bytes) -> Answer {
     let path = request.uri.path();
     match (&request.method, path) {
-        (&Method::POST, "/reload") => json(&reloader.reload()),
+        (&Method::POST, "/reload") => json(&reloader.reload(Asked::Control)),
         (&Method::GET, "/status") => json(&edge.status()),
         (&Method::POST, explain::live::PATH) => match explain::live::answer(edge, body) {
             Ok(explanation) => json(&explanation),

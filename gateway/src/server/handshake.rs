@@ -124,7 +124,7 @@ pub(super) async fn accept(
     edge.metrics
         .tls_handshake_failures
         .inc(&HandshakeLabels { reason });
-    tracing::debug!(target: "audit", event = "handshake_failed", client = %peer.ip(), reason, "a TLS handshake failed");
+    edge.log.handshake_failed(peer.ip(), reason);
     None
 }
 

@@ -89,12 +89,12 @@ impl ShutdownSignalWatch for Signals {
             }
         };
         next().await;
-        tracing::info!(event = "stopping", "letting requests in flight end");
+        tracing::info!(target: "audit", event = "stopping", "letting requests in flight end");
         tokio::select! {
             () = self.stopping.stop() => {}
             () = next() => {}
         }
-        tracing::info!(event = "stopped", "stopped");
+        tracing::info!(target: "audit", event = "stopped", "stopped");
         ShutdownSignal::FastShutdown
     }
 }

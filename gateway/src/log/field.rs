@@ -1,0 +1,100 @@
+//! Every event and every field of the logs, with its meaning: the one list. `docs/reference/logs.md` is made from it,
+//! and a test holds that the sources use nothing else.
+
+use super::Log;
+
+/// An event: which log it stands in, its word and its meaning.
+pub type Event = (Log, &'static str, &'static str);
+
+/// A field: its name and its meaning.
+pub type Field = (&'static str, &'static str);
+
+/// All events.
+#[rustfmt::skip]
+pub const EVENTS: &[Event] = &[
+    (Log::Access, "request", "a request has come to its end, whatever became of it"),
+    (Log::Audit, "refused", "a request was refused; `reason` is the true one, and `hint`, where there is one, says what to do"),
+    (Log::Audit, "connection_refused", "a connection was closed before a request was read on it; `reason` says why"),
+    (Log::Audit, "handshake_failed", "a TLS handshake failed; `reason` says why"),
+    (Log::Audit, "shadow_denied", "a rule in shadow mode would have refused a request"),
+    (Log::Audit, "key_revoked", "an API key was revoked over the control socket"),
+    (Log::Audit, "stream_closed", "an open stream was closed because it would not be admitted any more"),
+    (Log::Audit, "left_out", "so many (`count`) requests or connections of one `route` and `reason` have no record of their own, because of [the bound](#the-bound); `client` is the address most of them came from"),
+    (Log::Audit, "posture", "the policy that comes into force: what is configured, never a value"),
+    (Log::Audit, "posture_warning", "a weakness of the policy that its environment allows"),
+    (Log::Audit, "reloaded", "a reload succeeded: the new policy is in force"),
+    (Log::Audit, "reload_refused", "a reload failed: the old policy stays; `diagnostics` says why, with file, line and column"),
+    (Log::Audit, "stopping", "the gateway was told to stop and lets requests in flight end"),
+    (Log::Audit, "stopped", "it has stopped"),
+    (Log::Gateway, "fault", "something that should not happen, inside the gateway: report it"),
+    (Log::Gateway, "panic", "a fault ended one request or task at `place`; the rest goes on"),
+    (Log::Gateway, "records_dropped", "so many (`count`) records were lost since the last such record, because whoever takes the log was too slow or its disk is full"),
+    (Log::Gateway, "accept_failed", "a connection could not be accepted, most likely for want of file descriptors"),
+    (Log::Gateway, "few_descriptors", "the limit of open files allows fewer connections than the policy"),
+    (Log::Gateway, "no_control_socket", "there is no control socket: only SIGHUP reloads"),
+    (Log::Gateway, "state_not_kept", "the state directory cannot be used: done deliveries are remembered until the program ends"),
+    (Log::Gateway, "replay_not_written", "done deliveries are remembered in memory only: the disk takes nothing"),
+    (Log::Gateway, "replay_not_flushed", "the disk was too slow at the end; the backend settles what is forgotten"),
+    (Log::Gateway, "replay_unreadable", "the memory of done deliveries cannot be read; it is set aside and begun anew"),
+    (Log::Gateway, "replay_damaged", "so many (`left_out`) records of done deliveries do not check out and are forgotten"),
+    (Log::Gateway, "drain_deadline", "requests in flight did not end in time when the gateway stopped"),
+];
+
+/// All fields.
+#[rustfmt::skip]
+pub const FIELDS: &[Field] = &[
+    ("timestamp", "when, in UTC (RFC 3339)"),
+    ("level", "`ERROR`, `WARN`, `INFO`"),
+    ("target", "`access`, `audit`, or the part of the program that speaks"),
+    ("event", "what happened, see [Events](#events)"),
+    ("message", "the same in words"),
+    ("request_id", "the request's id, as in `X-Request-Id`"),
+    ("trace_id", "the trace it belongs to, as in `traceparent`"),
+    ("client", "the client's address, as judged by `trusted_proxies`"),
+    ("listener", "the listener it came through"),
+    ("connection_request", "which request of its connection it was, from 1"),
+    ("method", "its method; absent where its head was refused as it came, or its method is none that routes know"),
+    ("path", "the path of the route as the policy writes it, never the one that was asked for; of another event, a file of the gateway's own"),
+    ("route", "the route's id"),
+    ("actor", "who was proven: `key:<id>`, `webhook:<source>`, `test-webhook`, `anonymous`"),
+    ("outcome", "`forwarded`, `health`, `duplicate`, `abandoned` (nobody waited for an answer), `panicked`, or the reason of the refusal"),
+    ("reason", "the [true reason](reasons.md); of a connection, the cap that was reached or why its handshake failed"),
+    ("status", "the status of the answer; 0 where none was sent"),
+    ("would_answer", "the status a rule in shadow mode would have answered"),
+    ("retry_after", "in how many seconds the budget would have been back"),
+    ("key", "the id of the API key it is about"),
+    ("secrets", "how many secrets of the key were revoked"),
+    ("streams", "how many open streams of the key were closed"),
+    ("limit", "the id of the limit that was used up"),
+    ("hint", "what to do about it"),
+    ("millis", "from the end of the head to the end, in milliseconds"),
+    ("bytes_in", "bytes of the request's body that were read"),
+    ("bytes_out", "bytes of the answer's body that were sent"),
+    ("upstream", "the upstream's id"),
+    ("upstream_millis", "from the first try to the head of the upstream's answer, in milliseconds"),
+    ("upstream_attempts", "how often the upstream was tried"),
+    ("upstream_reused", "whether the last try used a connection that was open already"),
+    ("count", "how many"),
+    ("by", "who asked for it: `signal` or `control socket`"),
+    ("diagnostics", "what is wrong with the policy, and where"),
+    ("restart_needed", "settings that differ and only a restart brings into force"),
+    ("environment", "`local`, `ci` or `production`"),
+    ("api", "routes of API keys: `keys`, `open` (the insecure switch) or `refused`"),
+    ("api_keys", "how many API keys are configured"),
+    ("webhooks", "webhook routes with their kind of sender, or `refused` for one without a secret"),
+    ("test_webhook", "how the test webhook is opened, if at all"),
+    ("routes", "how many routes there are"),
+    ("https", "whether TLS is spoken to clients"),
+    ("certificate", "the names in its certificate"),
+    ("certificate_expires", "when the certificate ends"),
+    ("failure_limit", "whether failed proofs of an address are limited"),
+    ("possible", "how many connections the open files allow"),
+    ("wanted", "how many the policy allows"),
+    ("open", "how many were still open"),
+    ("kind", "the kind of fault"),
+    ("place", "file, line and column in the source"),
+    ("text", "the text of a panic, where it stands in the source as it is"),
+    ("thread", "the name of the thread"),
+    ("error", "the error of the operating system"),
+    ("left_out", "how many were left out"),
+];
