@@ -123,7 +123,6 @@ impl Gateway {
                     }
                 };
                 let head = RequestHead::judge(&request, connection.arrival(client))?;
-                let route = unproven.route_id().clone();
                 let mut hearing = Hearing {
                     snapshot: &snapshot,
                     request_id: &exchange.request_id,
