@@ -1,6 +1,10 @@
 //! One request on its way through the gateway: what its phases hand to each other.
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::Method;
 use orket_shared::id::new_ulid;
@@ -156,6 +160,15 @@ impl Exchange {
         });
         leg.seen.attempts += 1;
         leg.seen.reused = None;
+    }
+
+    /// The upstream of this index was asked outside of the proxy's phases, and answered after this time.
+    pub fn upstream_relayed(&mut self, index: usize, first_byte: Duration) {
+        self.try_upstream(index);
+        if let Some(leg) = &mut self.upstream {
+            leg.seen.reused = Some(false);
+            leg.seen.first_byte = Some(first_byte);
+        }
     }
 
     /// The head of the upstream's answer is here.

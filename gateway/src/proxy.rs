@@ -164,7 +164,7 @@ impl Gateway {
                     &self.edge,
                     &exchange.snapshot,
                     &admitted,
-                    &request,
+                    request,
                     &facts,
                     pace,
                 )
@@ -173,7 +173,8 @@ impl Gateway {
             None => Err(Reason::Internal.into()),
         };
         match told {
-            Ok(Told::Relayed(relayed)) => {
+            Ok(Told::Relayed(relayed, took)) => {
+                exchange.upstream_relayed(admitted.route().upstream, took);
                 answer::relay(session, relayed, &exchange.request_id, admitted.standings()).await?;
                 exchange.stage = Stage::Admitted {
                     admitted,

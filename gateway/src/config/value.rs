@@ -61,9 +61,9 @@ pub fn age(text: &str) -> Result<Duration, String> {
         return duration(text);
     };
     match days {
-        0 => Err("an age of zero would let nothing wait".into()),
+        0 => Err("an age of zero would let nothing wait; write e.g. \"7d\"".into()),
         1..=366 => Ok(Duration::from_secs(days * 86_400)),
-        _ => Err("the longest age is 366d".into()),
+        _ => Err("this is longer than 366d; write at most \"366d\"".into()),
     }
 }
 

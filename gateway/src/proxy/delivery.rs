@@ -3,7 +3,7 @@
 //! pingora has no part in it, for it could not be asked to stop waiting and to answer something else. The sender hears
 //! of a delivery only what is so: the upstream's own answer, or that the disk has it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use pingora_http::RequestHeader;
@@ -39,8 +39,8 @@ pub(super) enum Pace {
 /// What its sender is told.
 #[derive(Debug)]
 pub(super) enum Told {
-    /// What the upstream answered.
-    Relayed(Answer),
+    /// What the upstream answered, and after what time.
+    Relayed(Answer, Duration),
     /// That it is kept, under this id.
     Spooled(String),
     /// That it is known.
@@ -52,7 +52,7 @@ pub(super) async fn deliver(
     edge: &Edge,
     snapshot: &Snapshot,
     admitted: &Admitted,
-    request: &RequestHeader,
+    request: RequestHeader,
     facts: &Facts<'_>,
     pace: Pace,
 ) -> Result<Told, Denial> {
@@ -73,7 +73,7 @@ pub(super) async fn deliver(
         }
         Pace::Now if turn.others_wait() => {}
         Pace::Now => match try_once(edge, spool, snapshot, admitted, &letter).await? {
-            Ok(answer) => return Ok(Told::Relayed(answer)),
+            Ok((answer, took)) => return Ok(Told::Relayed(answer, took)),
             Err(setback) => {
                 tries.attempts = 1;
                 tries.status = setback.status;
@@ -97,7 +97,7 @@ async fn try_once(
     snapshot: &Snapshot,
     admitted: &Admitted,
     letter: &Letter,
-) -> Result<Result<Answer, Setback>, Denial> {
+) -> Result<Result<(Answer, Duration), Setback>, Denial> {
     let route = admitted.route();
     let upstream = snapshot
         .policy
@@ -107,6 +107,7 @@ async fn try_once(
     let request = letter
         .stamped(route, upstream)
         .map_err(|_| Reason::Internal)?;
+    let begun = Instant::now();
     Ok(
         match courier::send(upstream, request, letter.body.clone(), PATIENCE).await {
             Outcome::Done(answer) => {
@@ -115,11 +116,11 @@ async fn try_once(
                     edge.replay.done(&letter.head.source, &letter.head.key);
                 }
                 spool.heard(&upstream.id);
-                Ok(answer)
+                Ok((answer, begun.elapsed()))
             }
             Outcome::Refused(answer) => {
                 spool.heard(&upstream.id);
-                Ok(answer)
+                Ok((answer, begun.elapsed()))
             }
             Outcome::Later(setback) => Err(setback),
         },

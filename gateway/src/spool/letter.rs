@@ -47,7 +47,7 @@ impl Letter {
     pub fn of(
         admitted: &Admitted,
         policy: &Policy,
-        request: &RequestHeader,
+        mut request: RequestHeader,
         facts: &Facts<'_>,
         now: Timestamp,
     ) -> Result<Self, Reason> {
@@ -58,7 +58,6 @@ impl Letter {
             .upstreams
             .get(admitted.route().upstream)
             .ok_or(Reason::Internal)?;
-        let mut request = request.clone();
         leave_out(&mut request);
         upstream::strip(&mut request, admitted.route(), admitted.body())
             .map_err(|_| Reason::Internal)?;

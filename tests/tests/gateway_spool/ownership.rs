@@ -156,7 +156,10 @@ async fn a_spool_is_for_webhooks_and_holds_no_credential() {
             spooling().rest("[spool]\nentries = 0\n"),
             "between 1 and 1000000",
         ),
-        (spooling().rest("[spool]\nage = \"400d\"\n"), "longest age"),
+        (
+            spooling().rest("[spool]\nage = \"400d\"\n"),
+            "longer than 366d",
+        ),
         (spooling().rest("[spool]\nsize = \"1MiB\"\n"), "size"),
     ] {
         let ended = gateway::check(dir.path(), &policy.to_string()).await;
