@@ -192,3 +192,54 @@ pub fn method_name(method: &Method) -> Option<&'static str> {
         .into_iter()
         .find(|name| *name == method.as_str())
 }
+
+#[cfg(test)]
+#[expect(clippy::panic, reason = "a test may fail, and a request here has to")]
+mod tests {
+    use super::*;
+    use crate::{
+        log::Queue,
+        metrics::{RequestLabels, RouteLabel},
+        policy::{Origin, load},
+        rehearsal,
+    };
+
+    #[test]
+    fn a_request_that_a_panic_ends_is_counted_once() {
+        let text = r#"
+version = 1
+[posture]
+environment = "local"
+[upstreams.b]
+address = "127.0.0.1:1"
+[[routes]]
+id = "open"
+path = "/open"
+methods = ["GET"]
+auth = { kind = "none" }
+upstream = "b"
+"#;
+        let loaded = load::load(text, "t", Origin::BuiltIn, &|_| None);
+        let ready = loaded.and_then(|loaded| rehearsal::ready(loaded, None));
+        let ready = ready.unwrap_or_else(|problems| panic!("{problems}"));
+        let edge = Arc::new(Edge::new(ready.snapshot, Queue::nowhere()));
+        let shared = edge.clone();
+        let ended = std::thread::spawn(move || {
+            let _exchange = Exchange::new(shared);
+            panic!("a fault while a request is judged");
+        });
+        assert!(ended.join().is_err());
+        let count = |outcome| {
+            edge.metrics.requests.count(&RequestLabels {
+                route: RouteLabel::default(),
+                outcome,
+                actor: "none",
+                status: 0.into(),
+            })
+        };
+        assert_eq!(count("panicked"), 1);
+        // One that is merely let go is another thing.
+        drop(Exchange::new(edge.clone()));
+        assert_eq!((count("panicked"), count("abandoned")), (1, 1));
+    }
+}

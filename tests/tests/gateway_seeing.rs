@@ -4,6 +4,7 @@
 mod access;
 mod audit;
 mod metrics;
+mod planted;
 mod trace;
 
 use std::path::Path;

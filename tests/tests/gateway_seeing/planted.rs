@@ -1,0 +1,292 @@
+//! Secrets that are planted everywhere and presented rightly and wrongly are found in nothing that the gateway
+//! writes or says.
+
+use std::fs;
+use std::path::Path;
+
+use orket_tests::gateway::{self, API_KEY, TEST_TOKEN, WEBHOOK_SECRET};
+use orket_tests::{Connection, DEADLINE, Delivery, Gateway, Policy, Request, Upstream, eventually};
+
+/// What must be found nowhere, beside the three secrets of the harness. Every other planted text begins with this.
+const PLANTED: &str = "planted";
+const UPSTREAM_KEY: &str = "planted-upstream-key-5rT8wQ2zX7vB4nM1";
+
+/// The routes of [`Policy`], a test webhook, and an upstream that wants its own key.
+fn policy() -> Policy {
+    Policy::new()
+        .secrets("token = [{ file = \"{dir}/token\" }]\nupstream = [{ file = \"{dir}/upstream\" }]")
+        .upstream("set_headers = { \"X-Upstream-Key\" = \"upstream\" }")
+        .api("rate_limits = [\"few\"]")
+        .rest(
+            "[[rate_limits]]\nid = \"few\"\nby = \"key\"\nrate = \"5/h\"\n\
+             [[routes]]\nid = \"test\"\npath = \"/webhook/test\"\nmethods = [\"POST\"]\n\
+             auth = { kind = \"test_webhook\", enabled = true, token = \"token\" }\nupstream = \"backend\"",
+        )
+}
+
+/// Every header and place a secret could be sent in.
+fn planted(request: Request) -> Request {
+    request
+        .header("Authorization", "Bearer planted-bearer")
+        .header("Proxy-Authorization", "Basic planted-basic")
+        .header("Cookie", "session=planted-cookie")
+        .header("User-Agent", "planted-agent")
+        .header("Referer", "https://planted.example/planted")
+        .header("X-Forwarded-For", "planted")
+        .header("Sec-WebSocket-Protocol", "planted-protocol")
+        .header("traceparent", "planted")
+        .header("X-Request-Id", "planted-request-id")
+}
+
+/// Right and wrong requests for every route, and for as many reasons as can be provoked.
+fn requests() -> Vec<Request> {
+    let delivery = Delivery::new("push", r#"{"planted":"planted-body"}"#);
+    let (test, hook) = ("/webhook/test?planted=planted-query", "/webhook/gitea");
+    let mut all = Vec::new();
+    for target in [
+        "/v1/planted-path?key=planted-query",
+        "/ws/events?planted",
+        "/planted",
+        test,
+        hook,
+    ] {
+        for method in ["GET", "POST", "PLANTED"] {
+            for key in [
+                None,
+                Some(API_KEY),
+                Some("planted-key"),
+                Some("planted key\u{e9}"),
+            ] {
+                let request = Request::new(method, target).body("planted-body");
+                all.push(match key {
+                    Some(key) => request.key(key),
+                    None => request,
+                });
+            }
+        }
+    }
+    for token in [TEST_TOKEN, "planted-token"] {
+        all.push(Request::post(test, "{\"planted\":1}").header("X-Webhook-Test-Token", token));
+    }
+    let signed = delivery.signed(hook, WEBHOOK_SECRET);
+    all.extend([signed.clone(), signed.clone()]);
+    all.push(delivery.forged(hook));
+    all.push(delivery.signed(hook, "planted-other-secret"));
+    all.push(
+        delivery
+            .unsigned(hook)
+            .header("X-Gitea-Signature", "planted-signature"),
+    );
+    all.push(signed.clone().header("Content-Encoding", "gzip"));
+    all.push(Request::get("/v1/a").key(API_KEY).key("planted-second"));
+    all.push(Request::get("/v1/../planted").key(API_KEY));
+    all.push(
+        Request::get("/v1/a")
+            .key(API_KEY)
+            .host("planted.example/planted"),
+    );
+    all.push(Request::get("/v1/a").line("planted header").key(API_KEY));
+    all.push(
+        Request::get("/v1/a")
+            .header("Expect", "planted")
+            .key(API_KEY),
+    );
+    all.push(
+        Request::get("/v1/a")
+            .header("Upgrade", "planted")
+            .header("Connection", "upgrade")
+            .key(API_KEY),
+    );
+    all.push(
+        Request::get("/v1/a")
+            .header("Connection", "x-api-key")
+            .key(API_KEY),
+    );
+    all.push(
+        Request::get("/v1/a")
+            .header("X-Large", &"planted".repeat(4_000))
+            .key(API_KEY),
+    );
+    all.extend((0..8).map(|_| Request::get("/v1/a").key(API_KEY)));
+    all
+}
+
+/// Every text that must not be found: the secrets, the digests of what is kept as one, and the right MAC.
+fn forbidden() -> Vec<String> {
+    let delivery = Delivery::new("push", r#"{"planted":"planted-body"}"#);
+    vec![
+        PLANTED.to_owned(),
+        API_KEY.to_owned(),
+        WEBHOOK_SECRET.to_owned(),
+        TEST_TOKEN.to_owned(),
+        UPSTREAM_KEY.to_owned(),
+        orket_tests::gitea::sha256(API_KEY.as_bytes()),
+        orket_tests::gitea::signature(WEBHOOK_SECRET.as_bytes(), &delivery.body),
+        orket_tests::gitea::signature(b"planted-other-secret", &delivery.body),
+    ]
+}
+
+fn search(what: &str, bytes: &[u8], forbidden: &[String]) {
+    let text = String::from_utf8_lossy(bytes).to_lowercase();
+    for secret in forbidden {
+        let at = text.find(&secret.to_lowercase());
+        assert!(
+            at.is_none(),
+            "{what} holds {secret}: …{}…",
+            &text[at.unwrap_or(0)..]
+                .chars()
+                .take(200)
+                .collect::<String>()
+        );
+    }
+}
+
+fn search_files(folder: &Path, forbidden: &[String]) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            search_files(&path, forbidden);
+        } else if path.is_file() {
+            search(
+                &path.display().to_string(),
+                &fs::read(&path).unwrap(),
+                forbidden,
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn planted_secrets_are_found_in_nothing_that_is_written_or_said() {
+    let upstream = Upstream::tcp().await;
+    let forbidden = forbidden();
+    let builder = Gateway::before(upstream.address())
+        .standard(&policy())
+        .file("token", TEST_TOKEN.as_bytes())
+        .file("upstream", UPSTREAM_KEY.as_bytes());
+    fs::create_dir(builder.dir().join("log")).unwrap();
+    let (access, audit) = (
+        builder.dir().join("log/access"),
+        builder.dir().join("log/audit"),
+    );
+    let mut gateway = builder
+        .env("ORKET_LOG", "trace")
+        .env("ORKET_LOG_ACCESS", access.to_str().unwrap())
+        .env("ORKET_LOG_AUDIT", audit.to_str().unwrap())
+        .start()
+        .await;
+    let address = gateway.address().clone();
+    for request in requests() {
+        for request in [request.clone(), planted(request)] {
+            let mut connection = Connection::open(&address).await;
+            connection.send(&request.bytes(&address)).await;
+            let answer = connection.answer().await;
+            search("an answer", &answer.raw, &forbidden);
+        }
+    }
+    // What the upstream got, so that the search is known to be able to find something.
+    assert!(
+        upstream
+            .requests()
+            .iter()
+            .any(|r| r.header("x-upstream-key") == Some(UPSTREAM_KEY))
+    );
+
+    for path in ["/metrics", "/ready", "/planted?planted"] {
+        let answer = planted(Request::get(path)).send(gateway.admin()).await;
+        search(path, &answer.raw, &forbidden);
+    }
+    let folder = gateway.dir().to_owned();
+    let file = folder.join("gateway.toml");
+    let config = file.to_str().unwrap();
+    let header = format!("X-API-Key: {API_KEY}");
+    let wrong = [
+        "X-API-Key: planted",
+        "Authorization: planted",
+        "X-Gitea-Signature: planted",
+    ];
+    for format in ["text", "json"] {
+        let mut explain = vec![
+            "explain",
+            "--config",
+            config,
+            "--format",
+            format,
+            "--path",
+            "/v1/a?planted",
+        ];
+        for field in std::iter::once(header.as_str()).chain(wrong) {
+            let at = explain.len();
+            explain.extend(["--header", field]);
+            let ended = gateway::run(&folder, &explain, &[]).await;
+            search("explain", ended.output().as_bytes(), &forbidden);
+            explain.truncate(at);
+        }
+        for command in [
+            vec!["check", config, "--format", format],
+            vec!["reload", "--config", config, "--format", format],
+        ] {
+            let ended = gateway::run(&folder, &command, &[]).await;
+            assert!(ended.status.success(), "{}", ended.output());
+            search(command[0], ended.output().as_bytes(), &forbidden);
+        }
+    }
+    // Reloads that fail: a secret that is gone, and one that is no longer good enough.
+    fs::write(folder.join("upstream"), "planted\u{0}key").unwrap();
+    let reload = ["reload", "--config", config];
+    let ended = gateway::run(&folder, &reload, &[]).await;
+    search("a failed reload", ended.output().as_bytes(), &forbidden);
+    fs::remove_file(folder.join("token")).unwrap();
+    let ended = gateway::run(&folder, &reload, &[]).await;
+    assert!(!ended.status.success(), "{}", ended.output());
+    search("a failed reload", ended.output().as_bytes(), &forbidden);
+
+    eventually("refusals are written", DEADLINE, || async {
+        fs::read_to_string(&audit).is_ok_and(|text| text.contains("signature_wrong"))
+    })
+    .await;
+    gateway.program().terminate().await;
+    search(
+        "standard output and error",
+        gateway.output().as_bytes(),
+        &forbidden,
+    );
+    search_files(&folder.join("log"), &forbidden);
+    search_files(&folder.join("state"), &forbidden);
+}
+
+#[test]
+fn planted_secrets_are_not_in_the_debug_form_of_a_loaded_policy() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in [
+        ("gitea-secret", WEBHOOK_SECRET),
+        ("token", TEST_TOKEN),
+        ("upstream", UPSTREAM_KEY),
+    ] {
+        fs::write(dir.path().join(name), text).unwrap();
+    }
+    let text = policy()
+        .to_string()
+        .replace("{dir}", &dir.path().to_string_lossy());
+    let text = text.replace("{upstream}", "127.0.0.1:9");
+    let file = dir.path().join("gateway.toml");
+    fs::write(&file, text).unwrap();
+    let ready = orket_gateway::reload::Source::File(file).read(None);
+    let ready = ready.unwrap_or_else(|problems| panic!("{problems}"));
+    let snapshot = format!("{:?}", ready.snapshot);
+    assert!(snapshot.contains("/webhook/gitea"));
+    search("Debug of the snapshot", snapshot.as_bytes(), &forbidden());
+    let edge = orket_gateway::edge::Edge::new(ready.snapshot, orket_gateway::log::Queue::nowhere());
+    let edge = std::sync::Arc::new(edge);
+    search(
+        "Debug of the edge",
+        format!("{edge:?}").as_bytes(),
+        &forbidden(),
+    );
+    let exchange = orket_gateway::exchange::Exchange::new(edge);
+    search(
+        "Debug of an exchange",
+        format!("{exchange:?}").as_bytes(),
+        &forbidden(),
+    );
+}
