@@ -365,7 +365,13 @@ fn prove_body<W: Witness>(
         })?;
     drop(pass);
     let delivery = delivery(auth, head, &verified, hearing.request_id);
-    if auth.replay && replay.knows(&delivery.source, &delivery.key) {
+    let upstream = hearing
+        .snapshot
+        .policy
+        .upstreams
+        .get(route.upstream)
+        .ok_or(Reason::Internal)?;
+    if auth.replay && replay.knows(&delivery.source, &upstream.id, &delivery.key) {
         hearing.passed("repetition", || {
             format!("`{}` had it before: answered as known", delivery.source)
         });

@@ -420,7 +420,10 @@ impl ProxyHttp for Gateway {
             && response.status.is_success()
             && *passed >= payload.bytes().len()
         {
-            self.edge.replay.done(&delivery.source, &delivery.key);
+            let upstream = upstream_of(exchange, admitted.route().upstream)?;
+            self.edge
+                .replay
+                .done(&delivery.source, &upstream.id, &delivery.key);
         }
         if !response.status.is_server_error() {
             self.edge

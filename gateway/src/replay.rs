@@ -67,20 +67,23 @@ impl ReplayMemory {
     }
 
     /// Whether the delivery of `source` with this idempotency key is done, or waits in the spool.
-    pub fn knows(&self, source: &str, key: &str) -> bool {
-        let mark = mark(source, key);
+    pub fn knows(&self, source: &str, upstream: &str, key: &str) -> bool {
+        let mark = mark(source, upstream, key);
         let inner = self.inner.lock();
         inner.known.contains(&mark) || inner.waiting.contains(&mark)
     }
 
     /// Whether it is done.
-    pub fn is_done(&self, source: &str, key: &str) -> bool {
-        self.inner.lock().known.contains(&mark(source, key))
+    pub fn is_done(&self, source: &str, upstream: &str, key: &str) -> bool {
+        self.inner
+            .lock()
+            .known
+            .contains(&mark(source, upstream, key))
     }
 
     /// Remembers that it is done.
-    pub fn done(&self, source: &str, key: &str) {
-        let mark = mark(source, key);
+    pub fn done(&self, source: &str, upstream: &str, key: &str) {
+        let mark = mark(source, upstream, key);
         let new = self.inner.lock().remember(mark, self.capacity);
         if let (true, Some(journal)) = (new, &self.journal) {
             journal.note(mark);
@@ -88,13 +91,19 @@ impl ReplayMemory {
     }
 
     /// Remembers that it waits: it is on the disk.
-    pub(crate) fn waits(&self, source: &str, key: &str) {
-        self.inner.lock().waiting.insert(mark(source, key));
+    pub(crate) fn waits(&self, source: &str, upstream: &str, key: &str) {
+        self.inner
+            .lock()
+            .waiting
+            .insert(mark(source, upstream, key));
     }
 
     /// It waits no longer.
-    pub(crate) fn waits_no_longer(&self, source: &str, key: &str) {
-        self.inner.lock().waiting.remove(&mark(source, key));
+    pub(crate) fn waits_no_longer(&self, source: &str, upstream: &str, key: &str) {
+        self.inner
+            .lock()
+            .waiting
+            .remove(&mark(source, upstream, key));
     }
 
     /// How many done deliveries could not be written down; they are remembered until the process ends.
@@ -141,11 +150,14 @@ impl Inner {
     }
 }
 
-/// Source and key as one fixed-size mark; the length prefix keeps `("a", "bc")` and `("ab", "c")` apart.
-fn mark(source: &str, key: &str) -> Mark {
+/// Source, upstream and key as one fixed-size mark: what one upstream has done another may still have to do. The
+/// lengths keep `("a", "bc")` and `("ab", "c")` apart.
+fn mark(source: &str, upstream: &str, key: &str) -> Mark {
     let mut hash = Sha256::new();
-    hash.update((source.len() as u64).to_be_bytes());
-    hash.update(source.as_bytes());
+    for part in [source, upstream] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part.as_bytes());
+    }
     hash.update(key.as_bytes());
     hash.finalize().into()
 }
@@ -159,12 +171,12 @@ mod tests {
     fn it_is_bounded_and_forgets_the_oldest() {
         let m = ReplayMemory::new(2);
         for k in ["1", "2", "3"] {
-            m.done("gitea", k);
-            m.done("gitea", k);
+            m.done("gitea", "backend", k);
+            m.done("gitea", "backend", k);
         }
         assert_eq!(m.len(), 2);
-        assert!(!m.is_done("gitea", "1"));
-        assert!(m.is_done("gitea", "2") && m.is_done("gitea", "3"));
+        assert!(!m.is_done("gitea", "backend", "1"));
+        assert!(m.is_done("gitea", "backend", "2") && m.is_done("gitea", "backend", "3"));
     }
 
     #[test]
@@ -173,25 +185,28 @@ mod tests {
         let path = dir.path().join("state");
         let m = ReplayMemory::kept_in(&Arc::new(StateDir::open(&path).unwrap()), 10).unwrap();
         for k in 0..25 {
-            m.done("gitea", &k.to_string());
+            m.done("gitea", "backend", &k.to_string());
         }
-        m.waits("gitea", "waiting");
-        assert!(m.knows("gitea", "waiting") && !m.is_done("gitea", "waiting"));
+        m.waits("gitea", "backend", "waiting");
+        assert!(
+            m.knows("gitea", "backend", "waiting") && !m.is_done("gitea", "backend", "waiting")
+        );
         m.flush();
         let copy = dir.path().join("copy");
         std::fs::create_dir(&copy).unwrap();
         std::fs::copy(path.join("replay.log"), copy.join("replay.log")).unwrap();
         let m = ReplayMemory::kept_in(&Arc::new(StateDir::open(&copy).unwrap()), 10).unwrap();
         assert_eq!(m.len(), 10);
-        assert!(m.is_done("gitea", "24") && m.is_done("gitea", "15"));
-        assert!(!m.is_done("gitea", "14") && !m.knows("gitea", "waiting"));
+        assert!(m.is_done("gitea", "backend", "24") && m.is_done("gitea", "backend", "15"));
+        assert!(!m.is_done("gitea", "backend", "14") && !m.knows("gitea", "backend", "waiting"));
     }
 
     #[test]
     fn sources_are_apart() {
         let m = ReplayMemory::new(9);
-        m.done("a", "bc");
-        assert!(!m.is_done("ab", "c"));
-        assert!(!m.is_done("b", "bc"));
+        m.done("a", "backend", "bc");
+        assert!(!m.is_done("ab", "backend", "c"));
+        assert!(!m.is_done("b", "backend", "bc"));
+        assert!(!m.is_done("a", "other", "bc"));
     }
 }

@@ -253,7 +253,7 @@ impl Spool {
     /// Remembers that a delivery is done.
     fn done(&self, head: &Head) {
         if head.remember {
-            self.replay.done(&head.source, &head.key);
+            self.replay.done(&head.source, &head.upstream, &head.key);
         }
     }
 
@@ -262,7 +262,8 @@ impl Spool {
         let mut shelf = self.shelf.lock();
         for item in items {
             if item.head.remember {
-                self.replay.waits(&item.head.source, &item.head.key);
+                self.replay
+                    .waits(&item.head.source, &item.head.upstream, &item.head.key);
             }
             self.metrics.spooled.inc(&labels_of(&item.head.source));
             shelf.add(item);
@@ -280,7 +281,8 @@ impl Spool {
         shelf.forget_if_idle(source);
         drop(shelf);
         if item.head.remember {
-            self.replay.waits_no_longer(source, &item.head.key);
+            self.replay
+                .waits_no_longer(source, &item.head.upstream, &item.head.key);
         }
         Some(item)
     }
@@ -417,7 +419,7 @@ fn shelve(store: &Store, found: Found, replay: &ReplayMemory) -> (Shelf, u64) {
         next = next.max(order + 1);
         let item = Item::of(order, &entry);
         let head = &entry.head;
-        if head.remember && replay.is_done(&head.source, &head.key) {
+        if head.remember && replay.is_done(&head.source, &head.upstream, &head.key) {
             // The upstream's 2xx was received; only the removal was lost.
             tracing::info!(
                 event = "spool_done_before",
@@ -428,7 +430,7 @@ fn shelve(store: &Store, found: Found, replay: &ReplayMemory) -> (Shelf, u64) {
             continue;
         }
         if head.remember {
-            replay.waits(&head.source, &head.key);
+            replay.waits(&head.source, &head.upstream, &head.key);
         }
         shelf.add(item);
     }

@@ -104,15 +104,33 @@ struct Open {
 struct Running {
     claim: Claim,
     connection: Arc<Connection>,
+    /// When its credential expires, by the policy in force.
+    end: Option<Timestamp>,
 }
 
 impl Open {
     fn take(&mut self, id: u64) -> Option<Running> {
         let running = self.running.remove(&id)?;
-        if let Some(end) = running.claim.credential.expires() {
+        if let Some(end) = running.end {
             self.ends.remove(&(end, id));
         }
         Some(running)
+    }
+
+    /// Its credential ends at another moment now.
+    fn move_end(&mut self, id: u64, end: Option<Timestamp>) {
+        let Some(running) = self.running.get_mut(&id) else {
+            return;
+        };
+        if running.end == end {
+            return;
+        }
+        if let Some(old) = std::mem::replace(&mut running.end, end) {
+            self.ends.remove(&(old, id));
+        }
+        if let Some(new) = end {
+            self.ends.insert((new, id));
+        }
     }
 }
 
@@ -144,7 +162,14 @@ impl Streams {
                 this.sooner.notify_one();
             }
         }
-        open.running.insert(id, Running { claim, connection });
+        open.running.insert(
+            id,
+            Running {
+                claim,
+                connection,
+                end,
+            },
+        );
         Stream {
             id,
             streams: this.clone(),
@@ -164,30 +189,41 @@ impl Streams {
     /// Judges all of them by this policy and closes those it does not admit. How many were closed.
     pub fn judge(&self, policy: &Policy, now: Timestamp, metrics: &Metrics) -> usize {
         let mut open = self.open.lock();
-        let refused: Vec<(u64, Reason)> = open
+        let judged: Vec<_> = open
             .running
             .iter()
-            .filter_map(|(id, running)| {
-                let refused = judge::still_admitted(policy, &running.claim, now).err()?;
-                Some((*id, refused))
-            })
+            .map(|(id, running)| (*id, judge::still_admitted(policy, &running.claim, now)))
             .collect();
-        for (id, reason) in &refused {
-            close(&mut open, *id, *reason, metrics);
+        let mut closed = 0;
+        for (id, verdict) in judged {
+            match verdict {
+                Ok(end) => open.move_end(id, end),
+                Err(reason) => {
+                    close(&mut open, id, reason, metrics);
+                    closed += 1;
+                }
+            }
         }
-        refused.len()
+        drop(open);
+        // An end may have come nearer.
+        self.sooner.notify_one();
+        closed
     }
 
     /// Judges one of them by this policy.
     pub fn judge_one(&self, stream: &Stream, policy: &Policy, now: Timestamp, metrics: &Metrics) {
         let mut open = self.open.lock();
-        let refused = open
+        let verdict = open
             .running
             .get(&stream.id)
-            .and_then(|running| judge::still_admitted(policy, &running.claim, now).err());
-        if let Some(reason) = refused {
-            close(&mut open, stream.id, reason, metrics);
+            .map(|running| judge::still_admitted(policy, &running.claim, now));
+        match verdict {
+            Some(Ok(end)) => open.move_end(stream.id, end),
+            Some(Err(reason)) => close(&mut open, stream.id, reason, metrics),
+            None => {}
         }
+        drop(open);
+        self.sooner.notify_one();
     }
 
     /// Closes each when its credential expires. Never returns.
@@ -218,7 +254,10 @@ impl Streams {
 
 /// Under the lock, so that it is this request of the connection that ends and not one that follows.
 fn close(open: &mut Open, id: u64, reason: Reason, metrics: &Metrics) {
-    let Some(Running { claim, connection }) = open.take(id) else {
+    let Some(Running {
+        claim, connection, ..
+    }) = open.take(id)
+    else {
         return;
     };
     connection.ending().end();

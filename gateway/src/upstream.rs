@@ -335,6 +335,16 @@ pub fn stamp(
         stamp_delivery(request, delivery)?;
     }
     for set in &upstream.set_headers {
+        // In any spelling that a server further inside would take for the same.
+        let others: Vec<_> = request
+            .headers
+            .keys()
+            .filter(|name| folded(name.as_str()) == folded(set.name.as_str()))
+            .cloned()
+            .collect();
+        for name in others {
+            request.remove_header(&name);
+        }
         request.insert_header(set.name.clone(), set.value.clone())?;
     }
     Ok(())

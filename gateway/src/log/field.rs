@@ -48,6 +48,7 @@ pub const EVENTS: &[Event] = &[
     (Log::Gateway, "spool_opened", "what of the spool was found at the start"),
     (Log::Gateway, "spool_done_before", "an entry of the spool was done before the gateway stopped; it is not sent again"),
     (Log::Gateway, "spool_not_written", "a delivery could not be kept: the disk takes nothing"),
+    (Log::Gateway, "spool_not_read", "a delivery of the spool cannot be read now (descriptors, memory, disk); it is tried again"),
     (Log::Gateway, "spool_not_removed", "a delivery that is done stays on the disk; after a restart it is sent again under the same key"),
     (Log::Gateway, "drain_deadline", "requests in flight did not end in time when the gateway stopped"),
 ];

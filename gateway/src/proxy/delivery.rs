@@ -113,7 +113,8 @@ async fn try_once(
             Outcome::Done(answer) => {
                 // Remembered before the answer goes out, so that a repetition right after it is known.
                 if letter.head.remember {
-                    edge.replay.done(&letter.head.source, &letter.head.key);
+                    edge.replay
+                        .done(&letter.head.source, &letter.head.upstream, &letter.head.key);
                 }
                 spool.heard(&upstream.id);
                 Ok((answer, begun.elapsed()))

@@ -23,7 +23,7 @@ use super::{
     entry::{Charged, Tries, Why},
     labels_of,
     letter::Letter,
-    store::Place,
+    store::{Place, Unread},
 };
 use crate::{
     budget::Owner,
@@ -197,9 +197,14 @@ impl Lane {
                 head: entry.head,
                 body: entry.body,
             },
-            Err(why) => {
+            Err(Unread::Damaged(why)) => {
                 self.spool.set_aside(&item, &why);
                 return Next::GoOn;
+            }
+            Err(Unread::Now(e)) => {
+                tracing::error!(event = "spool_not_read", error = %e, id = item.head.id, "a delivery of the spool cannot be read now; it is tried again");
+                let pause = self.backoff(None);
+                return self.again(pause.min(left), None);
             }
         };
         let Ok(request) = letter.stamped(route, upstream) else {

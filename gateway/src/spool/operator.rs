@@ -195,7 +195,7 @@ impl Spool {
 
     fn revive(&self, item: Item, bounds: SpoolBounds) -> Result<(), ActError> {
         let head = &item.head;
-        if head.remember && self.replay.knows(&head.source, &head.key) {
+        if head.remember && self.replay.knows(&head.source, &head.upstream, &head.key) {
             return Err(ActError::Known);
         }
         let order = {

@@ -64,7 +64,8 @@ impl Store {
         for name in self.directory(place).names()? {
             match read_in(self.directory(place), &name) {
                 Ok(read) => all.push(read),
-                Err(why) => self.set_aside(place, &name, &why)?,
+                Err(Unread::Damaged(why)) => self.set_aside(place, &name, &why)?,
+                Err(Unread::Now(e)) => return Err(e),
             }
         }
         Ok(all)
@@ -104,7 +105,7 @@ impl Store {
     }
 
     /// Reads a waiting entry.
-    pub(super) fn read(&self, name: &str) -> Result<Entry, String> {
+    pub(super) fn read(&self, name: &str) -> Result<Entry, Unread> {
         read_in(&self.waiting, name).map(|(_, entry)| entry)
     }
 
@@ -144,23 +145,44 @@ impl Store {
     }
 }
 
+/// Why an entry was not read.
+#[derive(Debug)]
+pub(super) enum Unread {
+    /// It is not what was written: it will never be read.
+    Damaged(String),
+    /// The machine could not read it now: too few descriptors, too little memory, a disk that fails.
+    Now(io::Error),
+}
+
 /// The name of an entry's file.
 pub(super) fn name_of(place_in_order: u64, id: &str) -> String {
     format!("{place_in_order:020}-{id}{SUFFIX}")
 }
 
-fn read_in(directory: &Directory, name: &str) -> Result<(u64, Entry), String> {
+fn read_in(directory: &Directory, name: &str) -> Result<(u64, Entry), Unread> {
     let order = name
         .split_once('-')
         .and_then(|(order, _)| order.parse().ok())
-        .ok_or("its name is none of ours")?;
-    let bytes = directory
-        .read(name, entry::LARGEST)
-        .map_err(|e| e.to_string())?;
-    let entry = entry::decode(&bytes).ok_or("it is damaged")?;
+        .ok_or_else(|| Unread::Damaged("its name is none of ours".into()))?;
+    let bytes = directory.read(name, entry::LARGEST).map_err(|e| {
+        use rustix::io::Errno;
+        let passing = [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOMEM,
+            Errno::IO,
+            Errno::INTR,
+            Errno::AGAIN,
+        ];
+        match Errno::from_io_error(&e) {
+            Some(errno) if passing.contains(&errno) => Unread::Now(e),
+            Some(_) | None => Unread::Damaged(e.to_string()),
+        }
+    })?;
+    let entry = entry::decode(&bytes).ok_or_else(|| Unread::Damaged("it is damaged".into()))?;
     if name == name_of(order, &entry.head.id) {
         Ok((order, entry))
     } else {
-        Err("its name is another entry's".into())
+        Err(Unread::Damaged("its name is another entry's".into()))
     }
 }

@@ -98,7 +98,7 @@ fn write_distinct(spool: &Arc<Spool>, batch: Vec<(Order, Reply)>) {
     };
     for (order, reply) in batch {
         let head = &order.letter.head;
-        if head.remember && spool.replay.knows(&head.source, &head.key) {
+        if head.remember && spool.replay.knows(&head.source, &head.upstream, &head.key) {
             answer(reply, Ok(Kept::Known));
             continue;
         }

@@ -11,7 +11,12 @@ use crate::{
     route::Match,
 };
 
-pub(super) fn still_admitted(policy: &Policy, claim: &Claim, now: Timestamp) -> Result<(), Reason> {
+/// When the credential ends by this policy, where it does.
+pub(super) fn still_admitted(
+    policy: &Policy,
+    claim: &Claim,
+    now: Timestamp,
+) -> Result<Option<Timestamp>, Reason> {
     let route = match policy.routes.find(&claim.method, &claim.path) {
         Match::Route(route) => route,
         Match::MethodNotAllowed { .. } => return Err(Reason::MethodNotAllowed),
@@ -25,28 +30,32 @@ pub(super) fn still_admitted(policy: &Policy, claim: &Claim, now: Timestamp) -> 
         return Err(Reason::UpgradeRefused);
     }
     // Whatever the route wants now: a key that is gone closes what it opened.
-    key_is_good(policy, claim, now)?;
+    let end = key_is_good(policy, claim, now)?;
     match &route.auth {
-        Auth::None => Ok(()),
+        Auth::None => Ok(end),
         Auth::ApiKey => match (&claim.actor, policy.bypass) {
-            (Actor::Key(_), _) | (Actor::Anonymous, Bypass::Open) => Ok(()),
+            (Actor::Key(_), _) | (Actor::Anonymous, Bypass::Open) => Ok(end),
             (Actor::Anonymous | Actor::TestWebhook | Actor::Webhook(_), _) => {
                 Err(Reason::ApiKeyMissing)
             }
         },
         Auth::Webhook(auth) => match &claim.actor {
-            Actor::Webhook(source) if *source == auth.source => Ok(()),
+            Actor::Webhook(source) if *source == auth.source => Ok(end),
             Actor::Webhook(_) | Actor::Key(_) | Actor::Anonymous | Actor::TestWebhook => {
                 Err(Reason::SignatureMissing)
             }
         },
-        Auth::TestWebhook(auth) => test_webhook_is_open(auth, claim, now),
+        Auth::TestWebhook(auth) => test_webhook_is_open(auth, claim, now, end),
     }
 }
 
-fn key_is_good(policy: &Policy, claim: &Claim, now: Timestamp) -> Result<(), Reason> {
+fn key_is_good(
+    policy: &Policy,
+    claim: &Claim,
+    now: Timestamp,
+) -> Result<Option<Timestamp>, Reason> {
     let Credential::Key(key) = &claim.credential else {
-        return Ok(());
+        return Ok(claim.credential.expires());
     };
     let found = policy.keys.live(&key.digest, now).map_err(|r| r.reason)?;
     if found.id != key.id {
@@ -56,28 +65,29 @@ fn key_is_good(policy: &Policy, claim: &Claim, now: Timestamp) -> Result<(), Rea
     if !found.scopes.cover(&claim.method, &claim.path) {
         return Err(Reason::ScopeMissing);
     }
-    Ok(())
+    Ok(found.expires)
 }
 
 fn test_webhook_is_open(
     auth: &TestWebhookAuth,
     claim: &Claim,
     now: Timestamp,
-) -> Result<(), Reason> {
+    key_end: Option<Timestamp>,
+) -> Result<Option<Timestamp>, Reason> {
     match (auth, &claim.credential) {
         (TestWebhookAuth::Disabled, _) => Err(Reason::TestWebhookDisabled),
         (TestWebhookAuth::NotConfigured, _) => Err(Reason::TestWebhookNotConfigured),
-        (TestWebhookAuth::ApiKey, Credential::Key(_)) => Ok(()),
+        (TestWebhookAuth::ApiKey, Credential::Key(_)) => Ok(key_end),
         (TestWebhookAuth::ApiKey, Credential::None | Credential::Token(_)) => {
             Err(Reason::TestKeyRefused)
         }
-        (TestWebhookAuth::Token(tokens), Credential::Token(presented))
-            if tokens.iter().any(|(token, end)| {
-                *token == presented.digest && end.is_none_or(|end| now < end)
-            }) =>
-        {
-            Ok(())
+        (TestWebhookAuth::Token(tokens), Credential::Token(presented)) => tokens
+            .iter()
+            .find(|(token, end)| *token == presented.digest && end.is_none_or(|end| now < end))
+            .map(|(_, end)| *end)
+            .ok_or(Reason::TestTokenRefused),
+        (TestWebhookAuth::Token(_), Credential::None | Credential::Key(_)) => {
+            Err(Reason::TestTokenRefused)
         }
-        (TestWebhookAuth::Token(_), _) => Err(Reason::TestTokenRefused),
     }
 }

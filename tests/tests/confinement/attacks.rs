@@ -129,7 +129,7 @@ fn attacks(backend: &mut Backend) -> Vec<(&'static str, String, Stopped)> {
             through("unshare --user --map-root-user true".into()),
             always,
         ),
-        ("the home of root", through("ls /root/".into()), always),
+        ("the home of root", through("ls ~root".into()), always),
     ]
 }
 
