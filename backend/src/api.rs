@@ -15,8 +15,8 @@ use axum::{
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
-    listen::Stop, sandbox::Sandboxes, scheduler::Scheduler, settings::Settings, store::Store,
-    workspace::Workspace,
+    listen::Stop, metrics::Metrics, sandbox::Sandboxes, scheduler::Scheduler, settings::Settings,
+    store::Store, workspace::Workspace,
 };
 
 pub mod archive;
@@ -27,6 +27,7 @@ mod events;
 mod extract;
 mod health;
 mod logs;
+mod once;
 pub mod openapi;
 mod page;
 mod problem;
@@ -40,6 +41,7 @@ mod submit;
 mod system;
 mod usage;
 mod webhook;
+mod websocket;
 
 pub use extract::Caller;
 pub use problem::ApiError;
@@ -69,6 +71,8 @@ pub struct Parts {
     pub workspace: Workspace,
     /// Ends streams when the backend stops.
     pub stop: Stop,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// How commands are confined.
     pub confinement: crate::confine::report::Report,
 }
@@ -98,6 +102,7 @@ pub fn router(app: App) -> Router {
     let routes = Router::new()
         .route("/health", get(health::health))
         .route("/openapi.json", get(openapi::serve))
+        .route("/metrics", get(health::metrics))
         .route("/v1/version", get(health::version))
         .route("/v1/whoami", get(health::whoami))
         .route("/v1/system/heartbeat", get(system::heartbeat))

@@ -1,7 +1,7 @@
 //! What the command line needs beside the backend itself: signals, and a client of the running
 //! backend.
 
-use std::{io, sync::Arc};
+use std::{fmt::Write as _, io, path::Path, sync::Arc};
 
 use http::{Request, StatusCode, header, request::Builder};
 use http_body_util::{BodyExt as _, Full};
@@ -20,6 +20,7 @@ use crate::{
         replay::{ReplayAnswer, ReplayRequest, replay_now},
     },
     run::State,
+    sandbox::stack::repository::{self, Refused},
     settings::{Address, Settings},
     store::{self, OpenError, Store, runs::Filter},
 };
@@ -69,6 +70,32 @@ pub enum CommandError {
     /// What was asked for was refused, or the store failed.
     #[error("{0}")]
     Refused(String),
+}
+
+/// What would be run as the stack of the repository at `dir`, for people.
+pub fn stack_check(dir: &Path) -> Result<String, Refused> {
+    let found = repository::load(dir)?;
+    let mut said = format!("{}: ok\n", found.source);
+    for service in &found.stack.services {
+        let image = service.image.as_deref().unwrap_or_default();
+        let _ = write!(said, "  {}: {image}", service.name);
+        if let (Some(role), Some(port)) = (service.role, service.container_port) {
+            let role = role.as_str();
+            let _ = write!(said, ", port {port} published on 127.0.0.1 as {role}");
+        }
+        let after: Vec<_> = service.container.after.keys().map(String::as_str).collect();
+        if !after.is_empty() {
+            let _ = write!(said, ", after {}", after.join(", "));
+        }
+        said.push('\n');
+    }
+    for secret in &found.stack.secrets {
+        let _ = writeln!(
+            said,
+            "  {secret}: a random credential in /run/secrets/{secret}"
+        );
+    }
+    Ok(said)
 }
 
 /// Archives cards: in the store when nobody has it open, else through the backend that has.

@@ -31,6 +31,8 @@ pub struct Config {
     pub sandboxes: Sandboxes,
     /// Which pull requests cause work.
     pub review: Review,
+    /// How long what is done with is kept.
+    pub retention: Retention,
 }
 
 /// `[listen]`
@@ -43,6 +45,8 @@ pub struct Listen {
     pub peers: Option<Vec<Spanned<String>>>,
     /// Whether an address other than loopback may be listened on.
     pub allow_remote: bool,
+    /// How long a peer may take nothing of what is written to it, e.g. `"30s"`.
+    pub write_timeout: Option<Spanned<String>>,
 }
 
 /// `[store]`
@@ -151,12 +155,46 @@ pub struct Sandboxes {
     pub max_ttl: Option<Spanned<String>>,
     /// Sandboxes at once, at most.
     pub limit: Option<Spanned<i64>>,
+    /// Sandboxes of one build at once, at most.
+    pub build_limit: Option<Spanned<i64>>,
+    /// Sandboxes that are up at once, at most; further ones wait for a place.
+    pub running: Option<Spanned<i64>>,
+    /// How long one may go unused before it is removed, e.g. `"2h"`; without it, for ever.
+    pub idle_timeout: Option<Spanned<String>>,
+    /// How often records are compared with what the engine holds, e.g. `"30s"`.
+    pub reconcile: Option<Spanned<String>>,
+    /// Whether commands may be run inside of containers.
+    pub exec: Option<Spanned<bool>>,
+    /// The container engine.
+    pub docker: Docker,
     /// How long a new sandbox may take to become well, e.g. `"1m"`.
     pub start_timeout: Option<Spanned<String>>,
     /// Time between TERM and KILL, e.g. `"10s"`.
     pub grace: Option<Spanned<String>>,
     /// Output kept of one service, e.g. `"64MiB"`.
     pub output_limit: Option<Spanned<String>>,
+}
+
+/// `[sandboxes.docker]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Docker {
+    /// The engine's socket.
+    pub socket: Option<Spanned<String>>,
+    /// The words of the compose command, e.g. `["docker", "compose"]`.
+    pub compose: Option<Spanned<Vec<String>>>,
+    /// Whether images that are not on the engine are fetched.
+    pub pull: Option<Spanned<bool>>,
+    /// How long fetching one image may take, e.g. `"10m"`.
+    pub pull_timeout: Option<Spanned<String>>,
+    /// How long the engine may take to answer, e.g. `"10s"`.
+    pub answer_timeout: Option<Spanned<String>>,
+    /// Memory of one container, e.g. `"1GiB"`.
+    pub memory: Option<Spanned<String>>,
+    /// Processors of one container, e.g. `1.5`.
+    pub cpu: Option<Spanned<f64>>,
+    /// Processes and threads of one container.
+    pub processes: Option<Spanned<i64>>,
 }
 
 /// `[sandboxes.ports]`: one range for each role, written `"first-last"`.
@@ -185,6 +223,26 @@ pub struct Review {
     pub branches: Vec<Spanned<String>>,
     /// Login names of who opens or pushes.
     pub people: Vec<Spanned<String>>,
+}
+
+/// `[retention]`: each a time such as `"30d"`, or `"never"`: nothing is removed.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retention {
+    /// Runs that have ended.
+    pub finished_runs: Option<Spanned<String>>,
+    /// The output of runs that have ended.
+    pub logs: Option<Spanned<String>>,
+    /// Events.
+    pub events: Option<Spanned<String>>,
+    /// Deliveries, with the memory of their keys.
+    pub deliveries: Option<Spanned<String>>,
+    /// Archived cards.
+    pub archived_cards: Option<Spanned<String>>,
+    /// Records of deleted sandboxes.
+    pub deleted_sandboxes: Option<Spanned<String>>,
+    /// How often it is looked at.
+    pub period: Option<Spanned<String>>,
 }
 
 /// Reads a file's text.

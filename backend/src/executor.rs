@@ -33,6 +33,7 @@ use tokio::{
 
 use crate::{
     confine::{Plan, cgroup::Group},
+    crash_point::CrashPoint,
     supervisor::{
         SUPERVISE,
         files::{AttemptDir, Claim, Spec},
@@ -57,13 +58,20 @@ pub use crate::supervisor::{
     record::{OutputRecord, RecordReader as OutputReader, Stream},
 };
 
-/// What an attempt has to report, in order. [`Update::Ended`] is the last one, always.
+/// What an attempt has to report, in order. The last one, always, is [`Update::Ended`] or
+/// [`Update::Unbegun`].
 #[derive(Debug, Clone)]
 pub enum Update {
     /// Output, in sequence. Never empty.
     Output(Vec<OutputRecord>),
     /// The whole process tree is gone and this is how it ended.
     Ended(Exit),
+    /// Its supervisor has ended before it took the attempt on, as it must on a full disk: nothing was
+    /// executed, and nothing of it will be.
+    Unbegun {
+        /// Why, for the log and the run's record.
+        detail: String,
+    },
 }
 
 /// What was found of an attempt of an earlier process.
@@ -75,6 +83,9 @@ pub enum Adoption {
     Running(Attempt),
     /// Nothing is on disk that could be followed: it was never started, or was forgotten.
     Vanished {
+        /// Whether it is certain that nothing of it was executed, and that nothing will be: it was
+        /// given up just now, before its supervisor took it on.
+        unbegun: bool,
         /// Why, for the log and the run's record.
         detail: String,
     },
@@ -207,38 +218,34 @@ impl Executor {
             id: id.to_owned(),
             source,
         };
-        let vanished = |detail: &str| {
+        let vanished = |unbegun, detail: &str| {
             Ok(Adoption::Vanished {
+                unbegun,
                 detail: detail.to_owned(),
             })
         };
         let Some(dir) = self.dir(id).filter(|dir| dir.path().is_dir()) else {
-            return vanished("no trace of it is on disk: it was never started");
+            return vanished(false, "no trace of it is on disk: it was never started");
         };
         let look = spawn_blocking({
             let dir = dir.clone();
             move || {
-                // Without a claim nothing has run yet, and with ours standing nothing will.
-                match dir.stake(&Claim::Abandoned)? {
+                // One that is there is read even where nothing can be written.
+                let (claim, is_first) = match dir.claim()? {
+                    Some(claim) => (claim, false),
+                    // Without a claim nothing has run yet, and with ours standing nothing will.
+                    None => (dir.stake(&Claim::Abandoned)?, true),
+                };
+                match claim {
                     Claim::Supervisor(identity) => {
-                        let reader = OutputReader::open(&dir.output(), after_seq)?;
-                        let spec = match dir.spec() {
-                            Ok(spec) => Some(spec),
-                            // Torn by the fall of a machine, or removed by the command.
-                            Err(error)
-                                if matches!(
-                                    error.kind(),
-                                    io::ErrorKind::NotFound | io::ErrorKind::InvalidData
-                                ) =>
-                            {
-                                None
-                            }
-                            Err(error) => return Err(error),
-                        };
+                        let reader = unless_gone(OutputReader::open(&dir.output(), after_seq))?
+                            .map_or_else(OutputReader::nothing, Ok)?;
+                        let spec = unless_gone(dir.spec())?;
                         let terms = Terms::new(spec, &identity);
-                        Ok(Some((identity, reader, terms)))
+                        Ok(Ok((identity, reader, terms)))
                     }
-                    Claim::Abandoned => Ok(None),
+                    // A command that removed the claim has left traces.
+                    Claim::Abandoned => Ok(Err(is_first && dir.is_untouched())),
                 }
             }
         });
@@ -248,7 +255,7 @@ impl Executor {
             .flatten()
             .map_err(failed)?
         {
-            Some((identity, reader, terms)) => Ok(Adoption::Running(self.follow(
+            Ok((identity, reader, terms)) => Ok(Adoption::Running(self.follow(
                 id.to_owned(),
                 dir,
                 identity,
@@ -256,18 +263,18 @@ impl Executor {
                 reader,
                 terms,
             ))),
-            None => vanished("it was given up before its supervisor began"),
+            Err(unbegun) => vanished(unbegun, "it was given up before its supervisor began"),
         }
     }
 
-    /// Ends a supervisor of which nothing but its identity is left, and all that is below it. Gives
-    /// up, and says so in the log, on one that the kernel does not let go.
-    pub async fn end_traceless(&self, supervisor: &Identity) {
+    /// Ends a supervisor of which nothing but its identity is left, and all that is below it; whether
+    /// it is gone. Gives up, and says so in the log, on one that the kernel does not let go.
+    pub async fn end_traceless(&self, supervisor: &Identity) -> bool {
         let limit = Instant::now() + LEAVING;
         while supervisor.is_alive() {
             if Instant::now() >= limit {
                 tracing::error!(pid = supervisor.pid, "a supervisor does not end");
-                return;
+                return false;
             }
             let root = supervisor.clone();
             let killed = spawn_blocking(move || match tree::kill_below(&root)? {
@@ -279,6 +286,7 @@ impl Executor {
             }
             wait_gone(supervisor, TRACELESS_PERIOD).await;
         }
+        true
     }
 
     /// The output of an attempt from its beginning, for whoever wants to read it beside its
@@ -313,7 +321,16 @@ impl Executor {
         let Some(dir) = self.dir(id).filter(|dir| dir.path().is_dir()) else {
             return Ok(());
         };
-        if let Claim::Supervisor(supervisor) = dir.stake(&Claim::Abandoned).map_err(failed)? {
+        // A claim that is there needs no room on a disk that has none.
+        let claim = match dir.claim().map_err(failed)? {
+            Some(claim) => claim,
+            None => match dir.stake(&Claim::Abandoned) {
+                // Whoever comes later finds no folder to claim.
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => Claim::Abandoned,
+                staked => staked.map_err(failed)?,
+            },
+        };
+        if let Claim::Supervisor(supervisor) = claim {
             // One that has written its end is on its way out; one that has not still has a command.
             let limit = if dir.exit().map_err(failed)?.is_some() {
                 LEAVING
@@ -324,7 +341,18 @@ impl Executor {
                 return Err(AdoptError::StillRunning(id.to_owned()));
             }
         }
-        let removed = spawn_blocking(move || fs::remove_dir_all(dir.path())).await;
+        let plan = Arc::clone(&self.plan);
+        let removed = spawn_blocking(move || {
+            // One that never had a supervisor has left its group.
+            let nonce = dir.spec().map(|spec| spec.nonce);
+            if let (Some(base), Ok(nonce)) = (&plan.cgroups, nonce)
+                && is_safe_name(&nonce)
+            {
+                base.group(&nonce).remove();
+            }
+            fs::remove_dir_all(dir.path())
+        })
+        .await;
         match removed.map_err(io::Error::other).flatten() {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
             Ok(()) | Err(_) => Ok(()),
@@ -346,12 +374,14 @@ impl Executor {
     ) -> Attempt {
         let (sender, updates) = mpsc::channel(UPDATES_WAITING);
         let (asked, asked_of) = watch::channel(None);
+        let (heard, heard_of) = watch::channel(Instant::now());
         let follower = Follower {
             dir: dir.clone(),
             identity: identity.clone(),
             child,
             reader,
             updates: sender,
+            heard,
             terms,
             asked: asked_of,
             forced: false,
@@ -362,6 +392,7 @@ impl Executor {
             identity: identity.clone(),
             isolation: self.isolation(),
             updates,
+            heard: heard_of,
             canceler: Canceler {
                 dir,
                 supervisor: identity,
@@ -381,6 +412,23 @@ const LEAVING: Duration = Duration::from_secs(5);
 /// The receiving end of an attempt's updates.
 pub type Updates = mpsc::Receiver<Update>;
 
+/// What was read of a file, if it is there and whole: it may have been torn by the fall of a machine,
+/// or removed by the command.
+fn unless_gone<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::InvalidData
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// The control group of an attempt.
 fn group_of(spec: &Spec) -> Option<Group> {
     let base = spec.plan.cgroups.as_ref();
@@ -394,6 +442,7 @@ fn spawn(
     spec: Spec,
 ) -> io::Result<(Child, Identity, OutputReader, Terms)> {
     dir.create(&spec)?;
+    CrashPoint::AttemptPrepared.reached();
     let group = group_of(&spec);
     let start = || {
         if let Some(base) = &spec.plan.cgroups {

@@ -8,14 +8,21 @@
 //! `store`; those use the pure cores `card`, `run` and `sandbox_state`. This file alone knows all.
 //! Nothing here knows a caller's credential: the gateway has judged those before.
 
+// `orket_shared::say` does not panic when nobody reads any more.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 pub mod api;
 pub mod card;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod confine;
+pub mod crash_point;
 pub mod executor;
 pub mod listen;
+pub mod metrics;
 pub mod plan;
+pub mod retention;
 pub mod run;
 pub mod sandbox;
 pub mod sandbox_state;
@@ -81,6 +88,7 @@ pub struct Backend {
     router: axum::Router,
     scheduler: scheduler::Scheduler,
     sandboxes: sandbox::Sandboxes,
+    keeper: retention::Keeper,
     stop: Stop,
     settings: Settings,
 }
@@ -95,9 +103,15 @@ impl Backend {
         let workspace = workspace::Workspace::open(&settings.workspace)
             .map_err(failed("workspace", &settings.workspace))?;
         // The lock first: what follows may only be done by the one owner.
-        let store = store::Database::open_within(&settings.store, STORE_PATIENCE)?;
+        let metrics = Arc::new(metrics::Metrics::new());
+        let counted = Arc::clone(&metrics);
+        let store = store::Database::open_within(&settings.store, STORE_PATIENCE, counted)?;
         settings::apart(store.path(), workspace.root()).map_err(StartError::NotApart)?;
         let (file, state, epoch) = (store.path().to_owned(), store.state_dir(), store.epoch());
+        let owner = sandbox::stack::Owner {
+            instance: store.instance().to_owned(),
+            epoch,
+        };
         let store: store::Store = Arc::new(store);
         private_dir(&state).map_err(failed("state directory", &state))?;
         let attempts = state.join("attempts");
@@ -122,36 +136,27 @@ impl Backend {
             workspace.clone(),
             settings.runs.clone(),
             stop.clone(),
+            Arc::clone(&metrics),
         );
+        let commands = state.join("sandboxes/commands");
+        let base = sandbox::Base {
+            state: &state,
+            commands: executor::Executor::new(&commands, PROGRAM)
+                .map_err(failed("directory of commands", &commands))?,
+            owner,
+        };
         let sandboxes = sandbox::Sandboxes::open(
             store.clone(),
             workspace.clone(),
             settings.sandboxes.clone(),
             settings.runs.min_isolation,
-            &state,
+            base,
             confined(&posture.services, posture.report.services),
         )?;
-        let settled = scheduler.settle().await?;
-        tracing::info!(
-            event = "settled",
-            epoch,
-            adopted = settled.adopted,
-            requeued = settled.requeued,
-            lost = settled.lost,
-            forgotten = settled.forgotten,
-            "attempts of earlier boots are settled"
-        );
-        let settled = sandboxes.settle().await?;
-        tracing::info!(
-            event = "sandboxes_settled",
-            adopted = settled.adopted,
-            interrupted = settled.interrupted,
-            ending = settled.ending,
-            unclear = settled.unclear,
-            "sandboxes of earlier boots are settled"
-        );
+        settle(&scheduler, &sandboxes, epoch).await?;
         let rule = peer::Rule::new(settings.listen.peers.clone());
-        let listener = Listener::bind(&settings.listen.address, rule).await?;
+        let cut_off = metrics.readers_cut_off.clone();
+        let listener = Listener::bind(&settings.listen, rule, cut_off).await?;
         tracing::info!(
             event = "posture",
             isolation = scheduler.isolation().name(),
@@ -163,6 +168,13 @@ impl Backend {
         );
         // From now on others of our user do not read or trace us, at the level `group` either.
         confine::hide().map_err(StartError::Hide)?;
+        let keeper = retention::Keeper::new(
+            store.clone(),
+            scheduler.clone(),
+            settings.retention,
+            Arc::clone(&metrics),
+            stop.clone(),
+        );
         let app = api::App::new(api::Parts {
             settings: settings.clone(),
             store,
@@ -171,12 +183,14 @@ impl Backend {
             workspace,
             stop: stop.clone(),
             confinement: posture.report,
+            metrics: Arc::clone(&metrics),
         });
         Ok(Self {
             listener,
             router: api::router(app),
             scheduler,
             sandboxes,
+            keeper,
             stop,
             settings,
         })
@@ -197,9 +211,13 @@ impl Backend {
     pub async fn serve(self) {
         let claiming = tokio::spawn(self.scheduler.clone().run());
         let sandboxes = self.sandboxes.clone();
-        let reaping = tokio::spawn(async move { sandboxes.reap().await });
+        let keeping = tokio::spawn(self.keeper.run());
+        let reaping = tokio::spawn(async move {
+            tokio::join!(sandboxes.reap(), sandboxes.reconcile());
+        });
         self.listener.serve(self.router, self.stop.watch()).await;
         reaping.abort();
+        keeping.abort();
         if let Err(error) = claiming.await {
             tracing::error!(%error, "the scheduler broke");
         }
@@ -218,6 +236,37 @@ impl Backend {
             }
         }
     }
+}
+
+/// Settles what earlier boots left, and says what that was.
+async fn settle(
+    scheduler: &scheduler::Scheduler,
+    sandboxes: &sandbox::Sandboxes,
+    epoch: i64,
+) -> Result<(), StartError> {
+    let settled = scheduler.settle().await?;
+    tracing::info!(
+        event = "settled",
+        epoch,
+        adopted = settled.adopted,
+        requeued = settled.requeued,
+        lost = settled.lost,
+        unclear = settled.unclear,
+        forgotten = settled.forgotten,
+        "attempts of earlier boots are settled"
+    );
+    sandboxes.announce().await;
+    let settled = sandboxes.settle().await?;
+    tracing::info!(
+        event = "sandboxes_settled",
+        adopted = settled.adopted,
+        interrupted = settled.interrupted,
+        waiting = settled.waiting,
+        ending = settled.ending,
+        unclear = settled.unclear,
+        "sandboxes of earlier boots are settled"
+    );
+    Ok(())
 }
 
 /// The program of supervisors: this very one, also after the file was replaced by an upgrade.

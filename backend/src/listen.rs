@@ -23,7 +23,10 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
 };
 
-use crate::settings::Address;
+use crate::{
+    metrics::Counter,
+    settings::{self, Address},
+};
 
 mod patience;
 pub mod peer;
@@ -32,8 +35,6 @@ use patience::Patience;
 
 /// How long a peer may take to send the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a write may wait for a peer that does not read.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long requests in flight may go on after a stop was asked for.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -78,7 +79,20 @@ pub enum BindError {
 
 /// An address being listened on.
 #[derive(Debug)]
-pub enum Listener {
+pub struct Listener {
+    socket: Socket,
+    terms: Terms,
+}
+
+/// How long peers are waited for, and where it is counted when they do nothing.
+#[derive(Debug, Clone)]
+struct Terms {
+    write_timeout: Duration,
+    cut_off: Counter,
+}
+
+#[derive(Debug)]
+enum Socket {
     /// A unix socket and the rule of who may connect.
     Unix {
         /// The socket.
@@ -109,33 +123,27 @@ impl Drop for SocketFile {
 }
 
 impl Listener {
-    /// Listens on `address`.
-    pub async fn bind(address: &Address, rule: peer::Rule) -> Result<Self, BindError> {
-        let failed = |source| BindError::Io {
-            address: address.clone(),
-            source,
+    /// Listens where it is told to.
+    /// Whoever takes nothing for too long is cut off and counted in `cut_off`.
+    pub async fn bind(
+        listen: &settings::Listen,
+        rule: peer::Rule,
+        cut_off: Counter,
+    ) -> Result<Self, BindError> {
+        let address = &listen.address;
+        let terms = Terms {
+            write_timeout: listen.write_timeout,
+            cut_off,
         };
-        match address {
-            Address::Unix(path) => {
-                make_way(path, address).await?;
-                let (socket, file) = bind_unix(path).map_err(failed)?;
-                Ok(Self::Unix { socket, file, rule })
-            }
-            Address::Tcp(tcp) => match TcpListener::bind(tcp).await {
-                Ok(listener) => Ok(Self::Tcp(listener)),
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                    Err(BindError::Taken(address.clone()))
-                }
-                Err(error) => Err(failed(error)),
-            },
-        }
+        let socket = Socket::bind(address, rule).await?;
+        Ok(Self { socket, terms })
     }
 
     /// The address as a client would write it, with the port that was given where 0 was asked for.
     pub fn address(&self) -> io::Result<Address> {
-        match self {
-            Self::Unix { file, .. } => Ok(Address::Unix(file.path.clone())),
-            Self::Tcp(listener) => listener.local_addr().map(Address::Tcp),
+        match &self.socket {
+            Socket::Unix { file, .. } => Ok(Address::Unix(file.path.clone())),
+            Socket::Tcp(listener) => listener.local_addr().map(Address::Tcp),
         }
     }
 
@@ -145,6 +153,7 @@ impl Listener {
         let (held, mut ended) = mpsc::channel::<()>(1);
         let tie = Tie {
             stop: stop.clone(),
+            terms: self.terms.clone(),
             _held: held,
         };
         let places = Arc::new(Semaphore::new(connections_max()));
@@ -169,8 +178,8 @@ impl Listener {
         // Who finds no place waits in the system's queue.
         let place = Arc::clone(places).acquire_owned();
         let place = place.await.map_err(io::Error::other)?;
-        match self {
-            Self::Unix { socket, rule, .. } => {
+        match &self.socket {
+            Socket::Unix { socket, rule, .. } => {
                 let (stream, _) = socket.accept().await?;
                 match stream
                     .peer_cred()
@@ -183,7 +192,7 @@ impl Listener {
                     }
                 }
             }
-            Self::Tcp(listener) => {
+            Socket::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 stream.set_nodelay(true)?;
                 converse(stream, router.clone(), tie, place);
@@ -193,10 +202,34 @@ impl Listener {
     }
 }
 
+impl Socket {
+    async fn bind(address: &Address, rule: peer::Rule) -> Result<Self, BindError> {
+        let failed = |source| BindError::Io {
+            address: address.clone(),
+            source,
+        };
+        match address {
+            Address::Unix(path) => {
+                make_way(path, address).await?;
+                let (socket, file) = bind_unix(path).map_err(failed)?;
+                Ok(Self::Unix { socket, file, rule })
+            }
+            Address::Tcp(tcp) => match TcpListener::bind(tcp).await {
+                Ok(listener) => Ok(Self::Tcp(listener)),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                    Err(BindError::Taken(address.clone()))
+                }
+                Err(error) => Err(failed(error)),
+            },
+        }
+    }
+}
+
 /// What ties a connection to the listener's end.
 #[derive(Clone)]
 struct Tie {
     stop: watch::Receiver<bool>,
+    terms: Terms,
     _held: mpsc::Sender<()>,
 }
 
@@ -212,7 +245,11 @@ where
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
             .serve_connection(
-                TokioIo::new(Patience::new(stream, WRITE_TIMEOUT)),
+                TokioIo::new(Patience::new(
+                    stream,
+                    tie.terms.write_timeout,
+                    tie.terms.cut_off.clone(),
+                )),
                 TowerToHyperService::new(router),
             )
             .with_upgrades();

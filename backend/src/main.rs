@@ -1,7 +1,10 @@
 //! The command line of `orket-backend`.
 
+// `orket_shared::say` does not panic when nobody reads any more.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 use std::{
-    io::{IsTerminal as _, Write as _},
+    io::IsTerminal as _,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -15,11 +18,12 @@ use orket_backend::{
         openapi,
         replay::{ReplayAnswer, ReplayRequest},
     },
-    cli,
+    cli, crash_point,
     run::State,
     settings::{Loaded, Settings},
     supervisor,
 };
+use orket_shared::{complain, complain_text, say, say_text};
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 /// Schedules and runs work, keeps sandboxes. It asks nobody for proof: it stands behind
@@ -59,8 +63,21 @@ enum Command {
     /// Submit runs that did not succeed once more, through the running backend or, when none
     /// runs, in the store itself. Asking twice replays nothing twice.
     Replay(Replay),
+    /// Look at the stack of a repository.
+    #[command(subcommand)]
+    Stack(Stack),
     /// Print the description of the API (`OpenAPI` 3.1).
     ExportOpenapi,
+}
+
+#[derive(Subcommand)]
+enum Stack {
+    /// Tell what would be run as the stack of a repository, or what stands against it. Looks at files only.
+    Check {
+        /// The repository.
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
 }
 
 #[derive(clap::Args)]
@@ -143,9 +160,9 @@ fn main() -> ExitCode {
         return code;
     }
     match run(Arguments::parse().command) {
-        Ok(code) => code,
+        Ok(code) => orket_shared::say::ended(code),
         Err(error) => {
-            eprintln!("orket-backend: {error:#}");
+            complain!("orket-backend: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -159,15 +176,25 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             };
             let count = warnings.len();
-            println!("{}: ok, {count} warning{}", config.display(), plural(count));
+            say!("{}: ok, {count} warning{}", config.display(), plural(count));
             Ok(ExitCode::SUCCESS)
         }
         Command::SelfTest { config } => self_test(config.as_deref()),
         Command::Archive(archive) => run_archive(archive),
         Command::Runs(runs) => list_runs(&runs),
         Command::Replay(replay) => run_replay(replay),
+        Command::Stack(Stack::Check { dir }) => {
+            match cli::stack_check(&dir) {
+                Ok(said) => say_text!("{said}"),
+                Err(refused) => {
+                    complain_text!("{refused}");
+                    return Ok(ExitCode::FAILURE);
+                }
+            }
+            Ok(ExitCode::SUCCESS)
+        }
         Command::ExportOpenapi => {
-            print!("{}", openapi::text()?);
+            say_text!("{}", openapi::text()?);
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -190,13 +217,13 @@ fn load(config: Option<&Path>) -> anyhow::Result<Option<Loaded>> {
     match Settings::load(&text) {
         Ok(loaded) => {
             for warning in &loaded.warnings {
-                eprint!("{}", warning.render(&name, &text));
+                complain_text!("{}", warning.render(&name, &text));
             }
             Ok(Some(loaded))
         }
         Err(errors) => {
             for error in errors {
-                eprint!("{}", error.render(&name, &text));
+                complain_text!("{}", error.render(&name, &text));
             }
             Ok(None)
         }
@@ -208,6 +235,13 @@ fn serve(config: Option<&Path>) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     };
     log_to_stderr();
+    if let Some(at) = crash_point::armed().map_err(anyhow::Error::msg)? {
+        tracing::warn!(
+            event = "crash_point",
+            at,
+            "a test lets this process be killed"
+        );
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -216,9 +250,7 @@ fn serve(config: Option<&Path>) -> anyhow::Result<ExitCode> {
         let mut signals = cli::Signals::listen()?;
         let backend = Backend::start(settings).await?;
         let stop = backend.stop();
-        let mut out = std::io::stdout();
-        writeln!(out, "orket-backend listening on {}", backend.address()?)?;
-        out.flush()?;
+        say!("orket-backend listening on {}", backend.address()?);
         let told = async {
             signals.received().await;
             tracing::info!(event = "stopping", "the backend stops");
@@ -245,7 +277,7 @@ fn self_test(config: Option<&Path>) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    print!("{}", runtime.block_on(orket_backend::rehearse(&settings))?);
+    say_text!("{}", runtime.block_on(orket_backend::rehearse(&settings))?);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -266,12 +298,12 @@ fn run_archive(archive: Archive) -> anyhow::Result<ExitCode> {
         missing_ids,
         ..
     } = runtime()?.block_on(cli::archive(&settings, request))?;
-    println!("{archived_count} card{} archived", plural(archived_count));
+    say!("{archived_count} card{} archived", plural(archived_count));
     for id in archived_ids {
-        println!("  {id}");
+        say!("  {id}");
     }
     for id in &missing_ids {
-        eprintln!("no card {id}");
+        complain!("no card {id}");
     }
     Ok(if missing_ids.is_empty() {
         ExitCode::SUCCESS
@@ -293,7 +325,7 @@ fn list_runs(runs: &Runs) -> anyhow::Result<ExitCode> {
     let listed = runtime()?.block_on(cli::runs(&settings, states, runs.limit))?;
     for run in &listed {
         let ended = run.ended_at.map(|at| at.to_string());
-        println!(
+        say!(
             "{}  {}  {}  {}  {}",
             run.id,
             run.state.as_str(),
@@ -322,12 +354,12 @@ fn run_replay(replay: Replay) -> anyhow::Result<ExitCode> {
     let ReplayAnswer { replayed, skipped } =
         runtime()?.block_on(cli::replay(&settings, request))?;
     let count = replayed.len();
-    println!("{count} run{} replayed", plural(count));
+    say!("{count} run{} replayed", plural(count));
     for run in replayed {
-        println!("  {} as {}", run.id, run.run_id);
+        say!("  {} as {}", run.id, run.run_id);
     }
     for run in &skipped {
-        eprintln!("{}: {}", run.id, run.why);
+        complain!("{}: {}", run.id, run.why);
     }
     Ok(if skipped.is_empty() {
         ExitCode::SUCCESS

@@ -5,7 +5,8 @@
 //! is called deleted before its processes, ports and files were seen gone, and nothing is touched
 //! that has no record here.
 //!
-//! Next: [`crate::sandbox_state`] for the states, [`process`] for how services run.
+//! Next: [`crate::sandbox_state`] for the states, [`driver`] for who makes them, [`reconcile`] for
+//! what is done about what is found.
 
 use std::{
     collections::HashMap,
@@ -19,9 +20,13 @@ use std::{
 use jiff::Timestamp;
 use orket_shared::id;
 use parking_lot::Mutex;
-use tokio::{sync::Notify, time::sleep};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
 
 use crate::{
+    crash_point::CrashPoint,
     executor::{Executor, Isolation},
     sandbox_state::Reason,
     settings,
@@ -33,23 +38,30 @@ use crate::{
     workspace::{Refused, Workspace},
 };
 
+mod activity;
+pub mod container;
 mod credentials;
+pub mod docker;
 pub mod driver;
 mod health;
 mod keeper;
 pub mod ports;
 pub mod process;
+mod reap;
+pub mod reconcile;
 mod settle;
 pub mod spec;
+pub mod stack;
+mod sweep;
 
-use driver::{LogSource, NoDriver, Parts, SandboxDriver};
+use activity::Probes;
+use driver::{Drivers, Executed, LogSource, Parts};
 use keeper::{Entry, Keeper};
-use ports::NoPort;
+use ports::{NoPort, Wish};
 pub use settle::Settled;
 use spec::{OWN_WORKDIR, Plan, Spec};
-
-/// How often it is looked for sandboxes whose time is up.
-const REAP_PERIOD: Duration = Duration::from_millis(500);
+use stack::Owner;
+pub use sweep::Swept;
 
 /// The sandboxes of this backend. Cheap to clone.
 #[derive(Clone)]
@@ -62,10 +74,16 @@ struct Inner {
     workspace: Workspace,
     settings: settings::Sandboxes,
     min_isolation: Isolation,
-    driver: Arc<dyn SandboxDriver>,
+    drivers: Drivers,
     /// Holds one directory per sandbox.
     boxes: PathBuf,
     keepers: Mutex<HashMap<String, Arc<Notify>>>,
+    /// One for each sandbox that may be up.
+    places: Arc<Semaphore>,
+    probes: Probes,
+    /// When each was last seen in use.
+    used: Mutex<HashMap<String, Instant>>,
+    swept: Mutex<Swept>,
     /// Held from the choice of ports to their record: they are chosen for one sandbox at a time.
     choosing: tokio::sync::Mutex<()>,
 }
@@ -73,7 +91,7 @@ struct Inner {
 impl std::fmt::Debug for Sandboxes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sandboxes")
-            .field("driver", &self.inner.driver)
+            .field("drivers", &self.inner.drivers)
             .finish_non_exhaustive()
     }
 }
@@ -81,9 +99,6 @@ impl std::fmt::Debug for Sandboxes {
 /// Why sandboxes cannot be served at all.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The configured driver is not there.
-    #[error(transparent)]
-    Driver(#[from] NoDriver),
     /// The state directory cannot be used.
     #[error("cannot use {} for sandboxes: {source}", dir.display())]
     Io {
@@ -103,6 +118,9 @@ pub enum CreateError {
     /// A working directory is not in the workspace.
     #[error(transparent)]
     Workdir(#[from] Refused),
+    /// The repository has no stack that could be run.
+    #[error("{0}")]
+    Stack(String),
     /// It asks to live longer than is allowed.
     #[error("`ttl` is more than the {0} s that are allowed ([sandboxes] max_ttl)")]
     TooLong(u64),
@@ -119,23 +137,51 @@ pub enum CreateError {
         /// What there is.
         reached: &'static str,
     },
+    /// What would make it is not there.
+    #[error("A sandbox of images cannot be made now: {0}.")]
+    NotReady(String),
     /// The store refused.
     #[error(transparent)]
     Store(#[from] SandboxError),
 }
 
+/// Why a command was not run in a service.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// It is not allowed.
+    #[error("commands in sandboxes are switched off: see [sandboxes] exec")]
+    Off,
+    /// The sandbox does not live.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The driver could not.
+    #[error("{0}")]
+    Driver(io::Error),
+}
+
+/// What [`Sandboxes::open`] needs beside the settings.
+#[derive(Debug)]
+pub struct Base<'a> {
+    /// The directory of everything that belongs to the store.
+    pub state: &'a Path,
+    /// Runs commands of our own, which are not confined.
+    pub commands: Executor,
+    /// Whose everything is.
+    pub owner: Owner,
+}
+
 impl Sandboxes {
-    /// Prepares everything under `state/sandboxes`; [`Self::settle`] and [`Self::reap`] set it
-    /// going. `confine` makes the executor of services in a folder.
+    /// Prepares everything under `state/sandboxes`; [`Self::settle`], [`Self::reap`] and
+    /// [`Self::reconcile`] set it going. `confine` makes the executor of services in a folder.
     pub fn open(
         store: Store,
         workspace: Workspace,
         settings: settings::Sandboxes,
         min_isolation: Isolation,
-        state: &Path,
+        base: Base<'_>,
         confine: impl FnOnce(&Path) -> io::Result<Executor>,
     ) -> Result<Self, OpenError> {
-        let root = state.join("sandboxes");
+        let root = base.state.join("sandboxes");
         let prepare = || {
             let boxes = root.join("boxes");
             std::fs::DirBuilder::new()
@@ -152,20 +198,26 @@ impl Sandboxes {
             source,
         })?;
         let parts = Parts {
+            store: store.clone(),
             executor,
+            commands: base.commands,
             grace: settings.grace,
             output_limit: settings.output_limit,
+            docker: settings.docker.clone(),
+            owner: base.owner,
         };
-        let driver = driver::choose(settings.driver, parts)?;
-        let keepers = Mutex::default();
         let inner = Inner {
             store,
             workspace,
+            drivers: Drivers::new(settings.driver, parts),
+            places: Arc::new(Semaphore::new(settings.running)),
             settings,
             min_isolation,
-            driver,
             boxes,
-            keepers,
+            keepers: Mutex::default(),
+            probes: Probes::default(),
+            used: Mutex::default(),
+            swept: Mutex::default(),
             choosing: tokio::sync::Mutex::default(),
         };
         Ok(Self {
@@ -173,22 +225,18 @@ impl Sandboxes {
         })
     }
 
-    /// Removes sandboxes whose time is up, for as long as it is polled.
-    pub async fn reap(&self) {
-        loop {
-            match self.inner.store.expired_sandboxes(Timestamp::now()).await {
-                Ok(ids) => {
-                    for id in ids {
-                        let asked = self.ask_end(&id, Goal::Deleted, Reason::TtlExpired).await;
-                        if let Err(error) = asked {
-                            tracing::warn!(sandbox = id, %error, "an expired sandbox stays for now");
-                        }
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "expired sandboxes cannot be read"),
-            }
-            sleep(REAP_PERIOD).await;
-        }
+    /// Finds out which driver serves, and says so in the log.
+    pub async fn announce(&self) {
+        let description = self.inner.drivers.announce().await;
+        self.inner.swept.lock().description = description;
+    }
+
+    /// The stack of a repository in the workspace. Blocks on files.
+    pub fn stack_of(&self, dir: &str) -> Result<stack::compose::Stack, CreateError> {
+        let dir = self.inner.workspace.resolve(Some(dir))?;
+        let found = stack::repository::load(&dir);
+        let found = found.map_err(|refused| CreateError::Stack(refused.0))?;
+        Ok(found.stack)
     }
 
     /// Records a sandbox with its ports and begins to start it.
@@ -206,7 +254,9 @@ impl Sandboxes {
         for service in &spec.services {
             self.inner.workspace.place(service.workdir.as_deref())?;
         }
-        let isolation = self.inner.driver.isolation();
+        let driver = self.inner.drivers.of(&spec)?;
+        driver.ready().await.map_err(CreateError::NotReady)?;
+        let isolation = driver.isolation();
         if isolation < self.inner.min_isolation {
             let needed = self.inner.min_isolation.name();
             return Err(CreateError::Isolation {
@@ -220,7 +270,8 @@ impl Sandboxes {
         let new = NewSandbox {
             id: format!("sbx_{}", id::new_ulid()),
             name: spec.name,
-            driver: self.inner.driver.name(),
+            build_id: spec.build_id,
+            driver: driver.name(),
             isolation,
             actor,
             request_id,
@@ -228,10 +279,12 @@ impl Sandboxes {
             secrets: spec.secrets,
             expires_at: now.saturating_add(spec.ttl).unwrap_or(Timestamp::MAX),
             limit: settings.limit,
+            build_limit: settings.build_limit,
             cool_down: settings.cool_down,
         };
         let sandbox = self.inner.store.create_sandbox(now, new).await?;
         drop(choosing);
+        CrashPoint::SandboxRecorded.reached();
         self.keep(&sandbox, Entry::Start);
         Ok(sandbox)
     }
@@ -249,9 +302,30 @@ impl Sandboxes {
         let chosen = ports::choose(&settings.ports, &wishes, &held, ports::is_free)?;
         let mut services = spec.services.clone();
         for (at, port) in at.into_iter().zip(chosen) {
+            services[at].pinned = services[at].port.is_some();
             services[at].port = Some(port);
         }
         Ok(services)
+    }
+
+    /// Takes another port of the same role for a service in place of one that a stranger took.
+    async fn move_port(&self, id: &str, service: &str, port: u16) -> Result<u16, String> {
+        let (settings, store) = (&self.inner.settings, &self.inner.store);
+        let _choosing = self.inner.choosing.lock().await;
+        let held = store.held_ports(Timestamp::now(), settings.cool_down).await;
+        let mut held = held.map_err(|error| error.to_string())?;
+        held.insert(port);
+        let role = settings.ports.role_of(port);
+        let role = role.ok_or_else(|| NoPort::OutOfRange(port).to_string())?;
+        let chosen = ports::choose(&settings.ports, &[Wish::Any(role)], &held, ports::is_free);
+        let to = chosen.map_err(|error| error.to_string())?;
+        let to = to.first().copied().unwrap_or(port);
+        let (id, service) = (id.to_owned(), service.to_owned());
+        store
+            .move_sandbox_port(Timestamp::now(), id, service, to, settings.cool_down)
+            .await
+            .map_err(|error| error.to_string())?;
+        Ok(to)
     }
 
     /// All sandboxes but the deleted ones, newest first.
@@ -285,9 +359,7 @@ impl Sandboxes {
             .store
             .ask_sandbox_end(Timestamp::now(), id.to_owned(), goal, why);
         let sandbox = asked.await?;
-        if let Some(poke) = self.inner.keepers.lock().get(id) {
-            poke.notify_one();
-        }
+        self.poke(id);
         Ok(sandbox)
     }
 
@@ -303,6 +375,7 @@ impl Sandboxes {
         }
         let now = Timestamp::now();
         let expires_at = now.saturating_add(ttl).unwrap_or(Timestamp::MAX);
+        self.touch(id);
         Ok(self
             .inner
             .store
@@ -317,7 +390,41 @@ impl Sandboxes {
 
     /// The output of one of its services.
     pub fn logs(&self, sandbox: &Sandbox, service: &str) -> io::Result<Box<dyn LogSource>> {
-        self.inner.driver.logs(&self.plan(sandbox), service)
+        self.touch(&sandbox.id);
+        let driver = self.inner.drivers.named(&sandbox.driver);
+        let driver = driver.ok_or(io::ErrorKind::NotFound)?;
+        driver.logs(&self.plan(sandbox), service)
+    }
+
+    /// Runs a command in one of its services, where that is allowed.
+    pub async fn exec(
+        &self,
+        sandbox: &Sandbox,
+        service: &str,
+        command: Vec<String>,
+        limit: Duration,
+    ) -> Result<Executed, ExecError> {
+        if !self.inner.settings.exec {
+            return Err(ExecError::Off);
+        }
+        if !sandbox.state.is_up() {
+            let (id, from) = (sandbox.id.clone(), sandbox.state);
+            return Err(SandboxError::Illegal { id, from }.into());
+        }
+        self.touch(&sandbox.id);
+        let driver = self.inner.drivers.named(&sandbox.driver);
+        let driver = driver.ok_or_else(|| ExecError::Driver(io::ErrorKind::Unsupported.into()))?;
+        tracing::info!(
+            event = "sandbox_exec",
+            sandbox = sandbox.id,
+            service,
+            program = command.first(),
+            "a command is run in a sandbox"
+        );
+        driver
+            .exec(&self.plan(sandbox), service, command, limit)
+            .await
+            .map_err(ExecError::Driver)
     }
 
     fn plan(&self, sandbox: &Sandbox) -> Plan {
@@ -339,11 +446,31 @@ impl Sandboxes {
     }
 
     fn keep(&self, sandbox: &Sandbox, entry: Entry) {
+        let Some(driver) = self.inner.drivers.named(&sandbox.driver) else {
+            tracing::error!(
+                sandbox = sandbox.id,
+                driver = sandbox.driver,
+                "this program has no such driver: the sandbox is left as it is"
+            );
+            return;
+        };
+        let driver = Arc::clone(driver);
         let poke = Arc::new(Notify::new());
         self.inner
             .keepers
             .lock()
             .insert(sandbox.id.clone(), Arc::clone(&poke));
-        tokio::spawn(Keeper::new(self.clone(), sandbox, poke).run(entry));
+        tokio::spawn(Keeper::new(self.clone(), driver, sandbox, poke, entry).run(entry));
+    }
+}
+
+/// Removes a directory; `Ok` only after it was seen gone.
+fn remove_dir(dir: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) if dir.symlink_metadata().is_ok() => {
+            Err(io::Error::other("its directory is still there"))
+        }
+        Ok(()) | Err(_) => Ok(()),
     }
 }

@@ -74,8 +74,25 @@ pub enum Reason {
     NotHealthyInTime,
     /// The backend was restarted before all of it was started.
     Interrupted,
-    /// After a restart of the backend a service was not to be found any more.
+    /// A service was not to be found any more: after a restart of the backend, or because somebody
+    /// removed it.
     ServiceVanished,
+    /// A service was started again and again and ended every time.
+    RestartLoop,
+    /// Nobody had used it for as long as is allowed.
+    Idle,
+    /// The container engine was not there or did not answer.
+    EngineUnreachable,
+    /// An image is not on the engine and could not be fetched.
+    ImageNotFound,
+    /// An image could not be built.
+    BuildFailed,
+    /// A port was taken by somebody else between its choice and its use.
+    PortConflict,
+    /// Something that is not Orket's has the name of something of the sandbox.
+    NameConflict,
+    /// The container engine has no addresses left for another network.
+    NoAddressPool,
 }
 
 /// A step that the sandbox's state does not allow.
@@ -86,6 +103,18 @@ pub struct Illegal {
     pub from: State,
     /// What was tried.
     pub step: Step,
+}
+
+impl Step {
+    /// All steps.
+    pub const ALL: [Self; 6] = [
+        Self::Well,
+        Self::Unwell,
+        Self::Stop,
+        Self::Gone,
+        Self::Fail,
+        Self::Remove,
+    ];
 }
 
 impl State {
@@ -166,7 +195,7 @@ impl State {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 17] = [
         Self::StopRequested,
         Self::DeleteRequested,
         Self::TtlExpired,
@@ -176,7 +205,36 @@ impl Reason {
         Self::NotHealthyInTime,
         Self::Interrupted,
         Self::ServiceVanished,
+        Self::RestartLoop,
+        Self::Idle,
+        Self::EngineUnreachable,
+        Self::ImageNotFound,
+        Self::BuildFailed,
+        Self::PortConflict,
+        Self::NameConflict,
+        Self::NoAddressPool,
     ];
+
+    /// Whether a start that failed for it may succeed a moment later.
+    pub fn may_pass(self) -> bool {
+        match self {
+            Self::EngineUnreachable | Self::PortConflict | Self::NoAddressPool => true,
+            Self::StopRequested
+            | Self::DeleteRequested
+            | Self::TtlExpired
+            | Self::CommandNotFound
+            | Self::LaunchFailed
+            | Self::ServiceExited
+            | Self::NotHealthyInTime
+            | Self::Interrupted
+            | Self::ServiceVanished
+            | Self::RestartLoop
+            | Self::Idle
+            | Self::ImageNotFound
+            | Self::BuildFailed
+            | Self::NameConflict => false,
+        }
+    }
 
     /// Its name, as stored and answered.
     pub fn as_str(self) -> &'static str {
@@ -190,6 +248,14 @@ impl Reason {
             Self::NotHealthyInTime => "not_healthy_in_time",
             Self::Interrupted => "interrupted",
             Self::ServiceVanished => "service_vanished",
+            Self::RestartLoop => "restart_loop",
+            Self::Idle => "idle",
+            Self::EngineUnreachable => "engine_unreachable",
+            Self::ImageNotFound => "image_not_found",
+            Self::BuildFailed => "build_failed",
+            Self::PortConflict => "port_conflict",
+            Self::NameConflict => "name_conflict",
+            Self::NoAddressPool => "no_address_pool",
         }
     }
 
@@ -203,20 +269,11 @@ impl Reason {
 mod tests {
     use super::*;
 
-    const STEPS: [Step; 6] = [
-        Step::Well,
-        Step::Unwell,
-        Step::Stop,
-        Step::Gone,
-        Step::Fail,
-        Step::Remove,
-    ];
-
     #[test]
     fn the_whole_table() {
         let mut table = Vec::new();
         for from in State::ALL {
-            for step in STEPS {
+            for step in Step::ALL {
                 let to = from.after(step).map_or("-", State::as_str);
                 table.push(format!("{} {step:?} {to}\n", from.as_str()));
             }
@@ -234,7 +291,7 @@ mod tests {
                 "{from:?}"
             );
         }
-        for step in STEPS {
+        for step in Step::ALL {
             assert_eq!(
                 State::Deleted.after(step),
                 Err(Illegal {

@@ -17,8 +17,10 @@ use parking_lot::Mutex;
 use tokio::{sync::broadcast, task::JoinSet};
 
 use crate::{
+    crash_point::CrashPoint,
     executor::{AdoptError, Adoption, Canceler, Executor, Isolation},
     listen::Stop,
+    metrics::Metrics,
     run::State,
     settings,
     store::{Store, StoreError, attempts::Open, runs::CancelOutcome},
@@ -50,6 +52,7 @@ struct Inner {
     workspace: Workspace,
     settings: settings::Runs,
     stop: Stop,
+    metrics: Arc<Metrics>,
     /// How to end the attempts that live, by run.
     living: Mutex<HashMap<String, Canceler>>,
     /// The ids of runs that have new output, or ended.
@@ -65,6 +68,8 @@ pub struct Settled {
     pub requeued: usize,
     /// Attempts of which nothing is left to know.
     pub lost: usize,
+    /// Attempts that cannot be read now, or do not end: they stay open and are asked again.
+    pub unclear: usize,
     /// Files of attempts whose end was recorded already.
     pub forgotten: usize,
 }
@@ -77,6 +82,7 @@ impl Scheduler {
         workspace: Workspace,
         settings: settings::Runs,
         stop: Stop,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let (output, _) = broadcast::channel(WAKE_UPS);
         let living = Mutex::default();
@@ -86,6 +92,7 @@ impl Scheduler {
             workspace,
             settings,
             stop,
+            metrics,
             living,
             output,
         };
@@ -119,17 +126,24 @@ impl Scheduler {
         let id = attempt_id(&open.run);
         match self.inner.executor.adopt(&id, open.output_seq).await {
             Ok(Adoption::Running(attempt)) => {
+                CrashPoint::AttemptAdopted.reached();
                 settled.adopted += 1;
                 tokio::spawn(self.clone().follow(open.run, attempt));
             }
-            Ok(Adoption::Vanished { detail }) => {
-                if let Some(supervisor) = open.supervisor {
-                    settled.lost += 1;
+            Ok(Adoption::Vanished { detail, unbegun }) => {
+                if let Some(supervisor) = &open.supervisor {
                     // The command may have removed what would have told of it, and live on.
-                    self.inner.executor.end_traceless(&supervisor).await;
-                    self.finish(&open.run, outcome::lost(detail)).await;
-                    self.clear_away(id).await;
-                    return Ok(());
+                    if !self.inner.executor.end_traceless(supervisor).await {
+                        settled.unclear += 1;
+                        tokio::spawn(self.clone().take_over_later(open));
+                        return Ok(());
+                    }
+                    if !unbegun {
+                        settled.lost += 1;
+                        self.finish(&open.run, outcome::lost(detail)).await;
+                        self.clear_away(id).await;
+                        return Ok(());
+                    }
                 }
                 settled.requeued += 1;
                 let (run, epoch) = (open.run.id, open.run.epoch);
@@ -137,20 +151,35 @@ impl Scheduler {
                     .store
                     .unclaim_run(Timestamp::now(), run, epoch, detail)
                     .await?;
+                self.clear_away(id).await;
             }
-            Err(error @ (AdoptError::Io { .. } | AdoptError::StillRunning(_))) => {
-                settled.lost += 1;
-                tracing::error!(run = open.run.id, %error, "an attempt cannot be taken over");
-                self.finish(&open.run, outcome::lost(error.to_string()))
-                    .await;
+            Err(error) => {
+                settled.unclear += 1;
+                tracing::error!(run = open.run.id, %error, "an attempt cannot be taken over; trying again");
+                tokio::spawn(self.clone().take_over_later(open));
             }
+        }
+        Ok(())
+    }
+
+    /// Removes what attempts left behind whose end is recorded, ending what of them still lives: what
+    /// could not be removed then.
+    pub async fn clear_leftovers(&self) -> Result<(), StoreError> {
+        // In this order: an attempt is recorded before it has files.
+        let Ok(found) = self.inner.executor.list() else {
+            return Ok(());
+        };
+        let open = self.inner.store.open_attempts().await?;
+        let open: HashSet<String> = open.iter().map(|open| attempt_id(&open.run)).collect();
+        for id in found.into_iter().filter(|id| !open.contains(id)) {
+            self.clear_away(id).await;
         }
         Ok(())
     }
 
     /// Removes what is left of an attempt whose end is recorded, ending it first where it should
     /// still live.
-    async fn clear_away(&self, id: String) {
+    pub(super) async fn clear_away(&self, id: String) {
         match self.inner.executor.forget(&id).await {
             Ok(()) => {}
             Err(AdoptError::StillRunning(_)) => {
@@ -199,6 +228,9 @@ impl Scheduler {
             let rules = Arc::clone(&self.inner.settings.rules);
             let due = match self.inner.store.claim_runs(Timestamp::now(), rules).await {
                 Ok(claims) => {
+                    if !claims.claimed.is_empty() {
+                        CrashPoint::RunClaimed.reached();
+                    }
                     for run in claims.claimed {
                         starts.spawn(self.clone().start(run));
                     }
@@ -248,10 +280,12 @@ impl Scheduler {
     /// whoever starts them looks into the store first.
     pub fn end_processes(&self, run_id: &str) {
         let canceler = self.inner.living.lock().get(run_id).cloned();
-        if let Some(canceler) = canceler
-            && let Err(error) = canceler.cancel()
-        {
-            tracing::error!(run = run_id, %error, "a run cannot be ended");
+        if let Some(canceler) = canceler {
+            CrashPoint::TermDue.reached();
+            if let Err(error) = canceler.cancel() {
+                tracing::error!(run = run_id, %error, "a run cannot be ended");
+            }
+            CrashPoint::TermSent.reached();
         }
     }
 
@@ -290,19 +324,32 @@ impl Scheduler {
     pub async fn drain(&self, limit: Duration) -> bool {
         let deadline = tokio::time::Instant::now() + limit;
         let mut ended = self.inner.store.feed().watch();
-        while self
-            .inner
-            .store
-            .active_runs()
-            .await
-            .is_ok_and(|active| active > 0)
-        {
-            match tokio::time::timeout_at(deadline, ended.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => return false,
+        loop {
+            match self.inner.store.active_runs().await {
+                Ok(active) if active <= 0 => return true,
+                Ok(_) => {
+                    CrashPoint::Draining.reached();
+                    match tokio::time::timeout_at(deadline, ended.changed()).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(_)) | Err(_) => return false,
+                    }
+                }
+                // No answer is none.
+                Err(error) => {
+                    tracing::error!(%error, "the active runs cannot be counted; trying again");
+                    let next = tokio::time::Instant::now() + PAUSE;
+                    if next >= deadline {
+                        return false;
+                    }
+                    tokio::time::sleep_until(next).await;
+                }
             }
         }
-        true
+    }
+
+    /// How many attempts are followed at this moment.
+    pub fn followed(&self) -> usize {
+        self.inner.living.lock().len()
     }
 
     /// The isolation level that commands reach on this host.

@@ -1,29 +1,24 @@
 //! The configuration as meant: parsed, complete, immutable. Made from [`crate::config`] only;
 //! nothing at run time holds a config struct.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    path::{Component, Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::path::{Component, Path, PathBuf};
 
 use toml::Spanned;
 
-use crate::{
-    config::{self, Config, diagnostic::Diagnostic, unit},
-    executor::Isolation,
-    plan::{Bounds, QueueRule, Rules},
-};
+use crate::config::{self, Config, diagnostic::Diagnostic};
 
 pub mod confinement;
+mod listen;
+mod retention;
+mod runs;
 mod sandboxes;
 pub mod users;
 
 pub use confinement::Confinement;
-pub use sandboxes::{SandboxDriver, Sandboxes};
-use users::Uid;
+pub use listen::{Address, Listen};
+pub use retention::Retention;
+pub use runs::{OnStop, Runs};
+pub use sandboxes::{Docker, SandboxDriver, Sandboxes};
 
 /// Everything an operator decides.
 #[derive(Debug, Clone)]
@@ -42,79 +37,8 @@ pub struct Settings {
     pub sandboxes: Sandboxes,
     /// Which pull requests cause work.
     pub review: Review,
-}
-
-/// Where requests come in, and from whom.
-#[derive(Debug, Clone)]
-pub struct Listen {
-    /// The address.
-    pub address: Address,
-    /// The users admitted on a unix socket beside our own.
-    pub peers: Vec<Uid>,
-}
-
-/// An address to listen on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
-    /// A unix socket.
-    Unix(PathBuf),
-    /// An IP address and port: every local process, at least, can connect.
-    Tcp(SocketAddr),
-}
-
-impl std::fmt::Display for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-            Self::Tcp(address) => address.fmt(f),
-        }
-    }
-}
-
-impl std::str::FromStr for Address {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            if path.is_empty() {
-                return Err("`unix:` needs a path behind it".to_owned());
-            }
-            return Ok(Self::Unix(PathBuf::from(path)));
-        }
-        text.parse().map(Self::Tcp).map_err(|_| {
-            format!("`{text}` is neither `unix:/path` nor `ip:port` such as 127.0.0.1:8082")
-        })
-    }
-}
-
-/// How runs are run.
-#[derive(Debug, Clone)]
-pub struct Runs {
-    /// How many wait and how many run at once, and the bounds of those that say nothing.
-    pub rules: Arc<Rules>,
-    /// The isolation level that work from webhooks needs.
-    pub min_isolation: Isolation,
-    /// When a run is ended that says nothing itself.
-    pub timeout: Duration,
-    /// Time between TERM and KILL.
-    pub grace: Duration,
-    /// Bytes of output kept of one attempt.
-    pub output_limit: u64,
-    /// What a stop does to active runs.
-    pub on_stop: OnStop,
-    /// How long a stop that drains waits.
-    pub drain_timeout: Duration,
-}
-
-/// What a stop of the backend does to active runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnStop {
-    /// They go on under their supervisors; the next start takes them over.
-    Leave,
-    /// The stop waits for their ends, for a time; what then still runs is left.
-    Drain,
-    /// They are canceled, and the stop waits for that.
-    Cancel,
+    /// How long what is done with is kept.
+    pub retention: Retention,
 }
 
 /// Which pull requests cause work. An empty list admits nothing.
@@ -157,6 +81,11 @@ impl Reading {
         let listen = self.listen(config.listen);
         let place = config.store.url.as_ref().map(Spanned::span);
         let place = place.or_else(|| config.workspace.dir.as_ref().map(Spanned::span));
+        let sandboxes = self.sandboxes(config.sandboxes, &listen.address);
+        let mut confined = self.confinement(config.confinement);
+        // A command that reaches the engine is as good as root.
+        let engine = confinement::KeptOut::Path(sandboxes.docker.socket.clone());
+        confined.keep_out.push(engine);
         let settings = Settings {
             store: self.store(config.store.url),
             workspace: PathBuf::from(self.value(
@@ -171,9 +100,10 @@ impl Reading {
                 },
             )),
             runs: self.runs(config.runs, config.queues),
-            confinement: self.confinement(config.confinement),
-            sandboxes: self.sandboxes(config.sandboxes, &listen.address),
+            confinement: confined,
+            sandboxes,
             review: self.review(config.review),
+            retention: self.retention(config.retention),
             listen,
         };
         if let Err(message) = apart(&settings.store, &settings.workspace) {
@@ -207,54 +137,6 @@ impl Reading {
         }
     }
 
-    fn listen(&mut self, listen: config::Listen) -> Listen {
-        let span = listen.address.as_ref().map(Spanned::span);
-        let default = Address::Unix(PathBuf::from("/run/orket/backend.sock"));
-        let address = self.value(listen.address, default, |text| text.parse());
-        match &address {
-            Address::Unix(_) => {}
-            Address::Tcp(tcp) if tcp.ip().is_loopback() => {
-                self.warnings.push(Diagnostic::warning(
-                    span,
-                    "every process of this machine can connect to a loopback address, also what \
-                     runs execute: prefer `unix:/path`",
-                ));
-            }
-            Address::Tcp(tcp) if listen.allow_remote => {
-                self.warnings.push(Diagnostic::warning(
-                    span,
-                    format!(
-                        "{tcp} may be reached from other machines, and the backend asks nobody \
-                         for proof: only the gateway may get there"
-                    ),
-                ));
-            }
-            Address::Tcp(tcp) => self.errors.push(Diagnostic::error(
-                span,
-                format!(
-                    "{tcp} is not a loopback address: use `unix:/path`, or set `allow_remote = \
-                     true` when only the gateway can reach it"
-                ),
-            )),
-        }
-        let Some(names) = listen.peers else {
-            // The default peer: admitted where that user exists.
-            let peers = users::resolve("orket-gateway").into_iter().collect();
-            return Listen { address, peers };
-        };
-        let mut peers = Vec::new();
-        for name in names {
-            match users::resolve(name.as_ref()) {
-                Ok(uid) => peers.push(uid),
-                Err(why) => self.warnings.push(Diagnostic::warning(
-                    Some(name.span()),
-                    format!("{why}: nobody is admitted by this entry"),
-                )),
-            }
-        }
-        Listen { address, peers }
-    }
-
     fn store(&mut self, url: Option<Spanned<String>>) -> PathBuf {
         let default = PathBuf::from("/var/lib/orket/backend/orket.db");
         self.value(url, default, |url| match url.strip_prefix("sqlite:") {
@@ -267,78 +149,6 @@ impl Reading {
                 "`{url}` is not a store: write sqlite:<path of a file>"
             )),
         })
-    }
-
-    fn runs(&mut self, runs: config::Runs, queues: BTreeMap<String, config::Queue>) -> Runs {
-        let queues = queues
-            .into_iter()
-            .map(|(name, queue)| {
-                let rule = self.queue(&name, queue);
-                (name, rule)
-            })
-            .collect();
-        let rules = Rules {
-            concurrency: self.value(runs.concurrency, 8, within("concurrency", 10_000)),
-            queue_limit: self.value(runs.queue_limit, 10_000, within("queue_limit", 10_000_000)),
-            queues,
-            bounds: Bounds {
-                waiting_ms: self.value(runs.waiting_timeout, None, |t| more_than_nothing(&t)),
-                total_ms: self.value(runs.total_timeout, None, |t| more_than_nothing(&t)),
-                silence_ms: self.value(runs.silence_timeout, None, |t| more_than_nothing(&t)),
-                retry_delay_ms: self.value(runs.retry_delay, Some(1_000), |t| delay(&t)),
-                retry_delay_most_ms: self
-                    .value(runs.retry_delay_most, Some(300_000), |t| delay(&t)),
-            },
-        };
-        Runs {
-            rules: Arc::new(rules),
-            min_isolation: self.value(runs.min_isolation, Isolation::Group, |name| {
-                Isolation::ALL
-                    .into_iter()
-                    .find(|level| level.name() == name)
-                    .ok_or_else(|| {
-                        format!("`{name}` is no level: none, group, confined, contained or user")
-                    })
-            }),
-            timeout: self.value(runs.timeout, Duration::from_hours(1), |t| {
-                let timeout = unit::duration(&t)?;
-                if timeout.is_zero() {
-                    return Err("`timeout` must be more than 0: no run could end well".to_owned());
-                }
-                Ok(timeout)
-            }),
-            grace: self.value(runs.grace, Duration::from_secs(10), |t| unit::duration(&t)),
-            output_limit: self.value(runs.output_limit, 16 << 20, |t| unit::size(&t)),
-            on_stop: self.value(runs.on_stop, OnStop::Leave, |name| match name.as_str() {
-                "leave" => Ok(OnStop::Leave),
-                "drain" => Ok(OnStop::Drain),
-                "cancel" => Ok(OnStop::Cancel),
-                _ => Err(format!("`{name}` is unknown: leave, drain or cancel")),
-            }),
-            drain_timeout: self.value(runs.drain_timeout, Duration::from_secs(30), |t| {
-                unit::duration(&t)
-            }),
-        }
-    }
-
-    fn queue(&mut self, name: &str, queue: config::Queue) -> QueueRule {
-        if !orket_shared::id::is_name(name) {
-            let message = format!(
-                "`[queues.{name}]` is no name: letters, digits, `-`, `_` or `.`, beginning with a letter or digit"
-            );
-            self.errors.push(Diagnostic::error(None, message));
-        }
-        QueueRule {
-            concurrency: self.value(queue.concurrency, None, |n| {
-                within("concurrency", 10_000)(n).map(Some)
-            }),
-            key_concurrency: self.value(queue.key_concurrency, None, |n| {
-                within("key_concurrency", 10_000)(n).map(Some)
-            }),
-            length: self.value(queue.length, None, |n| {
-                within("length", 10_000_000)(n).map(Some)
-            }),
-        }
     }
 
     fn review(&mut self, review: config::Review) -> Review {
@@ -358,33 +168,6 @@ impl Reading {
             people: list(review.people),
         }
     }
-}
-
-/// A number of `name` from 1 to `most`.
-fn within(name: &'static str, most: i64) -> impl Fn(i64) -> Result<i64, String> {
-    move |n| {
-        if (1..=most).contains(&n) {
-            Ok(n)
-        } else {
-            Err(format!("`{name}` must be between 1 and {most}, not {n}"))
-        }
-    }
-}
-
-/// A time that may pass before a run is ended, in milliseconds.
-fn more_than_nothing(text: &str) -> Result<Option<u64>, String> {
-    match delay(text)? {
-        Some(0) => Err("it must be more than 0: no run could end well".to_owned()),
-        ms => Ok(ms),
-    }
-}
-
-/// A delay in milliseconds.
-fn delay(text: &str) -> Result<Option<u64>, String> {
-    let ms = unit::duration(text)?.as_millis();
-    u64::try_from(ms)
-        .map(Some)
-        .map_err(|_| format!("`{text}` is too long"))
 }
 
 /// Refuses a store that what runs execute could reach by a path inside their workspace. Links are
@@ -514,21 +297,5 @@ repositories = [""]
         }
         let beside = "[store]\nurl = \"sqlite:/w.db\"\n[workspace]\ndir = \"/w\"";
         assert!(Settings::load(beside).is_ok());
-    }
-
-    #[test]
-    fn loopback_is_warned_of_and_remote_has_to_be_allowed() {
-        let warned = Settings::load("[listen]\naddress = \"127.0.0.1:8082\"").unwrap();
-        assert_eq!(warned.warnings.len(), 1);
-        assert!(Settings::load("[listen]\naddress = \"192.0.2.1:1\"").is_err());
-        let allowed = "[listen]\naddress = \"192.0.2.1:1\"\nallow_remote = true";
-        assert_eq!(Settings::load(allowed).unwrap().warnings.len(), 1);
-    }
-
-    #[test]
-    fn an_unknown_peer_admits_nobody_and_is_said() {
-        let loaded = Settings::load("[listen]\npeers = [\"no-such-user-here\", \"4242\"]").unwrap();
-        assert_eq!(loaded.settings.listen.peers, [4242]);
-        assert_eq!(loaded.warnings.len(), 1);
     }
 }

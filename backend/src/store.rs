@@ -8,7 +8,7 @@
 //!
 //! Next: [`Database`], the embedded engine.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
 
@@ -18,9 +18,11 @@ pub mod cards;
 pub mod claims;
 pub mod deliveries;
 pub mod feed;
+pub mod idempotency;
 pub mod output;
 pub mod queues;
 pub mod replays;
+pub mod retention;
 pub mod runs;
 pub mod sandboxes;
 pub mod schedules;
@@ -36,6 +38,18 @@ pub use sqlite::{Database, OpenError};
 pub trait HealthStore: Send + Sync {
     /// Whether it takes writes: it makes one, through to the disk.
     async fn probe(&self) -> Result<(), StoreError>;
+
+    /// What it takes on the disk.
+    async fn size(&self) -> Result<Size, StoreError>;
+}
+
+/// What a store takes on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// All of it, in bytes.
+    pub bytes: i64,
+    /// What of it is free, in bytes: used again, or given back.
+    pub free_bytes: i64,
 }
 
 /// All that a store can do.
@@ -50,6 +64,7 @@ pub trait Engine:
     + output::OutputStore
     + queues::QueueStore
     + replays::ReplayStore
+    + retention::RetentionStore
     + runs::RunStore
     + sandboxes::SandboxStore
     + schedules::ScheduleStore
@@ -68,6 +83,7 @@ impl<T> Engine for T where
         + output::OutputStore
         + queues::QueueStore
         + replays::ReplayStore
+        + retention::RetentionStore
         + runs::RunStore
         + sandboxes::SandboxStore
         + schedules::ScheduleStore
@@ -80,7 +96,7 @@ pub type Store = Arc<dyn Engine>;
 
 /// Opens or creates the embedded store at `path`, for a command that needs it for a moment.
 pub fn open(path: &Path) -> Result<Store, OpenError> {
-    Ok(Arc::new(Database::open_within(path, Duration::ZERO)?))
+    Ok(Arc::new(Database::open(path)?))
 }
 
 /// Why the store did not do what it was asked.
@@ -89,9 +105,12 @@ pub enum StoreError {
     /// The disk, or the quota on it, is full. Reads go on.
     #[error("the store's disk is full")]
     Full,
-    /// The store cannot be written: read-only disk, permissions, an I/O error.
-    #[error("the store cannot be written: {0}")]
-    NotWritable(String),
+    /// The store may only be read: a read-only disk, or permissions.
+    #[error("the store may only be read: {0}")]
+    ReadOnly(String),
+    /// The disk failed, or a file of the store is not there any more.
+    #[error("the store's disk failed: {0}")]
+    Io(String),
     /// Another process holds the store's lock for too long.
     #[error("the store is locked by another process: {0}")]
     Busy(String),

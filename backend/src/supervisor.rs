@@ -65,13 +65,23 @@ pub fn intercept(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
     (step == probe::PROBE).then(|| probe::run(args))
 }
 
+/// The exit code of a supervisor that could not take its attempt on: nothing was executed.
+pub(crate) const UNBEGUN: u8 = 75;
+
 fn supervise(dir: &Path) -> ExitCode {
-    match watch::supervise(&files::AttemptDir::new(dir.to_owned())) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(format_args!("cannot supervise {}: {error}", dir.display()));
-            ExitCode::FAILURE
-        }
+    let files = files::AttemptDir::new(dir.to_owned());
+    let failed = |error: io::Error, code| {
+        complain(format_args!("cannot supervise {}: {error}", dir.display()));
+        code
+    };
+    match watch::take_on(&files) {
+        Ok(Some(taken)) => match watch::supervise(&files, taken) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(error, ExitCode::FAILURE),
+        },
+        // It was given up before.
+        Ok(None) => ExitCode::SUCCESS,
+        Err(error) => failed(error, ExitCode::from(UNBEGUN)),
     }
 }
 

@@ -12,12 +12,11 @@ use crate::{
     policy::{Policy, RateLimit, address::budget_address},
 };
 
-/// Most keys one limiter remembers.
-pub const LIMITER_CAPACITY: usize = 100_000;
+/// Most keys one limiter remembers: 6 144 in each of its 16 tables, which have 8 192 buckets of 33 bytes. So it takes 4.1 MiB.
+pub const LIMITER_CAPACITY: usize = 98_304;
 
-/// Most keys that all limiters of a policy remember together: under 50 bytes each with the room that a table keeps
-/// free, so under 40 MB. Where there are many limiters, each remembers fewer.
-pub const ALL_LIMITERS_CAPACITY: usize = 800_000;
+/// Most keys that all limiters of a policy remember together; 33 MiB. Where there are many limiters, each remembers fewer.
+pub const ALL_LIMITERS_CAPACITY: usize = 8 * LIMITER_CAPACITY;
 
 /// Limiters that are there without a policy naming them.
 const UNNAMED_LIMITERS: usize = 2;
@@ -91,6 +90,8 @@ pub struct Budgets {
     failures: Option<Arc<Limiter<IpAddr>>>,
     allowance: Option<Arc<Limiter<IpAddr>>>,
     bodies: Arc<Bodies>,
+    /// How many bytes all bodies of webhooks may take.
+    room: usize,
     named: Vec<Arc<NamedLimiter>>,
     spending: Spending,
 }
@@ -154,10 +155,19 @@ impl Budgets {
             })
             .collect::<Option<Vec<_>>>()?;
         let bodies = before.map_or_else(Arc::default, |b| b.bodies.clone());
+        // What is taken over is as large as what is new.
+        for built_in in failures.iter().chain(&allowance) {
+            built_in.hold(capacity);
+        }
+        for named in &named {
+            let named: &NamedLimiter = named;
+            named.limiter.hold(capacity);
+        }
         Some(Self {
             failures,
             allowance,
             bodies,
+            room: policy.limits.webhook_memory,
             named,
             spending: Spending::Spend,
         })
@@ -170,6 +180,7 @@ impl Budgets {
             failures: self.failures.clone(),
             allowance: self.allowance.clone(),
             bodies: Arc::default(),
+            room: self.room,
             named: self.named.clone(),
             spending: Spending::Look,
         }
@@ -183,6 +194,11 @@ impl Budgets {
             Spending::Spend => limiter.spend(owner),
             Spending::Look => limiter.look(owner),
         })
+    }
+
+    /// What [`spend`](Self::spend) would say, without spending anything.
+    pub fn look(&self, index: usize, owner: &Owner) -> Option<Result<Standing, Exceeded>> {
+        Some(self.named.get(index)?.limiter.look(owner))
     }
 
     /// The named limiters, in the order of the policy.
@@ -210,9 +226,14 @@ impl Budgets {
         }
     }
 
-    /// How many bytes of unproven bodies are held.
-    pub fn unproven_bytes(&self) -> usize {
-        self.bodies.bytes()
+    /// The bodies of webhooks that are held in memory.
+    pub fn bodies(&self) -> &Bodies {
+        &self.bodies
+    }
+
+    /// How many bytes they may take.
+    pub fn room(&self) -> usize {
+        self.room
     }
 
     /// Asks to read a webhook's body. An address within its failure budget may; one over it only within
@@ -233,11 +254,16 @@ impl Budgets {
         {
             allowance.peek(&address)?;
         }
-        Ok(Bodies::enter(&self.bodies, address, sender))
+        Ok(Bodies::enter(&self.bodies, address, sender, self.room))
     }
 
-    /// Charges the allowance for a body that did not prove itself: by its size, as checking it cost.
+    /// Charges the allowance for a body that did not prove itself: by its size, as checking it cost. One that did not come whole is
+    /// a failed proof.
     pub fn charge(&self, pass: &BodyPass) {
+        if pass.is_withheld() && pass.sender() != Sender::Exempt {
+            // Its answer says that it timed out, whatever is left of the budget.
+            let _ = self.count_failure(pass.address());
+        }
         if let (Sender::Failing, Some(allowance), Spending::Spend) =
             (pass.sender(), &self.allowance, self.spending)
         {

@@ -10,6 +10,7 @@ mod wire;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
+use orket_shared::{complain, say};
 use serde::Serialize;
 
 /// Options of `orket-gateway canary`.
@@ -69,7 +70,7 @@ pub fn run(options: &Options) -> ExitCode {
     let target = match wire::Target::new(options) {
         Ok(target) => target,
         Err(problem) => {
-            eprintln!("orket-gateway canary: {problem}");
+            complain!("orket-gateway canary: {problem}");
             return ExitCode::from(2);
         }
     };
@@ -79,7 +80,7 @@ pub fn run(options: &Options) -> ExitCode {
     {
         Ok(runtime) => runtime,
         Err(e) => {
-            eprintln!("orket-gateway canary: cannot start: {e}");
+            complain!("orket-gateway canary: cannot start: {e}");
             return ExitCode::from(2);
         }
     };
@@ -96,7 +97,7 @@ pub fn run(options: &Options) -> ExitCode {
                 success: failed == 0,
                 checks: &checks,
             };
-            println!(
+            say!(
                 "{}",
                 serde_json::to_string_pretty(&report).unwrap_or_default()
             );
@@ -112,14 +113,14 @@ pub fn run(options: &Options) -> ExitCode {
 fn print_text(checks: &[Checked], failed: usize) {
     for check in checks {
         match &check.outcome {
-            Outcome::Holds => println!("ok    {}", check.name),
-            Outcome::Fails(why) => println!("FAIL  {}: {why}", check.name),
-            Outcome::Skipped(why) => println!("skip  {}: {why}", check.name),
+            Outcome::Holds => say!("ok    {}", check.name),
+            Outcome::Fails(why) => say!("FAIL  {}: {why}", check.name),
+            Outcome::Skipped(why) => say!("skip  {}: {why}", check.name),
         }
     }
     if failed == 0 {
-        println!("SUCCESS");
+        say!("SUCCESS");
     } else {
-        println!("FAILURE: {failed} of {} checks do not hold", checks.len());
+        say!("FAILURE: {failed} of {} checks do not hold", checks.len());
     }
 }

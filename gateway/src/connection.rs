@@ -90,6 +90,8 @@ pub struct Connection {
     ending: Ending,
     /// As in `turn`, for every write to see without a lock.
     tunnel: AtomicBool,
+    /// The answer is a stream of events: it lasts as long as its client.
+    events: AtomicBool,
     turns: AtomicU32,
 }
 
@@ -117,6 +119,7 @@ impl Connection {
             turn: Mutex::default(),
             ending: Ending::default(),
             tunnel: AtomicBool::new(false),
+            events: AtomicBool::new(false),
             turns: AtomicU32::new(0),
         }
     }
@@ -154,6 +157,7 @@ impl Connection {
     /// The answer to the last request is out: the next may be read.
     pub fn next_request(&self) {
         self.turns.fetch_add(1, Ordering::Relaxed);
+        self.events.store(false, Ordering::Release);
         let mut turn = self.turn.lock();
         *turn = Turn {
             next: true,
@@ -165,6 +169,11 @@ impl Connection {
     pub fn become_tunnel(&self) {
         self.turn.lock().tunnel = true;
         self.tunnel.store(true, Ordering::Release);
+    }
+
+    /// The answer is a stream of events, which ends when its client ends its side: nothing else would ever tell that it has gone.
+    pub fn become_events(&self) {
+        self.events.store(true, Ordering::Release);
     }
 
     /// Why the request was refused on its raw bytes, if it was.

@@ -1,6 +1,9 @@
 //! The control socket as the command line speaks to it. The serving side is in [`crate::server`].
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Method, Request};
@@ -9,10 +12,16 @@ use hyper_util::rt::TokioIo;
 use orket_shared::problem::Problem;
 use tokio::net::UnixStream;
 
-use crate::policy::load::DEFAULT_STATE_DIR;
+use crate::{
+    plain_file,
+    policy::load::{DEFAULT_STATE_DIR, beside},
+};
 
 /// The socket's name in the state directory, unless the policy says otherwise.
 pub const SOCKET_NAME: &str = "gateway.sock";
+
+/// How long a command waits for a gateway's answer: longer than the largest policy takes to be read.
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What can go wrong on the way to a running gateway.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +35,16 @@ pub enum ControlError {
         path: String,
         /// Why.
         source: std::io::Error,
+    },
+    /// Somebody listens there, and says nothing.
+    #[error(
+        "no answer from {path} within {} s; is the gateway stopped (SIGSTOP, a debugger) or overloaded? What was asked may still be done once it goes on", waited.as_secs()
+    )]
+    NoAnswer {
+        /// The socket.
+        path: String,
+        /// How long it was waited for.
+        waited: Duration,
     },
     /// The policy file does not say where the socket is.
     #[error("{path} does not say where the control socket is: {why}; give it with --control")]
@@ -53,40 +72,76 @@ pub fn socket_of(config: Option<&Path>) -> Result<PathBuf, ControlError> {
             .filter(|d| !d.trim().is_empty());
         return Ok(in_dir(dir.as_deref().unwrap_or(DEFAULT_STATE_DIR)));
     };
+    places_of(file).map(|places| places.control)
+}
+
+/// What a policy file says of the places of its gateway.
+///
+/// # Errors
+/// That it cannot be read, or is no TOML.
+pub fn places_of(file: &Path) -> Result<Places, ControlError> {
     let unknown = |why: String| ControlError::Unknown {
         path: file.display().to_string(),
         why,
     };
-    let text = std::fs::read_to_string(file).map_err(|e| unknown(e.to_string()))?;
+    let text = text_of(file).map_err(unknown)?;
     let table: toml::Table = text
         .parse()
         .map_err(|e: toml::de::Error| unknown(e.message().to_owned()))?;
-    let setting =
-        |section: &str, name: &str| table.get(section)?.get(name)?.as_str().map(str::to_owned);
-    Ok(match setting("listen", "control") {
-        Some(control) => PathBuf::from(control.strip_prefix("unix:").unwrap_or(&control)),
-        None => in_dir(
-            setting("state", "dir")
-                .as_deref()
-                .unwrap_or(DEFAULT_STATE_DIR),
-        ),
+    Ok(Places::of(file, &table))
+}
+
+/// The text of a policy file, without a byte order mark. `Err` says why there is none.
+pub(crate) fn text_of(file: &Path) -> Result<String, String> {
+    let (bytes, _) = plain_file::read(file, plain_file::POLICY_BYTES).map_err(|e| e.to_string())?;
+    let text = String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())?;
+    Ok(match text.strip_prefix('\u{feff}') {
+        Some(text) => text.to_owned(),
+        None => text,
     })
 }
 
+/// Where the gateway that runs with a policy file keeps its state and listens to its operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// The state directory.
+    pub state_dir: PathBuf,
+    /// The control socket.
+    pub control: PathBuf,
+}
+
+impl Places {
+    /// What a policy file says of it, which need not load.
+    pub fn of(file: &Path, table: &toml::Table) -> Self {
+        let setting = |section: &str, name: &str| table.get(section)?.get(name)?.as_str();
+        let state_dir = setting("state", "dir").unwrap_or(DEFAULT_STATE_DIR);
+        let state_dir = beside(file, Path::new(state_dir)).into_owned();
+        let control = match setting("listen", "control") {
+            Some(path) => {
+                let path = path.strip_prefix("unix:").unwrap_or(path);
+                beside(file, Path::new(path)).into_owned()
+            }
+            None => state_dir.join(SOCKET_NAME),
+        };
+        Self { state_dir, control }
+    }
+}
+
 /// Asks the gateway behind `socket` for `method path`, with this JSON as the body where there is one, and reads
-/// its JSON.
+/// its JSON. It is waited for as long as `patience`.
 pub fn ask<T: serde::de::DeserializeOwned>(
     socket: &Path,
     method: &Method,
     path: &str,
     body: Option<&serde_json::Value>,
+    patience: Duration,
 ) -> Result<T, ControlError> {
     let body = body.map(serde_json::Value::to_string).unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| ControlError::Answer(e.to_string()))?;
-    runtime.block_on(async {
+    let asking = async {
         let stream =
             UnixStream::connect(socket)
                 .await
@@ -95,7 +150,15 @@ pub fn ask<T: serde::de::DeserializeOwned>(
                     source,
                 })?;
         exchange(stream, method, path, body.into()).await
-    })
+    };
+    runtime
+        .block_on(async { tokio::time::timeout(patience, asking).await })
+        .unwrap_or_else(|_| {
+            Err(ControlError::NoAnswer {
+                path: socket.display().to_string(),
+                waited: patience,
+            })
+        })
 }
 
 async fn exchange<T: serde::de::DeserializeOwned>(

@@ -99,6 +99,10 @@ pub enum Reason {
     FailureBudgetExceeded,
     /// The address is over its failure budget and its small allowance of webhook bodies is in use.
     WebhookAllowanceExceeded,
+    /// The client's address, or the source, has its share of the memory for webhook bodies.
+    WebhookShareExceeded,
+    /// All of the memory for webhook bodies is taken.
+    WebhookMemoryFull,
     /// The source's budget of new deliveries is used up.
     WebhookBudgetExceeded,
     /// Any other budget is used up.
@@ -117,6 +121,8 @@ pub enum Reason {
     UpstreamTlsFailed,
     /// As many deliveries wait in the spool as `[spool]` allows.
     SpoolFull,
+    /// As many deliveries of the source wait in the spool as its share allows.
+    SpoolShareFull,
     /// The disk under the spool does not take a delivery, or not in time.
     SpoolUnavailable,
     /// A fault of ours. Never forwarded.
@@ -176,10 +182,11 @@ const KEY: &str = "Could not validate credentials";
 const BAD: &str = "Bad request";
 const DOWN: &str = "Backend unreachable";
 const RATE: &str = "Rate limit exceeded";
+const LATER: &str = "Try again later";
 
 impl Reason {
     /// Every reason, in the order of the table. For the reference page, metrics and tests.
-    pub const ALL: [Self; 53] = [
+    pub const ALL: [Self; 56] = [
         Self::ApiKeyNotConfigured,
         Self::ApiKeyMissing,
         Self::ApiKeyUnknown,
@@ -222,6 +229,8 @@ impl Reason {
         Self::LengthRequired,
         Self::FailureBudgetExceeded,
         Self::WebhookAllowanceExceeded,
+        Self::WebhookShareExceeded,
+        Self::WebhookMemoryFull,
         Self::WebhookBudgetExceeded,
         Self::RateLimitExceeded,
         Self::UpstreamUnavailable,
@@ -231,6 +240,7 @@ impl Reason {
         Self::UpstreamTlsIssuer,
         Self::UpstreamTlsFailed,
         Self::SpoolFull,
+        Self::SpoolShareFull,
         Self::SpoolUnavailable,
         Self::Internal,
     ];
@@ -282,6 +292,8 @@ impl Reason {
             Self::LengthRequired => row(411, "Length required", "length_required", "length_required", Quiet, false),
             Self::FailureBudgetExceeded => row(429, RATE, "rate_limited", "failure_budget_exceeded", Notice, false),
             Self::WebhookAllowanceExceeded => row(429, RATE, "rate_limited", "webhook_allowance_exceeded", Notice, false),
+            Self::WebhookShareExceeded => row(429, RATE, "rate_limited", "webhook_share_exceeded", Notice, false),
+            Self::WebhookMemoryFull => row(503, LATER, "try_again_later", "webhook_memory_full", Fault, false),
             Self::WebhookBudgetExceeded => row(429, "Webhook rate limit exceeded", "rate_limited", "webhook_budget_exceeded", Notice, false),
             Self::RateLimitExceeded => row(429, RATE, "rate_limited", "rate_limit_exceeded", Notice, false),
             Self::UpstreamUnavailable => row(502, DOWN, "upstream_unavailable", "upstream_unavailable", Fault, false),
@@ -290,8 +302,9 @@ impl Reason {
             Self::UpstreamTlsExpired => row(502, DOWN, "upstream_unavailable", "upstream_tls_expired", Fault, false),
             Self::UpstreamTlsIssuer => row(502, DOWN, "upstream_unavailable", "upstream_tls_unknown_issuer", Fault, false),
             Self::UpstreamTlsFailed => row(502, DOWN, "upstream_unavailable", "upstream_tls_failed", Fault, false),
-            Self::SpoolFull => row(503, "Try again later", "try_again_later", "spool_full", Fault, false),
-            Self::SpoolUnavailable => row(503, "Try again later", "try_again_later", "spool_unavailable", Fault, false),
+            Self::SpoolFull => row(503, LATER, "try_again_later", "spool_full", Fault, false),
+            Self::SpoolShareFull => row(503, LATER, "try_again_later", "spool_share_full", Fault, false),
+            Self::SpoolUnavailable => row(503, LATER, "try_again_later", "spool_unavailable", Fault, false),
             Self::Internal => row(500, "Internal error", "internal", "internal", Fault, false),
         }
     }
@@ -343,6 +356,15 @@ impl Reason {
             Self::UpstreamTlsFailed => Some("does the upstream speak TLS 1.2 or 1.3 on this port?"),
             Self::SpoolFull => Some(
                 "mend the backend so that the spool empties, or raise [spool] entries and bytes",
+            ),
+            Self::SpoolShareFull => Some(
+                "is this source flooding, or its backend down? [spool] source_share is what one source may take",
+            ),
+            Self::WebhookShareExceeded => Some(
+                "one address or source holds many bodies: is its upstream slow? [limits] webhook_memory is what all may take",
+            ),
+            Self::WebhookMemoryFull => Some(
+                "are the upstreams of webhooks slow? Mend them, or raise [limits] webhook_memory",
             ),
             Self::SpoolUnavailable => {
                 Some("is the disk under [state] dir full, read-only or too slow?")

@@ -1,21 +1,28 @@
 //! The state all workers share: the policy in force, its budgets, the memory of done deliveries, the
 //! counters and the way to the log.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 
 use crate::{
     connection::Connection,
-    key_ledger::{KeyLedger, KeyStanding, Revocation},
+    key_ledger::{KeepError, KeyLedger, KeyStanding, Revocation},
     log::Queue,
     metrics::{Metrics, RouteLabel, SecretLabels},
     pipeline::Snapshot,
+    rehearsal::Entrance,
     replay::{DEFAULT_CAPACITY, ReplayMemory},
+    secret::SecretDigest,
     spool::Spool,
     state::{StateDir, StateError},
     streams::{Claim, Stream, Streams},
@@ -27,6 +34,10 @@ pub struct Edge {
     snapshot: ArcSwap<Snapshot>,
     /// Whether the last reload failed, so that another policy is on disk than in force.
     stale: AtomicBool,
+    /// The door it listens at, as of its start: a reload moves no listener.
+    pub entrance: Entrance,
+    /// Held while the policy in force is replaced, and while a key of it is revoked.
+    steering: Mutex<Steering>,
     /// What became of the API keys.
     pub keys: KeyLedger,
     /// Answers that are still running.
@@ -41,16 +52,38 @@ pub struct Edge {
     pub log: Queue,
 }
 
+/// What a reload and a revocation have to know of each other.
+#[derive(Debug, Default)]
+struct Steering {
+    /// Whether a policy is being read.
+    reading: bool,
+    /// The keys that were revoked since that began: what was read may have another secret for them.
+    revoked: Vec<String>,
+}
+
+/// Why a gateway cannot begin with what lies in its state directory.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The policy has a spool, and the directory cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The directory is there, and what it says of revoked keys cannot be read.
+    #[error(transparent)]
+    Revoked(#[from] KeepError),
+}
+
 impl Edge {
     /// The state for a first policy.
     pub fn new(snapshot: Snapshot, log: Queue) -> Self {
         let keys = KeyLedger::default();
         snapshot.policy.keys.join(&keys);
         let edge = Self {
+            entrance: Entrance::of(&snapshot.policy.listen),
             keys,
             streams: Arc::default(),
             snapshot: ArcSwap::from_pointee(snapshot),
             stale: AtomicBool::new(false),
+            steering: Mutex::default(),
             replay: Arc::new(ReplayMemory::new(DEFAULT_CAPACITY)),
             spool: None,
             metrics: Arc::new(Metrics::new()),
@@ -62,34 +95,50 @@ impl Edge {
     }
 
     /// The state for a first policy, with what the last process left in the state directory. Where the directory
-    /// cannot be used, a policy without a spool is served all the same, with a memory that ends with the process.
-    pub fn open(snapshot: Snapshot, log: Queue) -> Result<Self, StateError> {
+    /// cannot be made, nor written, or another gateway owns it, a policy without a spool is served all the same, with a memory that ends with the process.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(snapshot: Snapshot, log: Queue) -> Result<Self, OpenError> {
         let (path, spools) = (snapshot.policy.state_dir.clone(), snapshot.policy.spools());
         let mut edge = Self::new(snapshot, log);
-        let kept = StateDir::open(&path).and_then(|state| {
-            let state = Arc::new(state);
-            let unusable = |source| StateError::Unusable { path, source };
-            let replay =
-                ReplayMemory::kept_in(&state, DEFAULT_CAPACITY).map_err(unusable.clone())?;
-            let replay = Arc::new(replay);
-            let spool =
-                Spool::open(state, replay.clone(), edge.metrics.clone()).map_err(unusable)?;
-            Ok((replay, spool))
-        });
-        match kept {
-            Ok((replay, spool)) => {
-                edge.replay = replay;
-                edge.spool = Some(spool);
+        let kept = match StateDir::open(&path).map(Arc::new) {
+            Ok(state) => {
+                edge.keys.keep_in(state.clone())?;
+                edge.remember_in(state)
             }
+            Err(e) => {
+                // What is not there was never written. Anything else may name revoked keys, and has to be read.
+                if !spools && is_there(&path) {
+                    edge.keys.read_from(&path)?;
+                }
+                edge.keys.keep_nowhere(e.to_string());
+                Err(e)
+            }
+        };
+        match kept {
+            Ok(()) => {}
             // What is promised to a sender has to be kept.
-            Err(e) if spools => return Err(e),
+            Err(e) if spools => return Err(e.into()),
             Err(e) => tracing::warn!(
                 event = "state_not_kept",
                 error = %e,
-                "done deliveries are remembered until the program ends; the backend settles what is forgotten"
+                "done deliveries and revoked keys are remembered until the program ends; the backend settles what is forgotten of deliveries"
             ),
         }
         Ok(edge)
+    }
+
+    /// From now on deliveries are remembered, and wait, in the state directory.
+    fn remember_in(&mut self, state: Arc<StateDir>) -> Result<(), StateError> {
+        let path = state.path().to_owned();
+        let unusable = |source| StateError::Unusable { path, source };
+        let replay = ReplayMemory::kept_in(&state, DEFAULT_CAPACITY).map_err(unusable.clone())?;
+        let replay = Arc::new(replay);
+        let spool = Spool::open(state, replay.clone(), self.metrics.clone()).map_err(unusable)?;
+        self.replay = replay;
+        self.spool = Some(spool);
+        Ok(())
     }
 
     /// What a request that begins now is judged by.
@@ -97,11 +146,35 @@ impl Edge {
         self.snapshot.load_full()
     }
 
-    /// From now on new requests are judged by this.
+    /// A policy is read from now on, to be brought into force or not.
+    pub fn begin_reading(&self) {
+        *self.steering.lock() = Steering {
+            reading: true,
+            revoked: Vec::new(),
+        };
+    }
+
+    /// From now on new requests are judged by this. A key that was revoked since it was begun to be read stays revoked, whatever secrets
+    /// were read for it.
     pub fn bring_into_force(&self, snapshot: Snapshot) {
+        let mut steering = self.steering.lock();
+        let revoked = std::mem::take(&mut *steering).revoked;
+        for id in &revoked {
+            let secrets = snapshot.policy.keys.digests_of(id);
+            let added = self.keys.revoke(id, &secrets, Timestamp::now());
+            if added > 0 {
+                tracing::info!(name: "act", target: "audit", event = "key_revoked", key = id, secrets = added, streams = 0, "an API key was revoked while this policy was read: what it has for it is refused, too");
+            }
+        }
         snapshot.policy.keys.join(&self.keys);
         self.keys.forget_all_but(&snapshot.policy.keys);
         self.snapshot.store(Arc::new(snapshot));
+        drop(steering);
+        if !revoked.is_empty()
+            && let Err(e) = self.keys.keep()
+        {
+            tracing::error!(event = "fault", error = %e, "revoked keys are not on disk");
+        }
         self.stale.store(false, Ordering::Release);
         self.note_reading();
         self.note_loading();
@@ -137,6 +210,7 @@ impl Edge {
 
     /// The policy on disk does not load: the one in force stays, and says so.
     pub fn keep_old_policy(&self) {
+        *self.steering.lock() = Steering::default();
         self.stale.store(true, Ordering::Release);
         self.note_reading();
     }
@@ -162,6 +236,7 @@ impl Edge {
         let policy = &snapshot.policy;
         serde_json::json!({
             "in_force_is_on_disk": self.in_force_is_on_disk(),
+            "reload_under_way": self.steering.lock().reading,
             "origin": policy.origin.to_string(),
             "environment": policy.environment.name(),
             "routes": policy.routes.iter().count(),
@@ -175,43 +250,41 @@ impl Edge {
             .standings(&self.snapshot().policy.keys, Timestamp::now())
     }
 
-    /// Revokes a key of the policy in force with all its secrets: refused from now on, by this and by every policy that
-    /// follows, and by the next start of the gateway.
-    pub fn revoke_key(&self, id: &str) -> Revocation {
-        let snapshot = self.snapshot();
-        let secrets: Vec<_> = snapshot
-            .policy
-            .keys
-            .iter()
-            .filter(|key| *key.id == *id)
-            .map(|key| key.digest)
-            .collect();
-        if secrets.is_empty() {
-            return Revocation {
-                known: false,
-                secrets: 0,
-                before: 0,
-                streams: 0,
-                not_kept: None,
-            };
+    /// Revokes a key of the policy in force with all its secrets, and those of `more`, which stand in its file: refused from now on, by this
+    /// and by every policy that follows, and by the next start of the gateway.
+    pub fn revoke_key(&self, id: &str, more: &[SecretDigest]) -> Revocation {
+        let (known, before, secrets) = {
+            let mut steering = self.steering.lock();
+            if steering.reading {
+                steering.revoked.push(id.to_owned());
+            }
+            let mut secrets = self.snapshot().policy.keys.digests_of(id);
+            let known = !secrets.is_empty();
+            secrets.extend(
+                more.iter()
+                    .filter(|d| !secrets.contains(d))
+                    .copied()
+                    .collect::<Vec<_>>(),
+            );
+            // In force and on open streams first, on disk then: a slow disk opens nothing.
+            let revoked = self.keys.revoke(id, &secrets, Timestamp::now());
+            (known, secrets.len() - revoked, revoked)
+        };
+        if !known && secrets + before == 0 {
+            return Revocation::default();
         }
-        // In force and on open streams first, on disk then: a slow disk opens nothing.
-        let now = Timestamp::now();
-        let revoked = self.keys.revoke(id, &secrets, now);
-        let before = secrets.len() - revoked;
-        let secrets = revoked;
         let streams = self.judge_streams();
         let not_kept = self.keys.keep().err().map(|e| e.to_string());
         match &not_kept {
             None => {
-                tracing::info!(target: "audit", event = "key_revoked", key = id, secrets, streams, "an API key was revoked");
+                tracing::info!(name: "act", target: "audit", event = "key_revoked", key = id, secrets, streams, "an API key was revoked");
             }
             Some(error) => {
-                tracing::error!(target: "audit", event = "key_revoked", key = id, secrets, streams, error, "an API key was revoked, but only until this gateway stops");
+                tracing::error!(name: "act", target: "audit", event = "key_revoked", key = id, secrets, streams, error, "an API key was revoked, but only until this gateway stops");
             }
         }
         Revocation {
-            known: true,
+            known,
             secrets,
             before,
             streams,
@@ -226,4 +299,9 @@ impl Edge {
             secret: RouteLabel::of(secret),
         });
     }
+}
+
+/// Whether something may be at this path: also where nobody can say.
+fn is_there(path: &Path) -> bool {
+    !matches!(path.symlink_metadata(), Err(e) if e.kind() == io::ErrorKind::NotFound)
 }

@@ -7,7 +7,7 @@ pub mod live;
 mod signature;
 
 use std::{
-    io::Read,
+    io::{ErrorKind, Read},
     net::IpAddr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -16,9 +16,18 @@ use std::{
 use bytes::Bytes;
 use clap::Args;
 use jiff::Timestamp;
+use orket_shared::{complain, say};
 
 use self::account::{Explanation, JudgedBy};
-use crate::{canary::Format, control, rehearsal::Request, reload::Source, replay::ReplayMemory};
+use crate::{
+    canary::Format,
+    control,
+    key_ledger::{KeepError, KeyLedger},
+    plain_file,
+    rehearsal::{Entrance, Request, Surroundings},
+    reload::Source,
+    replay::ReplayMemory,
+};
 
 /// Options of `orket-gateway explain`.
 #[derive(Debug, Args)]
@@ -68,16 +77,16 @@ pub fn run(options: Options) -> ExitCode {
     match told(options) {
         Ok(explanation) => {
             match format {
-                Format::Json => println!(
+                Format::Json => say!(
                     "{}",
                     serde_json::to_string_pretty(&explanation).unwrap_or_default()
                 ),
-                Format::Text => println!("{}", explanation.to_text()),
+                Format::Text => say!("{}", explanation.to_text()),
             }
             ExitCode::SUCCESS
         }
         Err(problem) => {
-            eprintln!("{problem}");
+            complain!("{problem}");
             ExitCode::FAILURE
         }
     }
@@ -107,19 +116,41 @@ fn told(options: Options) -> Result<Explanation, String> {
             "{problems}orket-gateway: the policy does not load, so it says nothing of any request"
         )
     })?;
+    let judged = &ready.snapshot.policy;
+    let ledger = KeyLedger::default();
+    let note = revoked_in(&ledger, &judged.state_dir).map_err(|e| said(e.to_string()))?;
+    judged.keys.join(&ledger);
     let policy = JudgedBy {
-        origin: ready.snapshot.policy.origin.to_string(),
-        fingerprint: ready.snapshot.policy.fingerprint.clone(),
+        origin: judged.origin.to_string(),
+        fingerprint: judged.fingerprint.clone(),
         live: false,
-        note: None,
+        note,
     };
-    let nothing_done = ReplayMemory::new(1);
+    let surroundings = Surroundings {
+        replay: &ReplayMemory::new(1),
+        entrance: Entrance::of(&judged.listen),
+    };
     Ok(account::explain(
         &ready.snapshot,
-        &nothing_done,
+        surroundings,
         &request,
         policy,
     ))
+}
+
+/// Reads which keys were revoked, as a start of the gateway would. Whoever may not read its state is told so: that is no
+/// reason to tell nothing.
+fn revoked_in(ledger: &KeyLedger, state_dir: &Path) -> Result<Option<String>, KeepError> {
+    match ledger.read_from(state_dir) {
+        Ok(()) => Ok(None),
+        Err(KeepError::Read { path, source }) if source.kind() == ErrorKind::PermissionDenied => {
+            Ok(Some(format!(
+                "which keys were revoked stands in {}, which you may not read: a revoked key is judged as a live one here. Ask as the gateway's user, or with --live",
+                path.display()
+            )))
+        }
+        Err(e) => Err(e),
+    }
 }
 
 fn request(options: Options) -> Result<Request, String> {
@@ -176,13 +207,17 @@ fn fields_of(file: &Path) -> Result<Vec<(String, String)>, String> {
         .collect()
 }
 
-/// A file's bytes; `-` is the standard input.
+/// The largest file of a request: more than any body that is taken.
+const MOST_BYTES: u64 = 256 * 1024 * 1024;
+
+/// A plain file's bytes; `-` is the standard input.
 fn read(file: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let read = if file == Path::new("-") {
-        std::io::stdin().lock().read_to_end(&mut bytes).map(|_| ())
+        let input = std::io::stdin().lock();
+        input.take(MOST_BYTES).read_to_end(&mut bytes).map(|_| ())
     } else {
-        std::fs::read(file).map(|all| bytes = all)
+        plain_file::read(file, MOST_BYTES).map(|(all, _)| bytes = all)
     };
     read.map_err(|e| format!("{} cannot be read: {e}", file.display()))?;
     Ok(bytes)

@@ -15,7 +15,7 @@ pub use self::{
     revoked::{KeepError, Revoked},
     uses::{KeyStanding, SecretStanding, Uses},
 };
-use crate::{policy::keys::KeyRing, secret::SecretDigest};
+use crate::{policy::keys::KeyRing, secret::SecretDigest, state::StateDir};
 
 /// Which key the operator wants to see refused from now on.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -23,16 +23,28 @@ use crate::{policy::keys::KeyRing, secret::SecretDigest};
 pub struct Revoke {
     /// Its id.
     pub id: String,
+    /// Digests that are refused with it (`sha256:` and 64 hex digits): those that stand in its policy file, which the policy in force
+    /// may not have yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
+}
+
+impl Revoke {
+    /// The digests; `None` where one of them is none.
+    pub fn digests(&self) -> Option<Vec<SecretDigest>> {
+        let written = self.secrets.iter();
+        written.map(|digest| SecretDigest::parse(digest)).collect()
+    }
 }
 
 /// What became of a revocation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revocation {
-    /// Whether the policy in force has such a key. If not, nothing was revoked.
+    /// Whether the policy in force has such a key.
     pub known: bool,
-    /// How many secrets of it were revoked by this.
+    /// How many secrets were revoked by this.
     pub secrets: usize,
-    /// How many secrets of it had been revoked before.
+    /// How many of its secrets had been revoked before.
     pub before: usize,
     /// How many open streams were closed by this.
     pub streams: usize,
@@ -49,8 +61,18 @@ pub struct KeyLedger {
 
 impl KeyLedger {
     /// Reads what was revoked before from the state directory, and keeps what will be there.
-    pub fn keep_in(&self, state_dir: &Path) -> Result<(), KeepError> {
-        self.revoked.keep_in(state_dir)
+    pub fn keep_in(&self, state: Arc<StateDir>) -> Result<(), KeepError> {
+        self.revoked.keep_in(state)
+    }
+
+    /// Reads what was revoked before from a state directory that this process does not own.
+    pub fn read_from(&self, state_dir: &Path) -> Result<(), KeepError> {
+        self.revoked.read_from(state_dir)
+    }
+
+    /// What is revoked here is not kept, and this is why.
+    pub fn keep_nowhere(&self, why: String) {
+        self.revoked.keep_nowhere(why);
     }
 
     /// The secrets that were revoked.

@@ -4,9 +4,11 @@
 //! before it counts: it has to say exactly what was asked for, load with the running code and pass the file's own tests. Otherwise the
 //! file stays as it was. See `file` for how it is replaced, `edit` for what is changed in it.
 
+mod data;
 mod edit;
 mod file;
 mod list;
+mod revoke;
 mod splice;
 mod when;
 
@@ -17,25 +19,18 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use http::Method;
 use jiff::Timestamp;
+use orket_shared::{complain, complain_text};
 use toml::{Table, Value};
 
 use self::{
+    data::{data_of, free_list, key_of, known, list_of, other_user, time},
     edit::{Change, EditError, bare},
     file::{FileError, PolicyFile},
 };
 use crate::{
-    builtin,
-    canary::Format,
-    config::diagnostic::Diagnostics,
-    control::{self, ControlError},
-    issued_key,
-    key_ledger::{Revocation, Revoke},
-    pipeline::Snapshot,
-    policy::Bypass,
-    rehearsal,
-    secret::SecretDigest,
+    builtin, canary::Format, config::diagnostic::Diagnostics, control::ControlError, issued_key,
+    pipeline::Snapshot, policy::Bypass, rehearsal, secret::SecretDigest,
 };
 
 /// Options of `orket-gateway keys`.
@@ -81,6 +76,9 @@ enum Command {
         /// The control socket itself.
         #[arg(long, value_name = "SOCKET")]
         control: Option<PathBuf>,
+        /// No gateway runs with this policy, though that cannot be seen here: it is enough to edit the file.
+        #[arg(long)]
+        not_running: bool,
         /// The key's id.
         id: String,
     },
@@ -147,8 +145,9 @@ pub fn run(options: Options) -> ExitCode {
         Command::Revoke {
             config,
             control,
+            not_running,
             id,
-        } => return revoke(&config, control, &id),
+        } => return revoke::run(&config, control, not_running, &id),
         Command::List {
             config,
             control,
@@ -163,9 +162,9 @@ pub fn run(options: Options) -> ExitCode {
 
 fn failed(e: &KeysError) -> ExitCode {
     if let KeysError::DoesNotLoad(problems) | KeysError::WouldNotLoad(problems) = e {
-        eprint!("{problems}");
+        complain_text!("{problems}");
     }
-    eprintln!("orket-gateway: {e}");
+    complain!("orket-gateway: {e}");
     ExitCode::FAILURE
 }
 
@@ -212,7 +211,7 @@ fn new(
     })?;
     show(&key)?;
     let until = expires.map_or_else(String::new, |end| format!(", until {end}"));
-    eprintln!(
+    complain!(
         "orket-gateway: this is the key `{id}`{until}; it is shown this once. `orket-gateway reload` brings it into force"
     );
     Ok(())
@@ -258,111 +257,10 @@ fn rotate(config: &Path, id: &str, overlap: &str, now: Timestamp) -> Result<(), 
         snapshot.policy.keys.live(&digest_of(&key), now).is_ok()
     })?;
     show(&key)?;
-    eprintln!(
+    complain!(
         "orket-gateway: this is the new key `{id}`; it is shown this once. Older ones work until {until} at the latest. `orket-gateway reload` brings it into force"
     );
     Ok(())
-}
-
-/// Tells the running gateway first, whatever the file is like, and takes the key out of the file then.
-fn revoke(config: &Path, control: Option<PathBuf>, id: &str) -> ExitCode {
-    let told = tell(config, control, id);
-    let mut done = true;
-    let mut known_to_gateway = false;
-    match &told {
-        Ok(Told::Revoked(revocation)) => {
-            known_to_gateway = true;
-            println!(
-                "the running gateway refuses the key `{id}` from now on; {} of its open streams were closed",
-                revocation.streams
-            );
-            if let Some(why) = &revocation.not_kept {
-                eprintln!("orket-gateway: {why}");
-                done = false;
-            }
-        }
-        Ok(Told::Unknown) => println!("the running gateway knows no key `{id}`"),
-        Ok(Told::NotRunning(socket)) => println!(
-            "no gateway runs with the control socket {}: that the key is revoked takes effect at its next start",
-            socket.display()
-        ),
-        Err(e) => {
-            eprintln!(
-                "orket-gateway: the running gateway was not told, and may still take the key: {e}"
-            );
-            done = false;
-        }
-    }
-    match take_out(config, id) {
-        Ok(Some(note)) => println!("the key `{id}` is out of {}{note}", config.display()),
-        Ok(None) if known_to_gateway => {
-            println!("the file {} has no key `{id}`", config.display());
-        }
-        Ok(None) => {
-            eprintln!("orket-gateway: {}", unknown_key(config, id));
-            done = false;
-        }
-        Err(e) => {
-            failed(&e);
-            eprintln!(
-                "orket-gateway: the key `{id}` is still in {}",
-                config.display()
-            );
-            done = false;
-        }
-    }
-    if done {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
-}
-
-enum Told {
-    Revoked(Revocation),
-    Unknown,
-    NotRunning(PathBuf),
-}
-
-fn tell(config: &Path, control: Option<PathBuf>, id: &str) -> Result<Told, ControlError> {
-    let socket = control.map_or_else(|| control::socket_of(Some(config)), Ok)?;
-    let body = serde_json::json!(Revoke { id: id.to_owned() });
-    match control::ask::<Revocation>(&socket, &Method::POST, "/keys/revoke", Some(&body)) {
-        Ok(revocation) if revocation.known => Ok(Told::Revoked(revocation)),
-        Ok(_) => Ok(Told::Unknown),
-        Err(e) if nobody_listens(&e) => Ok(Told::NotRunning(socket)),
-        Err(e) => Err(e),
-    }
-}
-
-/// Whether this says that no gateway runs, and not that one could not be asked.
-fn nobody_listens(e: &ControlError) -> bool {
-    use std::io::ErrorKind::{ConnectionRefused, NotFound};
-    match e {
-        ControlError::Unreachable { source, .. } => {
-            matches!(source.kind(), NotFound | ConnectionRefused)
-        }
-        ControlError::Unknown { .. } | ControlError::Answer(_) | ControlError::Refused(_) => false,
-    }
-}
-
-/// Takes a key out of the file, with its secrets where nothing else uses them. `None`: the file has no such key.
-fn take_out(config: &Path, id: &str) -> Result<Option<String>, KeysError> {
-    let editor = Editor::open(config)?;
-    let Some(key) = key_of(&editor.data, id) else {
-        return Ok(None);
-    };
-    let list = list_of(key)?;
-    let user = other_user(&editor.data, list, id);
-    let change = Change::Revoke {
-        id: id.to_owned(),
-        list: user.is_none().then(|| list.to_owned()),
-    };
-    let note = user.map_or_else(String::new, |user| {
-        format!("; its secrets `{list}` stay, for {user}")
-    });
-    editor.make(&change, |snapshot| !snapshot.policy.keys.has(id))?;
-    Ok(Some(note))
 }
 
 /// A policy file that loads, open for one change.
@@ -395,7 +293,7 @@ impl Editor {
             if meant != data_of(written).ok().map(bare) {
                 return Err(KeysError::NotWhatWasMeant);
             }
-            let snapshot = judged(written, self.file.path()).map_err(KeysError::WouldNotLoad)?;
+            let snapshot = judged(written, self.file.named()).map_err(KeysError::WouldNotLoad)?;
             if snapshot.policy.bypass == Bypass::Open && self.bypass != Bypass::Open {
                 return Err(KeysError::WouldOpen);
             }
@@ -411,105 +309,6 @@ impl Editor {
 fn judged(text: &str, path: &Path) -> Result<Snapshot, Box<Diagnostics>> {
     let loaded = builtin::load_file_text(text, path, &builtin::process_environment)?;
     Ok(rehearsal::ready(loaded, None)?.snapshot)
-}
-
-fn data_of(text: &str) -> Result<Table, EditError> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    text.parse()
-        .map_err(|e: toml::de::Error| EditError::Toml(e.message().to_owned()))
-}
-
-fn keys_in(data: &Table) -> impl Iterator<Item = &Table> {
-    let keys = data.get("keys").and_then(Value::as_array);
-    keys.into_iter().flatten().filter_map(Value::as_table)
-}
-
-fn key_of<'a>(data: &'a Table, id: &str) -> Option<&'a Table> {
-    keys_in(data).find(|key| key.get("id").and_then(Value::as_str) == Some(id))
-}
-
-fn known<'a>(data: &'a Table, id: &str) -> Result<&'a Table, KeysError> {
-    key_of(data, id).ok_or_else(|| {
-        let ids: Vec<_> = keys_in(data)
-            .filter_map(|key| key.get("id").and_then(Value::as_str))
-            .collect();
-        asked(format!(
-            "there is no key `{id}` in the file; it has {}",
-            if ids.is_empty() {
-                "none".to_owned()
-            } else {
-                ids.join(", ")
-            }
-        ))
-    })
-}
-
-fn unknown_key(config: &Path, id: &str) -> String {
-    format!(
-        "there is no key `{id}` in {} either; `orket-gateway keys list` shows them",
-        config.display()
-    )
-}
-
-fn list_of(key: &Table) -> Result<&str, KeysError> {
-    key.get("secret")
-        .and_then(Value::as_str)
-        .ok_or_else(|| asked("this key names no secret"))
-}
-
-fn time(table: &Table) -> Option<Timestamp> {
-    table
-        .get("expires")?
-        .as_datetime()?
-        .to_string()
-        .parse()
-        .ok()
-}
-
-/// A name in `[secrets]` that is not taken.
-fn free_list(data: &Table, id: &str) -> String {
-    let taken = |name: &str| data.get("secrets").is_some_and(|s| s.get(name).is_some());
-    let mut name = format!("{id}_key");
-    let mut number = 2;
-    while taken(&name) {
-        name = format!("{id}_key_{number}");
-        number += 1;
-    }
-    name
-}
-
-/// Who else names this list of secrets.
-fn other_user(data: &Table, list: &str, id: &str) -> Option<String> {
-    let is = |table: &Table, field: &str| table.get(field).and_then(Value::as_str) == Some(list);
-    let name = |table: &Table| {
-        table
-            .get("id")
-            .and_then(Value::as_str)
-            .unwrap_or("?")
-            .to_owned()
-    };
-    let tables = |section: &str| {
-        let found = data.get(section).and_then(Value::as_array);
-        found.into_iter().flatten().filter_map(Value::as_table)
-    };
-    if let Some(key) = tables("keys").find(|key| is(key, "secret") && name(key) != id) {
-        return Some(format!("the key `{}`", name(key)));
-    }
-    let by_route = tables("routes").find(|route| {
-        let auth = route.get("auth").and_then(Value::as_table);
-        auth.is_some_and(|auth| auth.values().any(|v| v.as_str() == Some(list)))
-    });
-    if let Some(route) = by_route {
-        return Some(format!("the route `{}`", name(route)));
-    }
-    let upstreams = data.get("upstreams").and_then(Value::as_table)?;
-    upstreams.iter().find_map(|(upstream, settings)| {
-        let headers = settings.get("set_headers")?.as_table()?;
-        headers
-            .values()
-            .any(|v| v.as_str() == Some(list))
-            .then(|| format!("the upstream `{upstream}`"))
-    })
 }
 
 fn digest_of(key: &str) -> SecretDigest {

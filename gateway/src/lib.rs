@@ -9,6 +9,9 @@
 //!
 //! [`config`] is the policy as written, [`policy`] the same as meant, [`builtin`] the one that needs no file.
 
+// `orket_shared::say` does not panic when nobody reads any more.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 pub mod account;
 pub mod bodies;
 pub mod budget;
@@ -30,6 +33,7 @@ pub mod limit;
 pub mod log;
 pub mod metrics;
 pub mod pipeline;
+pub mod plain_file;
 pub mod policy;
 pub mod proxy;
 pub mod rehearsal;

@@ -9,6 +9,7 @@ use std::{
     collections::HashMap,
     hash::{BuildHasher, Hash, RandomState},
     num::NonZeroU32,
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
@@ -44,7 +45,7 @@ impl Rate {
 }
 
 /// How a caller stands after a decision; what the `RateLimit` headers say
-/// (draft-ietf-httpapi-ratelimit-headers).
+/// (draft-ietf-httpapi-ratelimit-headers-10, sections 3 and 4).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
     /// The limit's id.
@@ -82,6 +83,18 @@ pub struct Exceeded {
 
 const SHARDS: usize = 16;
 
+/// The most entries, at most `capacity`, of which a table keeps room for a third more: three quarters of its buckets, which
+/// are a power of two. The eighth between that and what a table takes before it grows (seven eighths) is for the marks that
+/// forgotten entries leave behind, so that a table is made anew only once so many were forgotten.
+const fn entries_of(capacity: usize) -> usize {
+    let per_shard = capacity / SHARDS;
+    let mut buckets = 8;
+    while buckets * 2 / 4 * 3 <= per_shard {
+        buckets *= 2;
+    }
+    buckets / 4 * 3
+}
+
 #[derive(Debug)]
 struct Shard<K> {
     entries: HashMap<K, Nanos>,
@@ -91,11 +104,26 @@ struct Shard<K> {
     next_sweep: u64,
 }
 
+impl<K: Hash + Eq> Shard<K> {
+    /// Forgets what has recovered by `now`, and makes the table anew where it would grow before it is full again: a table
+    /// that grows takes twice the memory and never gives it back.
+    fn sweep(&mut self, now: u64, capacity: usize) {
+        self.entries.retain(|_, tat| tat.as_u64() > now);
+        if self.entries.capacity() < capacity {
+            let mut anew = HashMap::with_capacity(capacity.max(self.entries.len()));
+            anew.extend(self.entries.drain());
+            self.entries = anew;
+        }
+        let earliest = self.entries.values().map(|t| t.as_u64()).min().unwrap_or(0);
+        self.next_sweep = earliest.max(now.saturating_add(1_000_000));
+    }
+}
+
 #[derive(Debug)]
 struct BoundedStore<K> {
     shards: Vec<Mutex<Shard<K>>>,
     hasher: RandomState,
-    capacity_per_shard: usize,
+    capacity_per_shard: AtomicUsize,
     start: Instant,
 }
 
@@ -112,7 +140,7 @@ impl<K: Hash + Eq + Clone> BoundedStore<K> {
                 })
                 .collect(),
             hasher: RandomState::new(),
-            capacity_per_shard: capacity.div_ceil(SHARDS).max(1),
+            capacity_per_shard: AtomicUsize::new(entries_of(capacity)),
             start: Instant::now(),
         }
     }
@@ -134,12 +162,16 @@ impl<K: Hash + Eq + Clone> BoundedStore<K> {
         self.shards.iter().map(|s| s.lock().entries.len()).sum()
     }
 
+    fn capacity_per_shard(&self) -> usize {
+        self.capacity_per_shard.load(Ordering::Relaxed)
+    }
+
     /// The theoretical arrival time kept for `key`, in nanoseconds since the limiter was made.
     fn arrival_time(&self, key: &K) -> Option<u64> {
         let shard = self.shard(key).lock();
         match shard.entries.get(key) {
             Some(tat) => Some(tat.as_u64()),
-            None if shard.entries.len() >= self.capacity_per_shard => {
+            None if shard.entries.len() >= self.capacity_per_shard() => {
                 shard.overflow.map(Nanos::as_u64)
             }
             None => None,
@@ -160,19 +192,13 @@ impl<K: Hash + Eq + Clone> StateStore for BoundedStore<K> {
             *old = new;
             return Ok(outcome);
         }
-        if shard.entries.len() >= self.capacity_per_shard {
+        let capacity = self.capacity_per_shard();
+        if shard.entries.len() >= capacity {
             let now = self.now();
             if now >= shard.next_sweep {
-                shard.entries.retain(|_, tat| tat.as_u64() > now);
-                let earliest = shard
-                    .entries
-                    .values()
-                    .map(|t| t.as_u64())
-                    .min()
-                    .unwrap_or(0);
-                shard.next_sweep = earliest.max(now.saturating_add(1_000_000));
+                shard.sweep(now, capacity);
             }
-            if shard.entries.len() >= self.capacity_per_shard {
+            if shard.entries.len() >= capacity {
                 let (outcome, new) = f(shard.overflow)?;
                 shard.overflow = Some(new);
                 return Ok(outcome);
@@ -208,7 +234,7 @@ impl<K: Hash + Eq + Clone> StateStore for SharedStore<K> {
 }
 
 impl<K: Hash + Eq + Clone> Limiter<K> {
-    /// A limiter named `id` with at most about `capacity` entries. `None` when the rate is not one
+    /// A limiter named `id` with at most `capacity` entries, and down to half as many: [`Self::capacity`] says. `None` when the rate is not one
     /// (a period of zero), which a loaded policy never holds.
     pub fn new(id: impl Into<String>, rate: Rate, capacity: usize) -> Option<Self> {
         let store = std::sync::Arc::new(BoundedStore::new(capacity));
@@ -231,9 +257,17 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
         &self.id
     }
 
-    /// About how many keys it remembers at most.
+    /// How many keys it remembers at most.
     pub fn capacity(&self) -> usize {
-        self.store.capacity_per_shard * SHARDS
+        self.store.capacity_per_shard() * SHARDS
+    }
+
+    /// From now on it takes no new key while it has more than about `capacity`. Who is in the table keeps a budget.
+    pub fn hold(&self, capacity: usize) {
+        let entries = entries_of(capacity);
+        self.store
+            .capacity_per_shard
+            .store(entries, Ordering::Relaxed);
     }
 
     /// How many keys it remembers.
@@ -394,12 +428,51 @@ mod tests {
     }
 
     #[test]
+    fn a_table_of_the_bound_has_room_without_growing() {
+        for (capacity, entries) in [(1, 6), (128, 6), (192, 12), (98_304, 6144), (131_071, 6144)] {
+            assert_eq!(entries_of(capacity), entries, "{capacity}");
+            let table: HashMap<u32, u32> = HashMap::with_capacity(entries);
+            assert!(table.capacity() * 6 >= entries * 7, "{}", table.capacity());
+        }
+    }
+
+    #[test]
+    fn keys_that_come_and_go_leave_a_table_as_large_as_it_was() {
+        let l = Limiter::new("x", rate(1000, 1), 16 * 192).unwrap();
+        let room = |l: &Limiter<u32>| -> usize {
+            let shards = l.store.shards.iter();
+            shards.map(|s| s.lock().entries.capacity()).sum()
+        };
+        let whole = HashMap::<u32, u32>::with_capacity(192).capacity() * SHARDS;
+        for k in 0..300_000 {
+            let _ = l.spend(&k);
+        }
+        assert!(room(&l) <= whole, "{} of {whole}", room(&l));
+        assert!(!l.is_empty());
+    }
+
+    #[test]
+    fn a_table_that_is_held_takes_no_more() {
+        let l = Limiter::new("x", rate(1, 3600), 16 * 192).unwrap();
+        for k in 0..1000u32 {
+            let _ = l.spend(&k);
+        }
+        l.hold(160);
+        let before = l.len();
+        for k in 1000..10_000u32 {
+            let _ = l.spend(&k);
+        }
+        assert_eq!((l.len(), l.capacity()), (before, 96));
+        assert!(l.spend(&0).is_err(), "who was in it keeps its budget");
+    }
+
+    #[test]
     fn a_full_table_limits_newcomers_together_and_stays_bounded() {
         let l = Limiter::new("x", rate(5, 3600), 160).unwrap();
         for k in 0..100_000u32 {
             let _ = l.spend(&k);
         }
-        assert!(l.len() <= 160 + SHARDS, "{}", l.len());
+        assert!(l.len() <= 160, "{}", l.len());
         // 16 shards share an overflow budget of 5 each: newcomers are refused, not let through.
         let let_through = (100_000..110_000u32).filter(|k| l.spend(k).is_ok()).count();
         assert!(let_through <= SHARDS * 5, "{let_through}");

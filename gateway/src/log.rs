@@ -7,7 +7,8 @@
 //! Nothing here waits for whoever reads: records pass through a bounded queue to one thread that gives them their
 //! form and writes them; what does not fit is dropped, counted and stated. The proxy library's
 //! own logs can hold raw request bytes, so they are not connected at all. Which events and fields there are is
-//! said in [`field`].
+//! said in [`field`]. What an operator did has a queue and a thread of its own, so that no flood, and no reader of another log that
+//! has stopped reading, can keep it from being written.
 
 mod bound;
 pub mod field;
@@ -27,7 +28,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use self::queue::Line;
+use self::queue::{Kind, Line};
 pub use self::{
     bound::{IN_ALL, PER_ADDRESS},
     output::OpenError,
@@ -39,6 +40,10 @@ pub use self::{
 
 /// The target of audit records in this program's sources.
 pub const AUDIT: &str = "audit";
+
+/// The name, in this program's sources, of an audit record of what an operator did. Such records have a queue of their own, which nothing
+/// that comes from outside can fill.
+pub const ACT: &str = "act";
 
 /// What can go wrong before anything is logged.
 #[derive(Debug, thiserror::Error)]
@@ -89,15 +94,15 @@ impl<'a> MakeWriter<'a> for Queue {
     type Writer = Line;
 
     fn make_writer(&'a self) -> Line {
-        Line::new(self.clone(), Log::Gateway)
+        Line::new(self.clone(), Kind::Own)
     }
 
     fn make_writer_for(&'a self, of: &Metadata<'_>) -> Line {
-        let log = if of.target() == AUDIT {
-            Log::Audit
-        } else {
-            Log::Gateway
+        let kind = match (of.target() == AUDIT, of.name() == ACT) {
+            (true, true) => Kind::Act,
+            (true, false) => Kind::Audit,
+            (false, _) => Kind::Own,
         };
-        Line::new(self.clone(), log)
+        Line::new(self.clone(), kind)
     }
 }

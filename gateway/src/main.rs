@@ -1,5 +1,8 @@
 //! The command line of the gateway.
 
+// `orket_shared::say` does not panic when nobody reads any more.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
@@ -16,6 +19,7 @@ use orket_gateway::{
     reload::{Outcome, Source},
     server, spool, tls,
 };
+use orket_shared::{complain, complain_text, say, say_text};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -69,7 +73,7 @@ enum Command {
 fn main() -> ExitCode {
     log::report_panics();
     tls::install_provider();
-    match Cli::parse().command {
+    orket_shared::say::ended(match Cli::parse().command {
         Command::Serve { config } => serve(source(config)),
         Command::Check { file, format } => check(&file, format),
         Command::Explain(options) => explain::run(options),
@@ -81,7 +85,7 @@ fn main() -> ExitCode {
         } => reload(config.as_deref(), control, format),
         Command::Spool(options) => spool::command::run(options),
         Command::Canary(options) => canary::run(&options),
-    }
+    })
 }
 
 fn source(config: Option<PathBuf>) -> Source {
@@ -92,8 +96,8 @@ fn serve(source: Source) -> ExitCode {
     let ready = match source.read(None) {
         Ok(ready) => ready,
         Err(problems) => {
-            eprint!("{problems}");
-            eprintln!("orket-gateway: the policy does not load, so nothing is served");
+            complain_text!("{problems}");
+            complain!("orket-gateway: the policy does not load, so nothing is served");
             return ExitCode::FAILURE;
         }
     };
@@ -104,7 +108,7 @@ fn serve(source: Source) -> ExitCode {
     {
         Ok(running) => running,
         Err(e) => {
-            eprintln!("orket-gateway: {e}");
+            complain!("orket-gateway: {e}");
             return ExitCode::FAILURE;
         }
     };
@@ -113,7 +117,7 @@ fn serve(source: Source) -> ExitCode {
     let edge = match Edge::open(ready.snapshot, running.queue()) {
         Ok(edge) => Arc::new(edge),
         Err(e) => {
-            eprintln!("orket-gateway: {e}");
+            complain!("orket-gateway: {e}");
             return ExitCode::FAILURE;
         }
     };
@@ -121,14 +125,10 @@ fn serve(source: Source) -> ExitCode {
     let bound = match server::Bound::new(&listen) {
         Ok(bound) => bound,
         Err(e) => {
-            eprintln!("orket-gateway: {e}");
+            complain!("orket-gateway: {e}");
             return ExitCode::FAILURE;
         }
     };
-    if let Err(e) = edge.keys.keep_in(&edge.snapshot().policy.state_dir) {
-        eprintln!("orket-gateway: {e}");
-        return ExitCode::FAILURE;
-    }
     server::run(&edge, source, bound);
     edge.replay.flush();
     ExitCode::SUCCESS
@@ -139,14 +139,20 @@ fn reload(config: Option<&Path>, control: Option<PathBuf>, format: Format) -> Ex
     let socket = match found {
         Ok(socket) => socket,
         Err(e) => {
-            eprintln!("orket-gateway: {e}");
+            complain!("orket-gateway: {e}");
             return ExitCode::FAILURE;
         }
     };
-    match control::ask::<Outcome>(&socket, &http::Method::POST, "/reload", None) {
+    match control::ask::<Outcome>(
+        &socket,
+        &http::Method::POST,
+        "/reload",
+        None,
+        control::PATIENCE,
+    ) {
         Ok(outcome) => {
             match format {
-                Format::Json => println!("{}", serde_json::json!(outcome)),
+                Format::Json => say!("{}", serde_json::json!(outcome)),
                 Format::Text => print_outcome(&outcome),
             }
             if outcome.in_force {
@@ -156,18 +162,18 @@ fn reload(config: Option<&Path>, control: Option<PathBuf>, format: Format) -> Ex
             }
         }
         Err(e) => {
-            eprintln!("orket-gateway: {e}");
+            complain!("orket-gateway: {e}");
             ExitCode::FAILURE
         }
     }
 }
 
 fn print_outcome(outcome: &Outcome) {
-    print!("{}", outcome.diagnostics);
+    say_text!("{}", outcome.diagnostics);
     for setting in &outcome.restart_needed {
-        println!("restart needed: {setting}");
+        say!("restart needed: {setting}");
     }
-    println!(
+    say!(
         "{}",
         if outcome.in_force {
             "the new policy is in force"
@@ -186,14 +192,14 @@ fn check(file: &Path, format: Format) -> ExitCode {
     let (errors, warnings) = problems.counts();
     match format {
         Format::Json => {
-            println!(
+            say!(
                 "{}",
                 serde_json::json!({"loads": loads, "diagnostics": problems.to_json()})
             );
         }
         Format::Text => {
-            print!("{problems}");
-            println!(
+            say_text!("{problems}");
+            say!(
                 "{}: {errors} error(s), {warnings} warning(s)",
                 file.display()
             );

@@ -5,15 +5,15 @@
 //! client sends becomes a label: labels are ids of the policy and words of closed lists. A request never
 //! waits for a scrape.
 
-mod declare;
 mod gather;
 mod labels;
 
-use parking_lot::Mutex;
-use prometheus_client::{encoding::text::encode, registry::Registry};
+pub use orket_shared::metrics::{
+    Bytes, Counter, Counters, Declared, Gauge, Gauges, LabelFacts, Labels, Seconds,
+};
+use prometheus_client::encoding::text::encode;
 
 pub use self::{
-    declare::{Bytes, Counter, Counters, Declared, Gauge, Gauges, LabelFacts, Labels, Seconds},
     gather::refresh,
     labels::{
         BuildLabels, Cap, CapLabels, HandshakeLabels, KeyLabels, LimiterKind, LimiterLabels,
@@ -26,7 +26,7 @@ use crate::edge::Edge;
 /// What every name begins with.
 pub const PREFIX: &str = "orket_gateway";
 
-declare::metrics! {
+orket_shared::declare_metrics! { PREFIX:
     /// Requests that have come to their end
     requests: Counters<RequestLabels> = "requests";
     /// How long requests took, from the end of the head to the end of the answer; streams are not in it
@@ -83,6 +83,12 @@ declare::metrics! {
     limiter_capacity: Gauges<LimiterLabels> = "limiter_capacity";
     /// Bytes of webhook bodies that are not proven yet
     unproven_bytes: Gauge = "unproven_bytes";
+    /// Bytes of proven webhook bodies that are held until the upstream has answered or the disk has them
+    proven_bytes: Gauge = "proven_bytes";
+    /// Most bytes of webhook bodies that are held, unproven and proven; beyond it they are refused
+    webhook_memory: Gauge = "webhook_memory_bytes";
+    /// Bytes of the spool's deliveries that are just being handed over
+    spool_in_hand: Gauge = "spool_in_hand_bytes";
     /// 1 while the policy in force is the one that was last read, 0 when the last reload was refused and the old one stayed
     policy_in_force_is_on_disk: Gauge = "policy_in_force_is_on_disk";
     /// When the policy in force was loaded, in seconds since 1970
@@ -131,26 +137,6 @@ pub fn page(edge: &Edge) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_metric_is_declared_once_and_under_a_name_of_the_convention() {
-        let mut names: Vec<_> = Metrics::TABLE.iter().map(Declared::exposed).collect();
-        for name in &names {
-            assert!(name.starts_with("orket_gateway_"), "{name}");
-            assert!(
-                name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
-                "{name}"
-            );
-        }
-        let all = names.len();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), all);
-        for declared in Metrics::TABLE {
-            assert!(!declared.help.is_empty(), "{}", declared.name);
-            assert!(!declared.help.ends_with('.'), "{}", declared.name);
-        }
-    }
 
     #[test]
     fn the_page_says_of_each_metric_what_its_declaration_says() {

@@ -5,31 +5,32 @@
 //! * webhook routes: the signature's form, then (body read by the caller) its MAC, then *already done?*,
 //!   then the source's budget.
 //!
-//! A rule in shadow mode is judged like any other and refuses nothing. Nothing here does I/O or knows the connection. An [`Admitted`] is made here and nowhere else, and
-//! without one nothing is forwarded.
+//! A rule in shadow mode is judged like any other and refuses nothing. Nothing here does I/O or knows the connection. An
+//! [`Admitted`] is made in `permit` and nowhere else, and without one nothing is forwarded. `proof` judges bodies.
 
-use std::sync::Arc;
+mod permit;
+mod proof;
 
-use bytes::Bytes;
+use std::{sync::Arc, time::Duration};
+
 use http::Method;
-use sha2::{Digest, Sha256};
 
+use self::permit::admit;
+pub use self::{
+    permit::{Admitted, Body, Delivery, ProvenBody},
+    proof::{Proven, judge_body},
+};
 use crate::{
-    bodies::BodyPass,
-    budget::{Budgets, Owner},
-    connection::framing::Framing,
+    bodies::{BodyPass, NoRoom},
+    budget::Budgets,
     denial::{Denial, Reason, SIGNATURE_REFUSED},
-    guard::{self, Actor, Credential, Proof, webhook::Verified},
+    guard::{self, Actor, Proof},
     hearing::{Hearing, Witness},
-    limit::{Exceeded, Standing},
-    policy::{
-        Auth, BudgetOf, Mode, Policy, Route, Spooling, Upgrade, WebhookAuth,
-        address::budget_address, keys::KeyRefused,
-    },
-    replay::ReplayMemory,
+    limit::Exceeded,
+    policy::{Auth, Policy, Route, keys::KeyRefused},
     request_head::RequestHead,
     route::Match,
-    webhook::{Payload, claim::Claim},
+    webhook::claim::Claim,
 };
 
 /// What a request is judged by: one immutable policy with its budgets.
@@ -51,6 +52,10 @@ impl Snapshot {
         }
     }
 }
+
+/// When to come back where there is no room for a body: what holds it may end at any moment, and no figure of a budget
+/// says when.
+const NO_ROOM_RETRY: Duration = Duration::from_secs(1);
 
 /// The source and event name of the test webhook.
 pub const TEST_SOURCE: &str = "test";
@@ -93,109 +98,6 @@ impl Unproven {
     /// The route's id.
     pub fn route_id(&self) -> &Arc<str> {
         &self.route.id
-    }
-}
-
-/// What a proven webhook gets.
-#[derive(Debug)]
-pub enum Proven {
-    /// It is forwarded.
-    Admitted(Box<Admitted>),
-    /// Its source is over its budget, and its route lets it wait in the spool.
-    Deferred(Box<Admitted>),
-    /// It was done before, or waits already: answered without asking the backend.
-    Duplicate {
-        /// Which secret proved it.
-        secret: Option<Arc<str>>,
-    },
-}
-
-impl Proven {
-    /// Which secret proved it, as [`Delivery::secret`].
-    pub fn secret(&self) -> Option<&Arc<str>> {
-        match self {
-            Self::Admitted(admitted) | Self::Deferred(admitted) => {
-                admitted.delivery()?.secret.as_ref()
-            }
-            Self::Duplicate { secret } => secret.as_ref(),
-        }
-    }
-}
-
-/// The permit to forward one request. Only this module makes one.
-#[derive(Debug)]
-pub struct Admitted {
-    route: Arc<Route>,
-    proof: Proof,
-    delivery: Option<Box<Delivery>>,
-    body: Body,
-    standings: Vec<Standing>,
-    pace: Pace,
-}
-
-/// When an admitted request may be sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pace {
-    Now,
-    /// Its source's budget is used up: once the source has some again.
-    Deferred,
-}
-
-/// What is stamped on a proven delivery.
-#[derive(Debug, Clone)]
-pub struct Delivery {
-    /// `X-Orket-Webhook-Source`
-    pub source: Arc<str>,
-    /// `X-Orket-Webhook-Provider`
-    pub provider: &'static str,
-    /// `X-Orket-Webhook-Event`
-    pub event: Option<String>,
-    /// `X-Orket-Webhook-Delivery`
-    pub id: Option<String>,
-    /// `X-Orket-Webhook-Key`
-    pub key: String,
-    /// Whether it is remembered once it is done.
-    pub remember: bool,
-    /// Which secret proved it; none for the test webhook.
-    pub secret: Option<Arc<str>>,
-}
-
-/// What body is sent upstream.
-#[derive(Debug, Clone)]
-pub enum Body {
-    /// As it comes, up to so many bytes.
-    Stream {
-        /// The route's limit.
-        limit: usize,
-    },
-    /// These proven bytes.
-    Proven(Payload),
-}
-
-impl Admitted {
-    /// The route it was admitted by.
-    pub fn route(&self) -> &Route {
-        &self.route
-    }
-    /// Who was admitted.
-    pub fn actor(&self) -> &Actor {
-        &self.proof.actor
-    }
-    /// By what it was admitted.
-    pub fn credential(&self) -> &Credential {
-        &self.proof.credential
-    }
-    /// What is stamped on it, for a delivery.
-    pub fn delivery(&self) -> Option<&Delivery> {
-        self.delivery.as_deref()
-    }
-    /// What body is sent.
-    pub fn body(&self) -> &Body {
-        &self.body
-    }
-    /// How its budgets stand.
-    pub fn standings(&self) -> &[Standing] {
-        &self.standings
     }
 }
 
@@ -326,154 +228,6 @@ fn prove_key<W: Witness>(
     }
 }
 
-/// Judges a webhook's body, read whole.
-pub fn judge_body<W: Witness>(
-    hearing: &mut Hearing<'_, W>,
-    replay: &ReplayMemory,
-    head: &RequestHead<'_>,
-    unproven: Unproven,
-    body: Bytes,
-) -> Result<Proven, Denial> {
-    let route = unproven.route.clone();
-    prove_body(hearing, replay, head, unproven, body).map_err(|denial| denial.on(&route.id))
-}
-
-fn prove_body<W: Witness>(
-    hearing: &mut Hearing<'_, W>,
-    replay: &ReplayMemory,
-    head: &RequestHead<'_>,
-    unproven: Unproven,
-    body: Bytes,
-) -> Result<Proven, Denial> {
-    let Unproven { route, claim, pass } = unproven;
-    let Auth::Webhook(auth) = &route.auth else {
-        return Err(Reason::Internal.into());
-    };
-    let exempt = route.addresses.exempt.contains(head.client);
-    let length = body.len();
-    hearing.passed("body", || {
-        format!("{length} bytes, at most {} are taken", route.body_limit)
-    });
-    let proven = guard::webhook::verify(auth, head, claim, body, hearing.now);
-    let verified = hearing
-        .check("signature", proven, |verified| {
-            format!("it fits the body and the secret {}", verified.secret())
-        })
-        .map_err(|reason| {
-            hearing.snapshot.budgets.charge(&pass);
-            refuse(hearing, head, exempt, reason)
-        })?;
-    drop(pass);
-    let delivery = delivery(auth, head, &verified, hearing.request_id);
-    let upstream = hearing
-        .snapshot
-        .policy
-        .upstreams
-        .get(route.upstream)
-        .ok_or(Reason::Internal)?;
-    if auth.replay && replay.knows(&delivery.source, &upstream.id, &delivery.key) {
-        hearing.passed("repetition", || {
-            format!("`{}` had it before: answered as known", delivery.source)
-        });
-        return Ok(Proven::Duplicate {
-            secret: delivery.secret,
-        });
-    }
-    hearing.passed("repetition", || {
-        if auth.replay {
-            format!("new to `{}`", delivery.source)
-        } else {
-            "not asked: the route forwards each as new".to_owned()
-        }
-    });
-    let payload = verified.into_payload();
-    let actor = Actor::Webhook(auth.source.clone());
-    let admitted = admit(
-        hearing,
-        &route,
-        head,
-        actor.into(),
-        Some(delivery),
-        Body::Proven(payload),
-    )?;
-    Ok(match admitted.pace {
-        Pace::Now => Proven::Admitted(Box::new(admitted)),
-        Pace::Deferred => Proven::Deferred(Box::new(admitted)),
-    })
-}
-
-/// The last checks, the same for all, and the only place an [`Admitted`] is made.
-fn admit<W: Witness>(
-    hearing: &mut Hearing<'_, W>,
-    route: &Arc<Route>,
-    head: &RequestHead<'_>,
-    proof: Proof,
-    delivery: Option<Delivery>,
-    body: Body,
-) -> Result<Admitted, Denial> {
-    // A WebSocket handshake has no body (RFC 6455, section 4.1): what followed would be read as frames.
-    if head.websocket {
-        if route.upgrade == Upgrade::None || head.framing != Framing::None {
-            hearing.refused("upgrade", Reason::UpgradeRefused);
-            return Err(Reason::UpgradeRefused.into());
-        }
-        hearing.passed("upgrade", || "to a WebSocket".to_owned());
-    }
-    if matches!(head.framing, Framing::Length(n) if n > route.body_limit as u64) {
-        hearing.refused("body", Reason::BodyTooLarge);
-        return Err(Reason::BodyTooLarge.into());
-    }
-    let mut standings = Vec::with_capacity(route.budgets.len());
-    let mut pace = Pace::Now;
-    for index in &route.budgets {
-        let (policy, budgets) = (&hearing.snapshot.policy, &hearing.snapshot.budgets);
-        let spec = policy.rate_limits.get(*index).ok_or(Reason::Internal)?;
-        let owner = match (spec.by, &proof.actor, &delivery) {
-            (BudgetOf::Address, ..) => Owner::Address(budget_address(head.client)),
-            (BudgetOf::Route, ..) => Owner::Named(route.id.clone()),
-            (BudgetOf::Key, Actor::Key(id), _) => Owner::Named(id.clone()),
-            (BudgetOf::Source, _, Some(delivery)) => Owner::Named(delivery.source.clone()),
-            // The bypass: nobody in particular shares one budget.
-            (BudgetOf::Key | BudgetOf::Source, ..) => Owner::Named("anonymous".into()),
-        };
-        let reason = match spec.by {
-            BudgetOf::Source => Reason::WebhookBudgetExceeded,
-            BudgetOf::Key | BudgetOf::Address | BudgetOf::Route => Reason::RateLimitExceeded,
-        };
-        let asked = budgets.spend(*index, &owner).ok_or(Reason::Internal)?;
-        match asked {
-            Err(over)
-                if spec.by == BudgetOf::Source
-                    && route.spool == Spooling::On
-                    && spec.mode == Mode::Enforce =>
-            {
-                hearing.passed("budget", || {
-                    format!(
-                        "`{}` is used up: it waits in the spool",
-                        over.standing.policy
-                    )
-                });
-                standings.push(over.standing);
-                pace = Pace::Deferred;
-            }
-            asked => {
-                let standing = hearing
-                    .budget(spec.mode, reason, &route.id, asked)
-                    .map_err(|e| exceeded(reason, e))?;
-                standings.extend(standing);
-            }
-        }
-    }
-    Ok(Admitted {
-        route: route.clone(),
-        proof,
-        delivery: delivery.map(Box::new),
-        body,
-        standings,
-        pace,
-    })
-}
-
 fn judge_health(head: &RequestHead<'_>) -> Result<Verdict, Denial> {
     if matches!(*head.method, Method::GET | Method::HEAD) {
         Ok(Verdict::Health)
@@ -506,6 +260,19 @@ fn refuse<W: Witness>(
     }
 }
 
+/// There is no room for a body now; there may be in a moment.
+pub(crate) fn no_room(why: NoRoom) -> Denial {
+    let reason = match why {
+        NoRoom::All => Reason::WebhookMemoryFull,
+        NoRoom::Share => Reason::WebhookShareExceeded,
+        NoRoom::Slots => Reason::WebhookAllowanceExceeded,
+    };
+    Denial {
+        retry_after: Some(NO_ROOM_RETRY),
+        ..reason.into()
+    }
+}
+
 pub(crate) fn exceeded(reason: Reason, e: Exceeded) -> Denial {
     Denial {
         retry_after: Some(e.retry_after),
@@ -521,33 +288,6 @@ fn go_on(admitted: Admitted) -> Verdict {
 fn stream(route: &Route) -> Body {
     Body::Stream {
         limit: route.body_limit,
-    }
-}
-
-/// What is stamped on a proven delivery. Its idempotency key is the message id where the scheme signs one, else
-/// the SHA-256 of the payload as forwarded.
-fn delivery(
-    auth: &WebhookAuth,
-    head: &RequestHead<'_>,
-    verified: &Verified,
-    request_id: &str,
-) -> Delivery {
-    let signed_id = verified.signed_id();
-    let key = match signed_id {
-        Some(_) | None if !auth.replay => unique_key(request_id),
-        Some(id) => id.to_owned(),
-        None => hex::encode(Sha256::digest(verified.payload().bytes())),
-    };
-    Delivery {
-        source: auth.source.clone(),
-        provider: auth.provider.name(),
-        event: auth.provider.event(head).map(str::to_owned),
-        id: signed_id
-            .or_else(|| auth.provider.delivery(head))
-            .map(str::to_owned),
-        key,
-        remember: auth.replay,
-        secret: Some(verified.secret().clone()),
     }
 }
 

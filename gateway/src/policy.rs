@@ -152,6 +152,8 @@ pub struct Limits {
     pub connections_per_address: usize,
     /// Failed proofs from one address.
     pub failures_per_address: Option<Rate>,
+    /// Bytes of webhook bodies in memory, from their arrival until the upstream has answered or the disk has them.
+    pub webhook_memory: usize,
 }
 
 /// How much may wait in the spool, how long, and how much of what failed is kept.
@@ -161,12 +163,28 @@ pub struct SpoolBounds {
     pub entries: usize,
     /// Their bytes.
     pub bytes: u64,
+    /// How much of both one source may take, in percent: 1 to 100.
+    pub source_share: u8,
     /// How long one is tried before it counts as failed.
     pub age: Duration,
     /// Dead letters that are kept.
     pub dead_entries: usize,
     /// Their bytes.
     pub dead_bytes: u64,
+}
+
+impl SpoolBounds {
+    /// How many deliveries of one source may wait: at least one.
+    pub fn entries_of_source(&self) -> usize {
+        (self.entries.saturating_mul(usize::from(self.source_share)) / 100).max(1)
+    }
+
+    /// How many bytes the waiting deliveries of one source may take.
+    pub fn bytes_of_source(&self) -> u64 {
+        (u128::from(self.bytes) * u128::from(self.source_share) / 100)
+            .try_into()
+            .unwrap_or(u64::MAX)
+    }
 }
 
 /// Where requests go.

@@ -158,8 +158,9 @@ impl Gateway {
     ) -> Result<()> {
         let told = match facts(session.req_header(), exchange) {
             Some(facts) => {
-                let mut request = session.req_header().clone();
-                exchange.trace.stamp(&mut request)?;
+                let mut request = session.req_header().as_owned_parts();
+                let stamped = exchange.trace.stamp(&mut request.headers);
+                stamped.map_err(|_| no_permit())?;
                 delivery::deliver(
                     &self.edge,
                     &exchange.snapshot,
@@ -356,8 +357,14 @@ impl ProxyHttp for Gateway {
         let upstream = upstream_of(exchange, admitted.route().upstream)?;
         // Judged before, and a request's head does not change.
         let facts = facts(session.req_header(), exchange).ok_or_else(no_permit)?;
-        upstream::prepare(upstream_request, admitted, upstream, &facts)?;
-        exchange.trace.stamp(upstream_request)
+        upstream::prepare(
+            upstream_request,
+            admitted,
+            upstream,
+            &facts,
+            Some(&exchange.trace),
+        )
+        .map_err(|_| no_permit())
     }
 
     async fn request_body_filter(
@@ -377,9 +384,9 @@ impl ProxyHttp for Gateway {
         };
         match admitted.body() {
             // The proven bytes, whole and at once. Cloned, not taken: a retry asks again.
-            Body::Proven(payload) => {
+            Body::Proven(proven) => {
                 *body = Some(if end_of_stream {
-                    payload.bytes().clone()
+                    proven.bytes().clone()
                 } else {
                     Bytes::new()
                 });
@@ -415,10 +422,10 @@ impl ProxyHttp for Gateway {
         };
         // Done is what the upstream took whole and answered with 2xx. Remembered before the answer goes out, so
         // that a repetition right after it is known.
-        if let (Some(delivery), Body::Proven(payload)) = (admitted.delivery(), admitted.body())
+        if let (Some(delivery), Body::Proven(proven)) = (admitted.delivery(), admitted.body())
             && delivery.remember
             && response.status.is_success()
-            && *passed >= payload.bytes().len()
+            && *passed >= proven.bytes().len()
         {
             let upstream = upstream_of(exchange, admitted.route().upstream)?;
             self.edge
@@ -444,6 +451,9 @@ impl ProxyHttp for Gateway {
         }
         if is_event_stream(response) {
             exchange.flow = Flow::Stream;
+            if let Some(connection) = &exchange.connection {
+                connection.become_events();
+            }
         }
         answer::stamp(response, &exchange.request_id, admitted.standings())?;
         let request = session.req_header();
@@ -549,7 +559,9 @@ fn facts<'a>(request: &'a RequestHeader, exchange: &'a Exchange) -> Option<upstr
 /// Whether an answer is server-sent events.
 fn is_event_stream(response: &ResponseHeader) -> bool {
     let kind = response.headers.get(http::header::CONTENT_TYPE);
-    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
+    let name = b"text/event-stream";
+    kind.and_then(|kind| kind.as_bytes().get(..name.len()))
+        .is_some_and(|kind| kind.eq_ignore_ascii_case(name))
 }
 
 fn upstream_of(exchange: &Exchange, index: usize) -> Result<&Upstream> {

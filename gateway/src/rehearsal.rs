@@ -2,9 +2,11 @@
 //! `[[tests]]` of a policy.
 //!
 //! A rehearsal spends budgets of its own, or only looks at those of a running gateway; it remembers nothing and
-//! sends nothing.
+//! sends nothing. It judges a request that is sent whole and well: what only a connection can do wrong (bytes that come
+//! slowly, broken chunks, trailers, HTTP/1.0) it knows nothing of. `gateway_explain::differential` holds it against the real thing.
 
 mod forwarding;
+mod raw;
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -13,18 +15,19 @@ use std::{
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use pingora_http::RequestHeader;
 
 pub use self::forwarding::{Forwarding, Sent};
+pub(crate) use self::raw::parse;
 use crate::{
     budget::Budgets,
     config::{Test, diagnostic::Diagnostics},
-    connection::framing::{self, Framing, HeadScanner},
+    connection::{Scheme, framing::Framing},
     denial::{Denial, Reason},
+    guard::webhook::chunked_within,
     hearing::{Hearing, ShadowDenial, Witness},
     pipeline::{self, Proven, Snapshot, Verdict},
     policy::{
-        Policy,
+        Listen,
         address::{client_address, plain},
         load::Loaded,
     },
@@ -63,16 +66,48 @@ pub enum Outcome {
     Refused(Denial),
 }
 
+/// By which door a request comes in. A running gateway listens where it began to: new addresses need a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entrance {
+    /// Whether only processes of this machine can come in.
+    pub loopback: bool,
+    /// What is spoken there.
+    pub scheme: Scheme,
+}
+
+impl Entrance {
+    /// The door that a policy describes.
+    pub fn of(listen: &Listen) -> Self {
+        Self {
+            loopback: listen.is_loopback(),
+            scheme: listen.scheme(),
+        }
+    }
+}
+
+/// By what a request is judged besides a policy and its budgets.
+#[derive(Debug, Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// What was done before.
+    pub replay: &'a ReplayMemory,
+    /// The door it comes in by.
+    pub entrance: Entrance,
+}
+
 /// Judges a request by a snapshot of its own: nothing is remembered, and nobody looks on.
 pub fn rehearse(snapshot: &Snapshot, request: &Request) -> Outcome {
     let mut nobody: Vec<ShadowDenial> = Vec::new();
-    rehearse_before(snapshot, &ReplayMemory::new(1), request, &mut nobody)
+    let surroundings = Surroundings {
+        replay: &ReplayMemory::new(1),
+        entrance: Entrance::of(&snapshot.policy.listen),
+    };
+    rehearse_before(snapshot, surroundings, request, &mut nobody)
 }
 
-/// Judges a request before a witness. Looks into `replay`, and remembers nothing.
+/// Judges a request before a witness. Looks into the memory of what was done, and remembers nothing.
 pub fn rehearse_before<W: Witness>(
     snapshot: &Snapshot,
-    replay: &ReplayMemory,
+    surroundings: Surroundings<'_>,
     request: &Request,
     witness: &mut W,
 ) -> Outcome {
@@ -82,16 +117,17 @@ pub fn rehearse_before<W: Witness>(
         now: request.now,
         witness,
     };
-    judge(&mut hearing, replay, request).unwrap_or_else(Outcome::Refused)
+    judge(&mut hearing, surroundings, request).unwrap_or_else(Outcome::Refused)
 }
 
 fn judge<W: Witness>(
     hearing: &mut Hearing<'_, W>,
-    replay: &ReplayMemory,
+    surroundings: Surroundings<'_>,
     request: &Request,
 ) -> Result<Outcome, Denial> {
+    let Surroundings { replay, entrance } = surroundings;
     let policy = &hearing.snapshot.policy;
-    let framed = judge_raw(policy, request);
+    let framed = raw::judge(&policy.limits, request);
     let (header, framing) = hearing.check("lines", framed, |(header, framing)| {
         let count = header.headers.len();
         match framing {
@@ -110,7 +146,7 @@ fn judge<W: Witness>(
     });
     let arrival = Arrival {
         client,
-        loopback: policy.listen.is_loopback(),
+        loopback: entrance.loopback,
         framing,
     };
     let head = RequestHead::judge(&header, arrival);
@@ -118,76 +154,40 @@ fn judge<W: Witness>(
         format!("{} {}", head.method, head.path)
     })?;
     let forwarded = |admitted: &pipeline::Admitted| {
-        Forwarding::of(policy, admitted, &header, &head)
+        Forwarding::of(policy, admitted, entrance.scheme, &header, &head)
             .map(|forwarding| Outcome::Forwarded(Box::new(forwarding)))
             .ok_or_else(|| Reason::Internal.into())
     };
     match pipeline::judge_head(hearing, &head)? {
         Verdict::Health => Ok(Outcome::Answered),
-        Verdict::Admitted(admitted) => forwarded(&admitted),
+        Verdict::Admitted(admitted) => {
+            let limit = admitted.route().body_limit;
+            let cap = |bytes| (bytes <= limit).then_some(()).ok_or(Reason::BodyTooLarge);
+            let route = admitted.route().id.clone();
+            let body = raw::body(framing, &request.body, cap);
+            // Here a websocket has no body, and a body that came as it should was counted before.
+            body.map_err(|reason| {
+                hearing.refused("body", reason);
+                Denial::from(reason).on(&route)
+            })?;
+            forwarded(&admitted)
+        }
         Verdict::Unproven(unproven) => {
-            let body = request.body.clone();
+            let limit = unproven.body_limit();
+            let body = raw::body(framing, &request.body, |n| chunked_within(n, limit));
+            let body = match body {
+                Ok(body) => body,
+                Err(reason) => {
+                    hearing.refused("body", reason);
+                    return Err(Denial::from(reason).on(unproven.route_id()));
+                }
+            };
             match pipeline::judge_body(hearing, replay, &head, *unproven, body)? {
                 Proven::Duplicate { .. } => Ok(Outcome::Answered),
                 Proven::Admitted(admitted) | Proven::Deferred(admitted) => forwarded(&admitted),
             }
         }
     }
-}
-
-/// The head's lines, by the code that reads them from a connection.
-fn judge_raw(policy: &Policy, request: &Request) -> Result<(RequestHeader, Framing), Reason> {
-    let raw = raw_head(request);
-    if raw.len() > policy.limits.head_bytes {
-        return Err(Reason::HeadTooLarge);
-    }
-    let end = HeadScanner::default()
-        .end(&raw)?
-        .ok_or(Reason::HeadMalformed)?;
-    let facts = framing::judge(&raw[..end], policy.limits.header_count)?;
-    let header = parse(request).ok_or(Reason::HeadMalformed)?;
-    Ok((header, facts.framing))
-}
-
-/// All header fields, with those a client would add by itself.
-fn fields(request: &Request) -> Vec<(String, String)> {
-    let given = |name: &str| {
-        request
-            .headers
-            .iter()
-            .any(|(n, _)| n.eq_ignore_ascii_case(name))
-    };
-    let mut all = Vec::new();
-    if !given("host") {
-        all.push(("Host".to_owned(), "localhost".to_owned()));
-    }
-    all.extend(request.headers.iter().cloned());
-    if !request.body.is_empty() && !given("content-length") && !given("transfer-encoding") {
-        all.push(("Content-Length".to_owned(), request.body.len().to_string()));
-    }
-    all
-}
-
-fn raw_head(request: &Request) -> Vec<u8> {
-    let lines = fields(request)
-        .into_iter()
-        .map(|(name, value)| format!("{name}: {value}\r\n"));
-    format!(
-        "{} {} HTTP/1.1\r\n{}\r\n",
-        request.method,
-        request.path,
-        lines.collect::<String>()
-    )
-    .into_bytes()
-}
-
-pub(crate) fn parse(request: &Request) -> Option<RequestHeader> {
-    let mut header =
-        RequestHeader::build(request.method.as_str(), request.path.as_bytes(), None).ok()?;
-    for (name, value) in fields(request) {
-        header.append_header(name, value).ok()?;
-    }
-    Some(header)
 }
 
 /// A policy that holds its own tests, with its budgets: it may come into force.
@@ -206,7 +206,8 @@ pub fn ready(loaded: Loaded, before: Option<&Budgets>) -> Result<Ready, Diagnost
         tests,
         mut diagnostics,
     } = loaded;
-    let budgets = |before| {
+    let policy = Arc::new(policy);
+    let budgets = |diagnostics: &Diagnostics, before| {
         Budgets::of(&policy, before).ok_or_else(|| {
             let mut problems = diagnostics.clone();
             problems.error(&(0..0), "a rate of this policy cannot be used", None);
@@ -214,16 +215,15 @@ pub fn ready(loaded: Loaded, before: Option<&Budgets>) -> Result<Ready, Diagnost
         })
     };
     // Tests spend budgets of their own, so that they neither fail for live traffic nor cost it anything.
-    let (rehearsed, real) = (budgets(None)?, budgets(before)?);
     let mut snapshot = Snapshot {
-        policy: Arc::new(policy),
-        budgets: rehearsed,
+        policy: policy.clone(),
+        budgets: budgets(&diagnostics, None)?,
     };
     run_tests(&snapshot, &tests, &mut diagnostics);
     if diagnostics.has_errors() {
         return Err(diagnostics);
     }
-    snapshot.budgets = real;
+    snapshot.budgets = budgets(&diagnostics, before)?;
     Ok(Ready {
         snapshot,
         diagnostics,

@@ -3,10 +3,13 @@
 //! A request in flight keeps the snapshot it began with. What cannot change while the program runs
 //! (addresses, workers, the place of state) is named as *restart needed*.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, mpsc},
+};
 
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 
 use crate::{
     builtin,
@@ -68,26 +71,88 @@ pub struct Outcome {
     pub restart_needed: Vec<String>,
 }
 
-/// Reloads, one at a time.
-#[derive(Debug)]
+/// Reloads, one at a time, on a thread of its own: a file that does not answer holds up nothing else.
+#[derive(Debug, Clone)]
 pub struct Reloader {
-    edge: Arc<Edge>,
-    source: Source,
-    turn: Mutex<()>,
+    asked: mpsc::Sender<Request>,
+}
+
+#[derive(Debug)]
+struct Request {
+    by: Asked,
+    /// Who waits for what becomes of it.
+    verdict: Option<oneshot::Sender<Outcome>>,
 }
 
 impl Reloader {
     /// A reloader of this source.
-    pub fn new(edge: Arc<Edge>, source: Source) -> Self {
-        Self {
-            edge,
-            source,
-            turn: Mutex::new(()),
+    ///
+    /// # Errors
+    /// That the system has no thread for it.
+    pub fn start(edge: Arc<Edge>, source: Source) -> std::io::Result<Self> {
+        let (asked, requests) = mpsc::channel();
+        let work = Work { edge, source };
+        std::thread::Builder::new()
+            .name("reload".to_owned())
+            .spawn(move || work.run(&requests))?;
+        Ok(Self { asked })
+    }
+
+    /// Asks for a reload that begins after this, and waits for what becomes of it. `None` only where the thread is gone.
+    pub async fn ask(&self, by: Asked) -> Option<Outcome> {
+        let (verdict, told) = oneshot::channel();
+        let request = Request {
+            by,
+            verdict: Some(verdict),
+        };
+        self.asked.send(request).ok()?;
+        told.await.ok()
+    }
+
+    /// Asks for a reload and does not wait.
+    pub fn note(&self, by: Asked) {
+        // The thread ends with the process only.
+        let _ = self.asked.send(Request { by, verdict: None });
+    }
+}
+
+struct Work {
+    edge: Arc<Edge>,
+    source: Source,
+}
+
+impl Work {
+    fn run(&self, requests: &mpsc::Receiver<Request>) {
+        while let Ok(first) = requests.recv() {
+            // All who asked meanwhile want the policy as it is now: one reading answers them.
+            let together: Vec<_> = std::iter::once(first).chain(requests.try_iter()).collect();
+            let mut by: Vec<_> = together.iter().map(|r| r.by.word()).collect();
+            by.dedup();
+            let outcome = self.outcome(&by.join(", "));
+            for verdict in together.into_iter().filter_map(|r| r.verdict) {
+                // Who went away does not hear it.
+                let _ = verdict.send(outcome.clone());
+            }
         }
+    }
+
+    /// A fault on the way leaves the old policy in force, and reloading possible.
+    fn outcome(&self, by: &str) -> Outcome {
+        let reload = std::panic::AssertUnwindSafe(|| self.reload(by));
+        std::panic::catch_unwind(reload).unwrap_or_else(|_| {
+            self.edge.keep_old_policy();
+            Outcome {
+                in_force: false,
+                diagnostics: "a fault inside the gateway: see the record `panic` in its log\n"
+                    .to_owned(),
+                restart_needed: Vec::new(),
+            }
+        })
     }
 
     /// A policy with a spool needs the state directory, and that is taken at a start only.
     fn read(&self) -> Result<Ready, Diagnostics> {
+        self.edge.begin_reading();
         let ready = self.source.read(Some(&self.edge))?;
         if ready.snapshot.policy.spools() && self.edge.spool.is_none() {
             let mut problems = ready.diagnostics;
@@ -107,9 +172,7 @@ impl Reloader {
     }
 
     /// Reads the policy again. On any error the old one stays.
-    pub fn reload(&self, by: Asked) -> Outcome {
-        let by = by.word();
-        let _turn = self.turn.lock();
+    fn reload(&self, by: &str) -> Outcome {
         match self.read() {
             Ok(ready) => {
                 let restart_needed =
@@ -118,7 +181,7 @@ impl Reloader {
                 posture::announce(&ready.snapshot.policy, &ready.diagnostics);
                 self.edge.bring_into_force(ready.snapshot);
                 self.count(Verdict::InForce);
-                tracing::info!(target: "audit", event = "reloaded", by, restart_needed = restart_needed.join(", "), "the new policy is in force");
+                tracing::info!(name: "act", target: "audit", event = "reloaded", by, restart_needed = restart_needed.join(", "), "the new policy is in force");
                 Outcome {
                     in_force: true,
                     diagnostics,
@@ -129,7 +192,7 @@ impl Reloader {
                 self.edge.keep_old_policy();
                 self.count(Verdict::Refused);
                 let diagnostics = problems.to_string();
-                tracing::error!(target: "audit", event = "reload_refused", by, diagnostics, "the policy does not load: the old one stays in force");
+                tracing::error!(name: "act", target: "audit", event = "reload_refused", by, diagnostics, "the policy does not load: the old one stays in force");
                 Outcome {
                     in_force: false,
                     diagnostics,

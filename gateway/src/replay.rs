@@ -90,12 +90,11 @@ impl ReplayMemory {
         }
     }
 
-    /// Remembers that it waits: it is on the disk.
-    pub(crate) fn waits(&self, source: &str, upstream: &str, key: &str) {
-        self.inner
-            .lock()
-            .waiting
-            .insert(mark(source, upstream, key));
+    /// Remembers that it waits: it is on the disk. False, and nothing is changed, where it is done or waits already.
+    pub(crate) fn waits(&self, source: &str, upstream: &str, key: &str) -> bool {
+        let mark = mark(source, upstream, key);
+        let mut inner = self.inner.lock();
+        !inner.known.contains(&mark) && inner.waiting.insert(mark)
     }
 
     /// It waits no longer.
@@ -187,7 +186,8 @@ mod tests {
         for k in 0..25 {
             m.done("gitea", "backend", &k.to_string());
         }
-        m.waits("gitea", "backend", "waiting");
+        assert!(m.waits("gitea", "backend", "waiting"));
+        assert!(!m.waits("gitea", "backend", "waiting") && !m.waits("gitea", "backend", "24"));
         assert!(
             m.knows("gitea", "backend", "waiting") && !m.is_done("gitea", "backend", "waiting")
         );

@@ -5,11 +5,13 @@
 //! so the workers are evenly loaded.
 
 mod admin;
+mod answer;
 mod caps;
 mod control;
 mod expiry;
 mod handover;
 mod handshake;
+mod local;
 mod stop;
 
 use std::{
@@ -29,14 +31,14 @@ use pingora_core::{
 use pingora_proxy::HttpProxy;
 use tokio::{net::TcpStream, sync::mpsc, task::JoinSet};
 
-use self::caps::{Caps, Place, connections_possible};
+use self::caps::{Caps, Descriptors, Place};
 use crate::{
     connection::{Connection, ConnectionLimits, Gate, Scheme, Slot, Socket},
     edge::Edge,
     metrics::CapLabels,
     policy::Listen,
     proxy::Gateway,
-    reload::{Reloader, Source},
+    reload::Source,
 };
 
 /// How many accepted connections may wait for a worker.
@@ -135,13 +137,14 @@ pub fn run(edge: &Arc<Edge>, source: Source, bound: Bound) {
     let announcement = bound.announcement();
     let snapshot = edge.snapshot();
     let policy = &snapshot.policy;
+    let descriptors = Descriptors::claim(policy.listen.threads);
     let conf = ServerConf {
         threads: 1,
         work_stealing: false,
         // The second try is for a kept connection that the upstream closed just now, and only for methods that
         // may be repeated (RFC 9110, section 9.2.2).
         max_retries: 2,
-        upstream_keepalive_pool_size: 256,
+        upstream_keepalive_pool_size: descriptors.kept,
         grace_period_seconds: Some(0),
         graceful_shutdown_timeout_seconds: Some(1),
         // pingora's own trust is empty: only what an upstream's `tls` names can vouch for it.
@@ -151,7 +154,7 @@ pub fn run(edge: &Arc<Edge>, source: Source, bound: Bound) {
     let mut server = Server::new_with_opt_and_conf(None, conf);
     let conf = server.configuration.clone();
     let stopping = stop::Stopping::new();
-    let possible = connections_possible();
+    let possible = descriptors.connections;
     if possible < policy.limits.connections {
         tracing::warn!(
             event = "few_descriptors",
@@ -198,11 +201,12 @@ pub fn run(edge: &Arc<Edge>, source: Source, bound: Bound) {
     server.add_service(admin::Admin {
         listener: Some(bound.admin),
         edge: edge.clone(),
+        stopping: stopping.clone(),
     });
     server.add_service(control::Control {
         socket: bound.control,
         edge: edge.clone(),
-        reloader: Arc::new(Reloader::new(edge.clone(), source)),
+        source,
     });
     server.add_service(expiry::Expiry { edge: edge.clone() });
     let signal = stop::Signals {

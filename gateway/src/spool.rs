@@ -4,20 +4,21 @@
 //! for good, or when an operator drops it; nothing is dropped silently. What it holds is what the pipeline admitted; a
 //! request without proof never gets here. Bounded in count, bytes and age; over that, deliveries are refused.
 //!
-//! [`entry`] is the form on disk, `store` the files, `writer` the thread that writes them, [`courier`] asks the upstream,
-//! [`handover`] does so for what waits, [`operator`] lists and changes it.
+//! [`entry`] is the form on disk, `store` the files, `shelf` the books, `writer` the thread that writes, [`courier`] asks the
+//! upstream, [`handover`] does so for what waits, [`operator`] lists and changes it.
 
 pub mod command;
 pub mod courier;
 pub mod entry;
 pub mod handover;
+mod in_hand;
 pub mod letter;
 pub mod operator;
+mod shelf;
 mod store;
 mod writer;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     sync::{
         Arc,
@@ -28,12 +29,14 @@ use std::{
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use self::{
-    entry::{Charged, Entry, Head, Tries},
+    entry::{Head, Tries},
+    in_hand::InHand,
     letter::Letter,
-    store::{Found, Place, Store, name_of},
+    shelf::{Item, Shelf},
+    store::{Found, Place, Store},
     writer::Writer,
 };
 use crate::{
@@ -43,16 +46,15 @@ use crate::{
     state::StateDir,
 };
 
-/// How long a delivery waits for the disk. With the upstream's share before it, a sender that gives up after five
-/// seconds still hears what became of it.
-pub const DISK_PATIENCE: Duration = Duration::from_millis(2500);
-
 /// Why a delivery was not kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeepError {
     /// As many entries or bytes wait as the policy allows.
     #[error("the spool is full")]
     Full,
+    /// As many entries or bytes of its source wait as the policy allows one source.
+    #[error("the source has its share of the spool")]
+    ShareFull,
     /// The disk does not take it, or not in time.
     #[error("the spool's disk does not take it")]
     Unavailable,
@@ -80,88 +82,9 @@ pub struct Spool {
     changed: Notify,
     /// How many sources listen for an upstream to answer again.
     listening: AtomicUsize,
+    /// What is just being handed over.
+    in_hand: Arc<InHand>,
     writer: Writer,
-}
-
-/// What waits and what failed, without the bodies.
-#[derive(Debug, Default)]
-struct Shelf {
-    lanes: HashMap<Arc<str>, Lane>,
-    entries: usize,
-    bytes: u64,
-    dead: BTreeMap<u64, Item>,
-    dead_bytes: u64,
-    unreadable: usize,
-}
-
-/// What waits of one source.
-#[derive(Debug, Default)]
-struct Lane {
-    queue: BTreeMap<u64, Item>,
-    /// Deliveries that are just being tried or written, by their place in the order.
-    arriving: BTreeSet<u64>,
-    /// Charges of later deliveries: they pay for earlier ones that were not charged.
-    credit: usize,
-    /// Ends a pause of its hand-over.
-    wake: Arc<Notify>,
-    /// One of the arriving is settled.
-    settled: Arc<Notify>,
-    /// The upstream whose answers wake it.
-    listens_to: Option<String>,
-    outlook: Outlook,
-}
-
-/// Why the first of a lane is not being handed over right now.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-enum Outlook {
-    /// It will be, at once.
-    #[default]
-    Now,
-    /// It is on its way.
-    InHand,
-    /// It is tried again at this time, in milliseconds since 1970.
-    Again(i64),
-    /// The policy in force has no way for it.
-    Blocked(&'static str),
-}
-
-/// One entry, without its body.
-#[derive(Debug, Clone)]
-struct Item {
-    order: u64,
-    head: Arc<Head>,
-    tries: Tries,
-    bytes: u64,
-}
-
-impl Item {
-    fn of(order: u64, entry: &Entry) -> Self {
-        let head = Head {
-            // Only needed when it is sent, and then it is read again.
-            headers: Vec::new(),
-            ..entry.head.clone()
-        };
-        Self {
-            order,
-            head: Arc::new(head),
-            tries: entry.tries,
-            bytes: size_of(&entry.head, &entry.body),
-        }
-    }
-
-    fn name(&self) -> String {
-        name_of(self.order, &self.head.id)
-    }
-}
-
-/// What an entry counts for: its body, and its head as an estimate.
-fn size_of(head: &Head, body: &[u8]) -> u64 {
-    let headers: usize = head
-        .headers
-        .iter()
-        .map(|(n, v)| n.len() + v.len() + 8)
-        .sum();
-    (body.len() + headers + head.target.len() + 512) as u64
 }
 
 impl Spool {
@@ -192,6 +115,7 @@ impl Spool {
             next: AtomicU64::new(next),
             changed: Notify::new(),
             listening: AtomicUsize::new(0),
+            in_hand: Arc::default(),
             writer,
         });
         writer::start(Arc::downgrade(&spool), orders)?;
@@ -212,13 +136,14 @@ impl Spool {
         }
     }
 
-    /// Keeps a delivery: returns once the disk has it. Within [`DISK_PATIENCE`], or not at all as far as anybody is told.
+    /// Keeps a delivery: returns once the disk has it, and at this moment at the latest.
     pub async fn keep(
         &self,
         turn: &Turn,
         letter: Letter,
         tries: Tries,
         bounds: SpoolBounds,
+        until: Instant,
     ) -> Result<Kept, KeepError> {
         let order = writer::Order {
             place: turn.order,
@@ -226,9 +151,7 @@ impl Spool {
             tries,
             bounds,
         };
-        tokio::time::timeout(DISK_PATIENCE, self.writer.write(order))
-            .await
-            .unwrap_or(Err(KeepError::Unavailable))
+        self.writer.write(order, until).await
     }
 
     /// An upstream answers: whoever waits for it to need not wait longer.
@@ -257,34 +180,47 @@ impl Spool {
         }
     }
 
-    /// Takes the written entries in: from here on they are known and handed over.
-    fn take_in(&self, items: Vec<Item>) {
-        let mut shelf = self.shelf.lock();
-        for item in items {
-            if item.head.remember {
-                self.replay
-                    .waits(&item.head.source, &item.head.upstream, &item.head.key);
-            }
-            self.metrics.spooled.inc(&labels_of(&item.head.source));
-            shelf.add(item);
+    /// Takes in what the disk has: from here on it is known and handed over. False where the same delivery is done or waits
+    /// by now.
+    fn take_in(&self, item: Item) -> bool {
+        let head = &item.head;
+        if head.remember && !self.replay.waits(&head.source, &head.upstream, &head.key) {
+            return false;
         }
-        drop(shelf);
+        self.shelve(item);
+        true
+    }
+
+    /// Adds to the books what is known to wait.
+    fn shelve(&self, item: Item) {
+        self.metrics.spooled.inc(&labels_of(&item.head.source));
+        self.shelf.lock().add(item);
         self.changed.notify_one();
     }
 
     /// Removes a waiting entry from the books, not from the disk.
     fn take_out(&self, source: &str, order: u64) -> Option<Item> {
-        let mut shelf = self.shelf.lock();
-        let item = shelf.lanes.get_mut(source)?.queue.remove(&order)?;
-        shelf.entries -= 1;
-        shelf.bytes = shelf.bytes.saturating_sub(item.bytes);
-        shelf.forget_if_idle(source);
-        drop(shelf);
-        if item.head.remember {
-            self.replay
-                .waits_no_longer(source, &item.head.upstream, &item.head.key);
-        }
+        let item = self.shelf.lock().remove(source, order)?;
+        self.waits_no_longer(&item);
         Some(item)
+    }
+
+    fn waits_no_longer(&self, item: &Item) {
+        let head = &item.head;
+        if head.remember {
+            self.replay
+                .waits_no_longer(&head.source, &head.upstream, &head.key);
+        }
+    }
+
+    /// Whether it is known to be done.
+    fn is_done(&self, head: &Head) -> bool {
+        head.remember && self.replay.is_done(&head.source, &head.upstream, &head.key)
+    }
+
+    /// How many bytes are just being handed over.
+    pub fn in_hand_bytes(&self) -> usize {
+        self.in_hand.bytes()
     }
 
     /// The next place in the order.
@@ -302,7 +238,7 @@ impl Spool {
             .map(|(source, lane)| Standing {
                 source: source.clone(),
                 entries: lane.queue.len(),
-                bytes: lane.queue.values().map(|item| item.bytes).sum(),
+                bytes: lane.bytes,
                 oldest: lane
                     .queue
                     .values()
@@ -341,46 +277,6 @@ fn labels_of(source: &str) -> SourceLabels {
     }
 }
 
-impl Shelf {
-    fn add(&mut self, item: Item) {
-        self.entries += 1;
-        self.bytes += item.bytes;
-        let lane = self
-            .lanes
-            .entry(item.head.source.as_str().into())
-            .or_default();
-        if item.tries.charged == Charged::Yes {
-            lane.credit += 1;
-        }
-        lane.queue.insert(item.order, item);
-    }
-
-    /// Adds a dead letter; returns those that have to make room for it.
-    fn add_dead(&mut self, item: Item, bounds: SpoolBounds) -> Vec<Item> {
-        self.dead_bytes += item.bytes;
-        self.dead.insert(item.order, item);
-        let mut too_many = Vec::new();
-        while self.dead.len() > bounds.dead_entries || self.dead_bytes > bounds.dead_bytes {
-            let Some((_, oldest)) = self.dead.pop_first() else {
-                break;
-            };
-            self.dead_bytes = self.dead_bytes.saturating_sub(oldest.bytes);
-            too_many.push(oldest);
-        }
-        too_many
-    }
-
-    fn forget_if_idle(&mut self, source: &str) {
-        if self
-            .lanes
-            .get(source)
-            .is_some_and(|lane| lane.queue.is_empty() && lane.arriving.is_empty())
-        {
-            self.lanes.remove(source);
-        }
-    }
-}
-
 /// The place of an arriving delivery in the order of its source. What waits behind it is not handed over before it is settled.
 #[derive(Debug)]
 pub struct Turn {
@@ -415,17 +311,12 @@ fn shelve(store: &Store, found: Found, replay: &ReplayMemory) -> (Shelf, u64) {
         ..Shelf::default()
     };
     let mut next = 1;
-    for (order, entry) in found.waiting {
-        next = next.max(order + 1);
-        let item = Item::of(order, &entry);
-        let head = &entry.head;
+    for item in found.waiting {
+        next = next.max(item.order + 1);
+        let head = &item.head;
         if head.remember && replay.is_done(&head.source, &head.upstream, &head.key) {
             // The upstream's 2xx was received; only the removal was lost.
-            tracing::info!(
-                event = "spool_done_before",
-                id = head.id,
-                "an entry of the spool was done already"
-            );
+            done_before(head);
             let _ = store.remove(Place::Waiting, &item.name());
             continue;
         }
@@ -434,11 +325,18 @@ fn shelve(store: &Store, found: Found, replay: &ReplayMemory) -> (Shelf, u64) {
         }
         shelf.add(item);
     }
-    for (order, entry) in found.dead {
-        next = next.max(order + 1);
-        let item = Item::of(order, &entry);
-        shelf.dead_bytes += item.bytes;
-        shelf.dead.insert(order, item);
+    for item in found.dead {
+        next = next.max(item.order + 1);
+        shelf.add_dead(item);
     }
     (shelf, next)
+}
+
+fn done_before(head: &Head) {
+    tracing::info!(
+        event = "spool_done_before",
+        source = head.source,
+        id = head.id,
+        "a delivery of the spool is done already: it is not sent again"
+    );
 }

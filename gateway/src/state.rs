@@ -9,14 +9,19 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
 use self::directory::Directory;
 
 /// The file that is locked as long as a gateway owns the directory.
 const LOCK: &str = "gateway.lock";
+
+/// How often an owned directory is looked at before it is somebody else's, and how long between.
+const LOOKS: u32 = 10;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 /// Why a state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +49,7 @@ pub enum StateError {
 /// The state directory, owned by this process until this is dropped or the process ends.
 #[derive(Debug)]
 pub struct StateDir {
+    path: PathBuf,
     directory: Directory,
     /// Released by the kernel, however the process ends.
     _lock: OwnedFd,
@@ -58,16 +64,48 @@ impl StateDir {
         };
         let directory = Directory::at(path).map_err(unusable)?;
         let lock = directory.append_to(LOCK).map_err(unusable)?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self {
-                directory,
-                _lock: lock.into(),
-            }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(StateError::Owned {
-                path: path.to_owned(),
-            }),
-            Err(e) => Err(unusable(e.into())),
+        let mut looks = 0;
+        loop {
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {
+                    return Ok(Self {
+                        path: path.to_owned(),
+                        directory,
+                        _lock: lock.into(),
+                    });
+                }
+                // A command that only looks whether anybody owns it is done in a moment.
+                Err(rustix::io::Errno::WOULDBLOCK) if looks < LOOKS => {
+                    looks += 1;
+                    std::thread::sleep(BETWEEN_LOOKS);
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    return Err(StateError::Owned {
+                        path: path.to_owned(),
+                    });
+                }
+                Err(e) => return Err(unusable(e.into())),
+            }
         }
+    }
+
+    /// Whether a running gateway owns the state directory at `path`. Changes nothing.
+    ///
+    /// # Errors
+    /// That it cannot be told; not found, where none ever did.
+    pub fn is_owned(path: &Path) -> io::Result<bool> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let lock = rustix::fs::open(path.join(LOCK), flags, Mode::empty())?;
+        match flock(&lock, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(false),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The directory itself.
@@ -92,7 +130,11 @@ mod tests {
             StateDir::open(&path),
             Err(StateError::Owned { .. })
         ));
+        assert!(StateDir::is_owned(&path).unwrap());
         drop(first);
+        assert!(!StateDir::is_owned(&path).unwrap());
+        let none = StateDir::is_owned(dir.path()).unwrap_err();
+        assert_eq!(none.kind(), io::ErrorKind::NotFound);
         assert!(StateDir::open(&path).is_ok());
         let mode = path.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);

@@ -4,7 +4,7 @@
 
 use std::{borrow::Cow, collections::HashMap, sync::LazyLock};
 
-use http::{HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header, request::Parts};
 use orket_shared::header as stamp;
 use pingora_http::RequestHeader;
 
@@ -14,6 +14,7 @@ use crate::{
     pipeline::{Admitted, Body, Delivery},
     policy::{Auth, PathPattern, Route, Upstream},
     request_head::{API_KEY, TEST_TOKEN},
+    trace::Trace,
     webhook::{Header, PROVIDERS, Payload},
 };
 
@@ -47,50 +48,84 @@ const SIGNATURES: [&str; 24] = [
 ];
 
 /// Headers by which a client could claim who it is, where it comes from or what it asked for, and
-/// that some server or framework believes; and those that override method or path.
-const SPOOFS: [&str; 43] = [
+/// that some server or framework believes; and those that override method or path. What begins as one of the
+/// [`FAMILIES`] is not named here again.
+const SPOOFS: [&str; 72] = [
+    // Where it comes from.
+    "forwarded",
+    "x-forwarded",
+    "x-original-forwarded-for",
+    "x-real-ip",
+    "x-real-port",
+    "true-client-ip",
     "client-ip",
     "proxy-client-ip",
     "wl-proxy-client-ip",
-    "x-proxyuser-ip",
-    "x-webauth-user",
-    "x-webauth-email",
-    "x-webauth-fullname",
-    "ssl-client-cert",
-    "x-client-cert",
-    "cf-access-authenticated-user-email",
-    "x-http-path-override",
-    "x-forwarded-user",
-    "forwarded",
-    "x-forwarded",
-    "x-real-ip",
-    "true-client-ip",
+    "wl-proxy-ssl",
     "x-client-ip",
     "x-cluster-client-ip",
-    "cf-connecting-ip",
-    "cf-connecting-ipv6",
-    "fastly-client-ip",
-    "fly-client-ip",
-    "x-azure-clientip",
-    "x-appengine-user-ip",
-    "x-envoy-external-address",
-    "x-original-forwarded-for",
+    "x-proxyuser-ip",
     "x-originating-ip",
     "x-remote-ip",
     "x-remote-addr",
+    "remote-addr",
+    "x-appengine-user-ip",
+    "x-azure-clientip",
+    "x-azure-socketip",
+    "x-envoy-external-address",
+    "x-envoy-peer-metadata",
+    "x-envoy-peer-metadata-id",
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "cf-pseudo-ipv4",
+    "fastly-client-ip",
+    "fly-client-ip",
+    "x-nf-client-connection-ip",
+    "x-vercel-forwarded-for",
+    "do-connecting-ip",
+    // Who it is, beyond the families.
     "x-remote-user",
-    "remote-user",
+    "x-remote-group",
+    "x-remote-groups",
+    "x-remote-email",
+    "x-remote-name",
     "x-authenticated-user",
-    "x-auth-request-user",
+    "x-authenticated-userid",
+    "x-authenticated-groups",
+    "x-anonymous-consumer",
+    "x-credential-identifier",
+    "x-credential-username",
+    "x-user",
+    "x-user-id",
+    "x-userinfo",
+    "x-user-email",
+    "x-user-name",
+    "x-user-groups",
+    "x-user-roles",
+    "x-auth-user",
+    "x-auth-username",
+    "x-auth-userid",
+    "x-auth-email",
+    "x-auth-groups",
+    "x-auth-roles",
+    "x-auth-subject",
+    "x-jwt-assertion",
+    "ssl-client-cert",
+    "x-client-cert",
+    "client-cert",
+    "client-cert-chain",
+    // What it asked for.
     "x-host",
     "x-original-host",
     "x-original-url",
     "x-original-uri",
     "x-rewrite-url",
+    "x-http-path-override",
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
     "x-original-method",
+    // The gateway's own.
     "x-request-id",
 ];
 
@@ -113,25 +148,51 @@ struct Keep {
     authorization: bool,
 }
 
-/// The name as a server that folds `_` into `-` would see it, in lower case.
+/// The name as a server that folds `_`, or every mark, into `-` would see it, in lower case.
 fn folded(name: &str) -> Cow<'_, str> {
-    if name.contains('_') || name.bytes().any(|b| b.is_ascii_uppercase()) {
-        Cow::Owned(name.to_ascii_lowercase().replace('_', "-"))
+    if name.bytes().any(|b| is_mark(b) || b.is_ascii_uppercase()) {
+        let fold = |c: char| match c {
+            c if c.is_ascii_alphanumeric() => c.to_ascii_lowercase(),
+            _ => '-',
+        };
+        Cow::Owned(name.chars().map(fold).collect())
     } else {
         Cow::Borrowed(name)
     }
 }
 
-/// Whole families of claims: ours, and those that identity-aware proxies stamp.
-const FAMILIES: [&str; 8] = [
+/// Whole families of claims, by how they begin: ours, and those that proxies and identity-aware proxies stamp.
+const FAMILIES: [&str; 26] = [
     "x-orket-",
     "x-forwarded-",
+    // Apache, nginx and what stands behind them: Authelia, Grafana, and authentik's outpost.
+    "remote-user",
+    "remote-groups",
+    "remote-email",
+    "remote-name",
+    "x-webauth-",
+    "x-authentik-",
+    // TLS that ended in front.
     "x-ssl-client-",
-    "x-amzn-oidc-",
-    "x-goog-authenticated-user-",
-    "x-ms-client-principal",
+    "ssl-client-",
+    "x-client-cert-",
+    // oauth2-proxy, Vouch, Pomerium, Kong.
     "x-auth-request-",
-    "tailscale-user-",
+    "x-vouch-",
+    "x-pomerium-",
+    "x-consumer-",
+    // Cloudflare Access, Google's IAP and its endpoints, AWS's balancer and gateway, Azure's App Service, Tailscale, exe.dev.
+    "cf-access-",
+    "x-goog-authenticated-user-",
+    "x-goog-iap-",
+    "x-endpoint-api-",
+    "x-apigateway-api-",
+    "x-appengine-user-",
+    "x-amzn-oidc-",
+    "x-amzn-mtls-",
+    "x-ms-client-principal",
+    "tailscale-",
+    "x-exedev-",
 ];
 
 /// What a header is to this gateway.
@@ -195,8 +256,17 @@ fn kind(name: &str) -> Kind {
     }
 }
 
+/// Whether a name is spelled with something else than letters, digits and `-`.
+fn is_spelled_oddly(name: &str) -> bool {
+    name.bytes().any(is_mark)
+}
+
+fn is_mark(b: u8) -> bool {
+    !b.is_ascii_alphanumeric() && b != b'-'
+}
+
 fn is_stripped(name: &str, keep: Keep) -> bool {
-    let spelled_oddly = name.contains('_');
+    let spelled_oddly = is_spelled_oddly(name);
     match kind(&folded(name)) {
         Kind::Credential | Kind::Claim | Kind::HopByHop => true,
         Kind::Authorization => spelled_oddly || !keep.authorization,
@@ -213,7 +283,7 @@ fn is_stripped_as(of_route: &[Header], name: &str, keep: Keep) -> bool {
     of_route
         .iter()
         .find(|h| h.name == folded)
-        .is_some_and(|h| name.contains('_') || (h.role.is_proof() && !keep.signature))
+        .is_some_and(|h| is_spelled_oddly(name) || (h.role.is_proof() && !keep.signature))
 }
 
 /// Whether a policy may give this header (in lower case) a meaning for a sender of its own.
@@ -223,7 +293,7 @@ pub fn is_free(name: &str) -> bool {
         .any(|p| p.headers().iter().any(|h| h.name == name));
     let of_the_connection = ["connection", "te", "upgrade"].contains(&name);
     match kind(name) {
-        Kind::Plain => !of_the_connection && !name.contains('_'),
+        Kind::Plain => !of_the_connection && !is_spelled_oddly(name),
         Kind::Signature | Kind::Essential => of_a_sender,
         Kind::Credential | Kind::Authorization | Kind::Claim | Kind::HopByHop => false,
     }
@@ -258,25 +328,52 @@ pub struct Facts<'a> {
     pub query: Option<&'a str>,
 }
 
+/// Why a request cannot be sent: a fault of ours, answered with 500.
+#[derive(Debug, thiserror::Error)]
+pub enum Unsendable {
+    /// Its target is not what its URI says.
+    #[error("the target is in no form that goes on")]
+    Target,
+    /// What is stamped is no header, or the rewritten path is none.
+    #[error(transparent)]
+    Stamp(#[from] http::Error),
+}
+
 /// Makes the request what the upstream gets. Errors only where a value cannot be a header, which none
 /// of ours is; the caller answers 500.
+///
+/// Names go on in the spelling of HTTP/2, or the usual one: the spelling in which they came is not kept, for a second map
+/// of names beside the headers would cost more than all that is done here.
 pub fn prepare(
     request: &mut RequestHeader,
     admitted: &Admitted,
     upstream: &Upstream,
     facts: &Facts<'_>,
-) -> pingora_core::Result<()> {
-    strip(request, admitted.route(), admitted.body())?;
+    trace: Option<&Trace>,
+) -> Result<(), Unsendable> {
+    // What follows keeps the URI only. The gate lets nothing else through.
+    let target = request.uri.path_and_query().map(|t| t.as_str().as_bytes());
+    if target != Some(request.raw_path()) {
+        return Err(Unsendable::Target);
+    }
+    let nothing = RequestHeader::from(http::Request::new(()).into_parts().0);
+    let mut parts = Parts::from(std::mem::replace(request, nothing));
+    strip(&mut parts.headers, admitted.route(), admitted.body());
     let stamps = Stamps {
         route: admitted.route(),
         actor: admitted.actor(),
         delivery: admitted.delivery(),
     };
-    stamp(request, &stamps, upstream, facts)
+    stamp(&mut parts, &stamps, upstream, facts)?;
+    if let Some(trace) = trace {
+        trace.stamp(&mut parts.headers).map_err(http::Error::from)?;
+    }
+    *request = parts.into();
+    Ok(())
 }
 
 /// Takes off credentials and claims, and gives a proven body its length and type.
-pub fn strip(request: &mut RequestHeader, route: &Route, body: &Body) -> pingora_core::Result<()> {
+pub fn strip(headers: &mut HeaderMap, route: &Route, body: &Body) {
     let keep = Keep {
         signature: route.keep_signature,
         authorization: route.keep_authorization,
@@ -285,23 +382,32 @@ pub fn strip(request: &mut RequestHeader, route: &Route, body: &Body) -> pingora
         Auth::Webhook(auth) => auth.provider.headers(),
         Auth::ApiKey | Auth::TestWebhook(_) | Auth::None => &[],
     };
-    let stripped: Vec<_> = request
-        .headers
-        .keys()
-        .filter(|n| is_stripped(n.as_str(), keep) || is_stripped_as(of_route, n.as_str(), keep))
-        .cloned()
-        .collect();
-    for name in stripped {
-        request.remove_header(&name);
-    }
-    if let Body::Proven(payload) = body {
-        request.remove_header(&header::TRANSFER_ENCODING);
-        request.insert_header(header::CONTENT_LENGTH, payload.bytes().len().to_string())?;
+    remove(headers, |name| {
+        is_stripped(name, keep) || is_stripped_as(of_route, name, keep)
+    });
+    if let Body::Proven(proven) = body {
+        let payload = proven.payload();
+        headers.remove(header::TRANSFER_ENCODING);
+        headers.insert(header::CONTENT_LENGTH, payload.bytes().len().into());
         if let Payload::Json(_) = payload {
-            request.insert_header(header::CONTENT_TYPE, "application/json")?;
+            headers.insert(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/json"),
+            );
         }
     }
-    Ok(())
+}
+
+/// Removes every header whose name is one of these.
+fn remove(headers: &mut HeaderMap, is_one: impl Fn(&str) -> bool) {
+    let names: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_one(name.as_str()))
+        .cloned()
+        .collect();
+    for name in names {
+        headers.remove(name);
+    }
 }
 
 /// What is stamped besides the facts: by which route it goes, who was admitted, and with what delivery.
@@ -317,43 +423,54 @@ pub struct Stamps<'a> {
 
 /// Puts our facts on a stripped request, and the path and the headers that the policy sets.
 pub fn stamp(
-    request: &mut RequestHeader,
+    request: &mut Parts,
     stamps: &Stamps<'_>,
     upstream: &Upstream,
     facts: &Facts<'_>,
-) -> pingora_core::Result<()> {
+) -> Result<(), http::Error> {
     let route = stamps.route;
     if let Some(rewrite) = &route.rewrite {
-        request.set_raw_path(rewritten(rewrite, &route.path, facts).as_bytes())?;
+        let target = rewritten(rewrite, &route.path, facts);
+        request.uri = Uri::builder().path_and_query(target).build()?;
     }
-    request.insert_header(stamp::REQUEST_ID, facts.request_id)?;
-    request.insert_header(stamp::FORWARDED_FOR, facts.client.to_string())?;
-    request.insert_header(stamp::FORWARDED_PROTO, facts.scheme.as_str())?;
-    request.insert_header(stamp::FORWARDED_HOST, facts.host)?;
-    request.insert_header(stamp::ACTOR, stamps.actor.to_string())?;
+    let headers = &mut request.headers;
+    let client = facts.client.to_string();
+    let actor = stamps.actor.to_string();
+    for (name, value) in [
+        (REQUEST_ID, facts.request_id),
+        (FORWARDED_FOR, &client),
+        (FORWARDED_PROTO, facts.scheme.as_str()),
+        (FORWARDED_HOST, facts.host),
+        (ACTOR, &actor),
+    ] {
+        headers.insert(name, HeaderValue::from_str(value)?);
+    }
     if let Some(delivery) = stamps.delivery {
-        stamp_delivery(request, delivery)?;
+        stamp_delivery(headers, delivery)?;
     }
     for set in &upstream.set_headers {
         // In any spelling that a server further inside would take for the same.
-        let others: Vec<_> = request
-            .headers
-            .keys()
-            .filter(|name| folded(name.as_str()) == folded(set.name.as_str()))
-            .cloned()
-            .collect();
-        for name in others {
-            request.remove_header(&name);
-        }
-        request.insert_header(set.name.clone(), set.value.clone())?;
+        let name = folded(set.name.as_str());
+        remove(headers, |other| folded(other) == name);
+        headers.insert(set.name.clone(), set.value.clone());
     }
     Ok(())
 }
 
-fn stamp_delivery(request: &mut RequestHeader, delivery: &Delivery) -> pingora_core::Result<()> {
-    request.insert_header(stamp::WEBHOOK_SOURCE, delivery.source.as_ref())?;
-    request.insert_header(stamp::WEBHOOK_PROVIDER, delivery.provider)?;
-    request.insert_header(stamp::WEBHOOK_KEY, delivery.key.as_str())?;
+const REQUEST_ID: HeaderName = HeaderName::from_static(stamp::REQUEST_ID);
+const FORWARDED_FOR: HeaderName = HeaderName::from_static(stamp::FORWARDED_FOR);
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static(stamp::FORWARDED_PROTO);
+const FORWARDED_HOST: HeaderName = HeaderName::from_static(stamp::FORWARDED_HOST);
+const ACTOR: HeaderName = HeaderName::from_static(stamp::ACTOR);
+
+fn stamp_delivery(headers: &mut HeaderMap, delivery: &Delivery) -> Result<(), http::Error> {
+    for (name, value) in [
+        (stamp::WEBHOOK_SOURCE, delivery.source.as_ref()),
+        (stamp::WEBHOOK_PROVIDER, delivery.provider),
+        (stamp::WEBHOOK_KEY, delivery.key.as_str()),
+    ] {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_str(value)?);
+    }
     for (name, value) in [
         (stamp::WEBHOOK_EVENT, &delivery.event),
         (stamp::WEBHOOK_DELIVERY, &delivery.id),
@@ -361,7 +478,7 @@ fn stamp_delivery(request: &mut RequestHeader, delivery: &Delivery) -> pingora_c
         if let Some(value) = value
             && let Ok(value) = HeaderValue::from_str(value)
         {
-            request.insert_header(name, value)?;
+            headers.insert(HeaderName::from_static(name), value);
         }
     }
     Ok(())
@@ -413,6 +530,13 @@ mod tests {
             "content_length",
             "transfer_encoding",
             "x-webhook-test-token",
+            "remote_user",
+            "remote-groups",
+            "x-authentik-username",
+            "cf-access-jwt-assertion",
+            "X_Pomerium_Jwt_Assertion",
+            "tailscale-user-login",
+            "x-amzn-oidc-data",
         ] {
             assert!(is_stripped(name, Keep::default()), "{name}");
         }
@@ -423,6 +547,9 @@ mod tests {
             "user-agent",
             "traceparent",
             "x_custom",
+            "x-auth-token",
+            "remote-control",
+            "cf-ray",
             "idempotency-key",
         ] {
             assert!(!is_stripped(name, Keep::default()), "{name}");

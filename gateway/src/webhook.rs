@@ -24,6 +24,7 @@ pub mod slack;
 pub mod standard_webhooks;
 pub mod stripe;
 pub mod svix;
+pub mod within;
 
 use std::{borrow::Cow, ops::Deref, sync::Arc, time::Duration};
 
@@ -126,7 +127,18 @@ pub trait Provider: std::fmt::Debug + Sync + Send {
     /// How the sender would write this tag where `given` stands: what `explain` tries when a form is off.
     fn written(&self, tag: &[u8], given: &str) -> String;
 
-    /// The event, as the sender names it. Not signed, unless it signs its headers.
+    /// Where within a JSON payload the event is named, the first that is there first. Such a name is signed with the
+    /// body, so it comes before one in the head.
+    fn event_within(&self) -> &[within::Path] {
+        &[]
+    }
+
+    /// Where within a JSON payload the sender's own id of the delivery stands.
+    fn id_within(&self) -> &[within::Path] {
+        &[]
+    }
+
+    /// The event, as a header names it. Not signed, unless the sender signs its headers.
     fn event<'a>(&self, head: &RequestHead<'a>) -> Option<&'a str> {
         first_label(self.headers(), head, Role::Event)
     }

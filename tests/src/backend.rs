@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 use toml::{Table, Value};
 
@@ -19,6 +20,8 @@ pub struct Backend {
     address: Address,
     config: PathBuf,
     env: Vec<(String, String)>,
+    /// A program and its arguments that starts it, if not we ourselves.
+    under: Vec<String>,
     dir: TempDir,
 }
 
@@ -44,8 +47,26 @@ impl Backend {
             address,
             config,
             env,
+            under: Vec::new(),
             dir,
         }
+    }
+
+    /// As [`Backend::start`], by another program: `under` makes it and its arguments from the test's
+    /// folder. It has to become the backend in the end.
+    pub async fn start_under(config: &str, under: impl FnOnce(&Path) -> Vec<String>) -> Self {
+        let dir = TempDir::new().expect("a temporary folder");
+        let config = write_config(dir.path(), config);
+        let mut backend = Self {
+            program: None,
+            address: Address::Unix(dir.path().join("backend.sock")),
+            config,
+            env: Vec::new(),
+            under: under(dir.path()),
+            dir,
+        };
+        backend.restart().await;
+        backend
     }
 
     /// Starts one expecting that it refuses to.
@@ -83,12 +104,15 @@ impl Backend {
 
     /// The store's file.
     pub fn database(&self) -> PathBuf {
-        self.dir.path().join("orket.db")
+        let config = std::fs::read_to_string(&self.config).expect("the configuration");
+        let table: Table = config.parse().expect("TOML, as it was written");
+        let url = table["store"]["url"].as_str().expect("a text");
+        PathBuf::from(url.strip_prefix("sqlite:").expect("an embedded store"))
     }
 
     /// The directory that belongs to the store.
     pub fn state_dir(&self) -> PathBuf {
-        self.dir.path().join("orket.db.d")
+        self.database().with_extension("db.d")
     }
 
     /// The program: its output, its process id, signals.
@@ -96,6 +120,11 @@ impl Backend {
         self.program
             .as_mut()
             .expect("the backend was killed and not restarted")
+    }
+
+    /// Its process id; 0 while it does not run.
+    pub fn pid(&self) -> u32 {
+        self.program.as_ref().map_or(0, Program::pid)
     }
 
     /// All it has written since its last start.
@@ -125,14 +154,108 @@ impl Backend {
     /// Starts it again over the same store; kills it first if it still runs.
     pub async fn restart(&mut self) {
         self.kill().await;
-        let (program, address) = started(serve(self.dir.path(), &self.config, &self.env)).await;
+        let (program, address) = started(self.command(&self.env)).await;
         (self.program, self.address) = (Some(program), address);
+    }
+
+    /// Starts it again over the same store, to be killed where `at` says (see
+    /// [`orket_backend::crash_point`]). It may be so before it listens.
+    pub async fn restart_to_crash(&mut self, at: &str) {
+        self.kill().await;
+        let mut env = self.env.clone();
+        env.push(("ORKET_BACKEND_CRASH_AT".to_owned(), at.to_owned()));
+        let mut program = Program::spawn(self.command(&env));
+        if let Some(address) = program.ready_or_ended(READY).await {
+            self.address = Address::parse(&address);
+        }
+        self.program = Some(program);
+    }
+
+    /// Starts it again expecting that it refuses to.
+    pub async fn restart_refused(&mut self) -> Ended {
+        self.kill().await;
+        let ended = program::run(self.command(&self.env)).await;
+        assert!(
+            !ended.status.success(),
+            "it ended with success: {}",
+            ended.output()
+        );
+        ended
+    }
+
+    /// Whether it runs.
+    pub fn is_running(&mut self) -> bool {
+        self.program
+            .as_mut()
+            .is_some_and(|program| program.ended().is_none())
+    }
+
+    /// Waits until it was killed; fails when it ends in any other way.
+    pub async fn crashed(&mut self) {
+        let program = self.program();
+        let status = program.wait().await;
+        assert_eq!(
+            std::os::unix::process::ExitStatusExt::signal(&status),
+            Some(Signal::KILL.as_raw()),
+            "it was not killed but ended with {status}: {}",
+            self.output()
+        );
+        self.program = None;
+    }
+
+    /// `POST target` with a JSON body to a backend that may be gone, or go before it has answered.
+    pub async fn attempt(&self, target: &str, body: &serde_json::Value) -> Option<Answer> {
+        Request::post_json(target, body)
+            .attempt(&self.address)
+            .await
     }
 
     /// Kills it, starts it again over the same store.
     pub async fn kill_and_restart(&mut self) {
         self.kill().await;
         self.restart().await;
+    }
+
+    /// What the backend counts, as Prometheus reads it.
+    pub async fn metrics(&self) -> String {
+        let answer = self.get("/metrics").await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.text()
+    }
+
+    /// The number behind `sample`, a name with its labels, without the prefix; 0 where it is not.
+    pub async fn metric(&self, sample: &str) -> u64 {
+        self.sample(sample).await
+    }
+
+    /// The same of a number with a fraction.
+    pub async fn metric_sum(&self, sample: &str) -> f64 {
+        self.sample(sample).await
+    }
+
+    async fn sample<T: std::str::FromStr + Default>(&self, sample: &str) -> T {
+        let name = format!("orket_backend_{sample} ");
+        let page = self.metrics().await;
+        let value = page.lines().find_map(|line| line.strip_prefix(&name));
+        let parsed = value.map(|value| value.parse().ok());
+        parsed.map_or_else(T::default, |value| value.expect("a number"))
+    }
+
+    fn command(&self, env: &[(String, String)]) -> Command {
+        let direct = serve(self.dir.path(), &self.config, env);
+        let [program, arguments @ ..] = &self.under[..] else {
+            return direct;
+        };
+        let mut whole = Command::new(program);
+        whole.args(arguments).arg(direct.get_program());
+        whole.args(direct.get_args()).current_dir(self.dir.path());
+        for (name, value) in direct.get_envs() {
+            match value {
+                Some(value) => whole.env(name, value),
+                None => whole.env_remove(name),
+            };
+        }
+        whole
     }
 
     /// `GET target`.

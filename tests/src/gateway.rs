@@ -42,9 +42,17 @@ pub struct GatewayBuilder {
     env: Vec<(String, String)>,
     policy: Option<String>,
     arguments: Vec<String>,
+    open_files: Option<u32>,
 }
 
 impl GatewayBuilder {
+    /// How many files it may have open.
+    #[must_use]
+    pub fn open_files(mut self, most: u32) -> Self {
+        self.open_files = Some(most);
+        self
+    }
+
     /// One variable of its environment.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
@@ -110,6 +118,9 @@ impl GatewayBuilder {
                 .env("ORKET_STATE_DIR", self.dir.path().join("state"));
         }
         command.args(&self.arguments);
+        if let Some(most) = self.open_files {
+            command = program::with_open_files(&command, most);
+        }
         program::with_env(command, self.env.iter().map(|(name, value)| (name, value)))
     }
 
@@ -185,6 +196,7 @@ impl Gateway {
             env: Vec::new(),
             policy: None,
             arguments: Vec::new(),
+            open_files: None,
         }
     }
 

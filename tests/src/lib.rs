@@ -17,6 +17,7 @@
 pub mod backend;
 pub mod convergence;
 pub mod corpus;
+pub mod engine;
 pub mod gateway;
 pub mod gitea;
 pub mod policy;
@@ -29,6 +30,7 @@ pub mod stack;
 pub mod tls;
 pub mod upstream;
 pub mod wait;
+pub mod watch;
 pub mod wire;
 
 pub use backend::Backend;
@@ -39,4 +41,5 @@ pub use refusal::{Cases, assert_refused};
 pub use stack::Stack;
 pub use upstream::{Reaction, Upstream};
 pub use wait::{DEADLINE, eventually};
+pub use watch::{Told, Watch};
 pub use wire::{Address, Answer, Connection, Request};

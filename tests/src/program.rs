@@ -47,6 +47,26 @@ pub fn command(name: &str, dir: &Path) -> Command {
     command
 }
 
+/// The same command, of which no more than `most` files may be open.
+pub fn with_open_files(command: &Command, most: u32) -> Command {
+    let mut limited = Command::new("sh");
+    limited
+        .arg("-c")
+        .arg(format!("ulimit -n {most} && exec \"$0\" \"$@\""))
+        .arg(command.get_program())
+        .args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    if let Some(dir) = command.get_current_dir() {
+        limited.current_dir(dir);
+    }
+    limited
+}
+
 /// How a program ended, with all it wrote.
 #[derive(Debug)]
 pub struct Ended {
@@ -107,21 +127,31 @@ impl Program {
     /// Waits for the first line of standard output that begins with `prefix` and returns the rest
     /// of that line; fails, showing the output, when the program ends first.
     pub async fn ready(&mut self, prefix: &str) -> String {
+        if let Some(rest) = self.ready_or_ended(prefix).await {
+            return rest;
+        }
+        let status = self.wait().await;
+        panic!(
+            "the program ended ({status}) before a line `{prefix}…` on standard output\n\
+             --- stdout\n{}\n--- stderr\n{}",
+            self.stdout(),
+            self.stderr()
+        );
+    }
+
+    /// As [`Program::ready`]; nothing when the program ends first.
+    pub async fn ready_or_ended(&mut self, prefix: &str) -> Option<String> {
         let what = format!("a line `{prefix}…` on standard output");
         let end = tokio::time::Instant::now() + DEADLINE;
         loop {
+            let ended = self.ended().is_some();
             let text = self.stdout();
             let complete = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
             if let Some(rest) = complete.lines().find_map(|line| line.strip_prefix(prefix)) {
-                return rest.trim().to_owned();
+                return Some(rest.trim().to_owned());
             }
-            if let Some(status) = self.ended() {
-                self.wait().await;
-                panic!(
-                    "the program ended ({status}) before {what}\n--- stdout\n{}\n--- stderr\n{}",
-                    self.stdout(),
-                    self.stderr()
-                );
+            if ended {
+                return None;
             }
             assert!(
                 tokio::time::Instant::now() < end,
@@ -240,8 +270,8 @@ impl Capture {
     }
 }
 
-/// The ids of all processes whose command line or working directory names `dir`: what a backend
-/// with that folder has left behind. The calling process is not among them.
+/// The ids of all processes whose command line, working directory or temporary directory is in `dir`:
+/// what a backend with that folder has left behind. The calling process is not among them.
 pub fn processes_under(dir: &Path) -> Vec<u32> {
     let needle = dir.as_os_str().as_encoded_bytes();
     let Ok(entries) = std::fs::read_dir("/proc") else {
@@ -255,7 +285,11 @@ pub fn processes_under(dir: &Path) -> Vec<u32> {
             let proc = PathBuf::from(format!("/proc/{pid}"));
             let command = std::fs::read(proc.join("cmdline")).unwrap_or_default();
             let folder = std::fs::read_link(proc.join("cwd")).unwrap_or_default();
-            contains(&command, needle) || contains(folder.as_os_str().as_encoded_bytes(), needle)
+            // Every command has its temporary folder in its environment, wherever it goes.
+            let environment = std::fs::read(proc.join("environ")).unwrap_or_default();
+            contains(&command, needle)
+                || contains(folder.as_os_str().as_encoded_bytes(), needle)
+                || contains(&environment, &[b"TMPDIR=", needle].concat())
         })
         .filter(|pid| !is_zombie(*pid))
         .collect()

@@ -50,10 +50,12 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
         let Ok(kind) = entry.file_type() else {
             continue;
         };
+        // In a worktree `.git` is a file.
+        if NOT_OURS.iter().any(|name| entry.file_name() == *name) {
+            continue;
+        }
         if kind.is_dir() {
-            if !NOT_OURS.iter().any(|name| entry.file_name() == *name) {
-                walk(&path, found);
-            }
+            walk(&path, found);
         } else if kind.is_file() {
             found.push(path);
         }

@@ -9,7 +9,9 @@
 
 mod backend_api;
 mod backend_events;
+mod backend_faults;
 mod backend_queues;
+mod backend_retention;
 mod backend_runs;
 mod backend_schedules;
 mod backend_start;
@@ -34,5 +36,7 @@ mod harness;
 mod ops_reference;
 mod ops_up;
 mod sandbox;
+mod sandbox_docker;
+mod sandbox_stack;
 mod stack;
 mod supervisor;

@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod cards;
+mod metrics;
+mod once;
 
 use orket_tests::{Backend, Request};
 use serde_json::json;

@@ -1,5 +1,12 @@
 //! `orket-gateway explain`: the verdict on a request and why, by the pipeline that judges live ones.
 
+mod closed_pipe;
+mod differential;
+mod facts;
+mod rules;
+
+use std::path::Path;
+
 use orket_tests::gateway::{API_KEY, WEBHOOK_SECRET, run};
 use orket_tests::gitea::signature;
 use orket_tests::policy::SECRET_FILE;
@@ -19,8 +26,13 @@ fn folder(policy: &Policy) -> TempDir {
 }
 
 async fn explain(dir: &TempDir, arguments: &[&str]) -> Value {
+    explain_in(dir.path(), arguments).await
+}
+
+async fn explain_in(dir: &Path, arguments: &[&str]) -> Value {
     let fixed = ["explain", "--config", "gateway.toml", "--format", "json"];
-    let ended = run(dir.path(), &[&fixed, arguments].concat(), &[]).await;
+    let key = [("KEY_FOR_EXPLAIN", API_KEY)];
+    let ended = run(dir, &[&fixed, arguments].concat(), &key).await;
     assert!(ended.status.success(), "{}", ended.output());
     assert!(
         !ended.output().contains(WEBHOOK_SECRET),

@@ -1,5 +1,6 @@
 //! API keys in the life of a gateway: told apart, counted, revoked, and taken away from what they have open.
 
+mod certain;
 mod commands;
 mod revoke;
 mod streams;

@@ -2,8 +2,10 @@
 
 mod announced;
 mod connections;
+mod descriptors;
 mod failures;
 mod flood;
+mod held;
 mod memory;
 mod shadow;
 mod spending;

@@ -1,5 +1,6 @@
 //! The policy file at work: scopes, its own tests, and coming into force while requests pass.
 
+mod apart;
 mod reload;
 
 use std::os::unix::fs::PermissionsExt;

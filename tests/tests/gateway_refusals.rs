@@ -8,6 +8,7 @@ mod duplicates;
 mod head_limits;
 mod heads;
 mod keys;
+mod ours;
 mod routes;
 mod slow;
 mod targets;

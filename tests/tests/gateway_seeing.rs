@@ -2,6 +2,7 @@
 //! nothing secret is in any of it.
 
 mod access;
+mod acts;
 mod audit;
 mod metrics;
 mod planted;

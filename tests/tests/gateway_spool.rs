@@ -1,13 +1,18 @@
 //! Exactly once: what the gateway remembers of deliveries, and what it keeps while the inside is away.
 
+mod arrival;
 mod backend;
 mod bounds;
 mod damage;
+mod disk;
 mod first_try;
 mod handed_over;
+mod memory;
 mod operator;
+mod operator_races;
 mod ownership;
 mod remembered;
+mod share;
 
 use std::path::Path;
 

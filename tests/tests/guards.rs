@@ -3,6 +3,7 @@
 
 mod admission;
 mod api;
+mod crash_points;
 mod dependencies;
 mod docs;
 mod environment;

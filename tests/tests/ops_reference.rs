@@ -13,7 +13,7 @@ use orket_gateway::{
         IN_ALL, Log, PER_ADDRESS,
         field::{EVENTS, FIELDS},
     },
-    metrics::Metrics,
+    metrics::{Declared, Metrics},
 };
 use orket_tests::program;
 use orket_tests::repository::{files_of, read, root};
@@ -99,18 +99,18 @@ fn the_page_of_reasons_is_the_table_of_the_gateway() {
     hold("reasons.md", &page);
 }
 
-#[test]
-fn the_page_of_metrics_is_the_declarations_of_the_gateway() {
-    let mut page = format!(
-        "# Metrics of the gateway\n{MADE}\n\
-         `GET /metrics` on the admin listener, in the OpenMetrics text form. A number is in the unit its name ends in. Labels are ids of the policy and words of\n\
-         closed lists: nothing that a client sends becomes one, so the number of series is bounded by the policy. Which to watch:\n\
-         [Alerts](../RUNBOOK.md#alerts).\n\n\
-         | name | type | counts | labels |\n|---|---|---|---|\n"
-    );
+/// A page of metrics: its words, every metric, every label.
+fn page_of_metrics(words: &str, table: &[Declared]) -> String {
+    let mut page = format!("{words}\n| name | type | counts | labels |\n|---|---|---|---|\n");
     let mut labels: Vec<(&str, &str, Vec<String>)> = Vec::new();
-    for metric in Metrics::TABLE {
+    let mut names = BTreeSet::new();
+    for metric in table {
         let name = metric.exposed();
+        let is_plain = name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+        assert!(is_plain, "{name} is no name of the convention");
+        assert!(names.insert(name.clone()), "{name} is declared twice");
+        let (help, ends) = (metric.help, metric.help.ends_with('.'));
+        assert!(!help.is_empty() && !ends, "{name}: {help:?}");
         let by: Vec<_> = metric
             .labels
             .iter()
@@ -139,7 +139,30 @@ fn the_page_of_metrics_is_the_declarations_of_the_gateway() {
         writeln!(page, "| `{label}` | {meaning} | {} |", users.join(" ")).unwrap();
     }
     page.push_str("\nA histogram `X` is exposed as `X_bucket{le}`, `X_sum` and `X_count`.\n");
-    hold("metrics.md", &page);
+    page
+}
+
+#[test]
+fn the_page_of_metrics_is_the_declarations_of_the_gateway() {
+    let words = format!(
+        "# Metrics of the gateway\n{MADE}\n\
+         `GET /metrics` on the admin listener, in the OpenMetrics text form. A number is in the unit its name ends in. Labels are ids of the policy and words of\n\
+         closed lists: nothing that a client sends becomes one, so the number of series is bounded by the policy. Which to watch:\n\
+         [Alerts](../RUNBOOK.md#alerts).\n"
+    );
+    hold("metrics.md", &page_of_metrics(&words, Metrics::TABLE));
+}
+
+#[test]
+fn the_page_of_metrics_of_the_backend_is_its_declarations() {
+    let words = format!(
+        "# Metrics of the backend\n{MADE}\n\
+         `GET /metrics` on the backend's own listener, in the OpenMetrics text form, for whoever is admitted there ([`listen.peers`](backend.md)); the gateway\n\
+         offers it to nobody. A number is in the unit its name ends in. Changes of runs are counted once they are on disk, from the start of this process. Labels are\n\
+         names of queues and words of closed lists: nothing that is submitted becomes one.\n"
+    );
+    let table = orket_backend::metrics::Metrics::TABLE;
+    hold("backend-metrics.md", &page_of_metrics(&words, table));
 }
 
 /// Every `event = "…"` of the gateway's sources, and every field of its records.
@@ -215,7 +238,7 @@ fn the_page_of_logs_is_the_list_of_the_gateway_and_the_sources_use_no_other() {
          once, and all addresses together {} a second, {} at once. What is beyond is counted by route and reason, and the counts are written once a second\n\
          (`left_out`): a flood cannot fill the disk, and nothing is refused without a trace. The [metrics](metrics.md) count everything.\n\n\
          No request waits for a log. Records pass through a bounded queue; what does not fit, or cannot be written, is counted in\n\
-         `orket_gateway_log_records_dropped_total` and stated by `records_dropped` once there is room.\n\n\
+         `orket_gateway_log_records_dropped_total` and stated by `records_dropped` once there is room. What an operator did has a queue of its own.\n\n\
          ## Events\n| log | event | means |\n|---|---|---|\n",
         own.count, own.burst, all.count, all.burst
     );
@@ -357,6 +380,112 @@ fn the_page_of_states_is_what_the_backend_does() {
         |state, step| state.after(step).ok(),
     ));
     hold("states.md", &page);
+}
+
+#[test]
+fn the_page_of_sandboxes_is_what_the_backend_does() {
+    use orket_backend::{
+        sandbox::reconcile::{self, Action, Holding, Record},
+        sandbox_state::{Reason, State, Step},
+    };
+    let states = read(&root().join("backend/src/sandbox_state.rs"));
+    let table = read(&root().join("backend/src/sandbox/reconcile.rs"));
+    let mut page = format!("# Sandboxes\n{MADE}\n## States\n");
+    let list = |page: &mut String, source: &str, kind: &str, head: &str| {
+        writeln!(page, "| {head} | means |\n|---|---|").unwrap();
+        for (name, meaning) in variants(source, kind) {
+            writeln!(page, "| {} | {meaning} |", words(&name)).unwrap();
+        }
+        page.push('\n');
+    };
+    list(&mut page, &states, "State", "state");
+    list(&mut page, &states, "Step", "step");
+    page.push_str(&transitions(
+        &State::ALL,
+        &Step::ALL,
+        State::as_str,
+        |step| words(&format!("{step:?}")),
+        |state, step| state.after(step).ok(),
+    ));
+    page.push_str("\n## Reasons\nWhy one ends or ended. A start that fails for one that may pass is repeated within `start_timeout`.\n\n");
+    page.push_str("| reason | means | may pass |\n|---|---|---|\n");
+    for (reason, (_, meaning)) in Reason::ALL.into_iter().zip(variants(&states, "Reason")) {
+        let passes = if reason.may_pass() { "yes" } else { "" };
+        writeln!(page, "| `{}` | {meaning} | {passes} |", reason.as_str()).unwrap();
+    }
+    page.push_str("\n## Records and the engine\nCompared at the start, every `[sandboxes] reconcile`, and whenever the engine's events were lost. Only what carries the label of this store is seen at all;\nwhat does not is never touched.\n\n");
+    list(&mut page, &table, "Record", "the record says");
+    list(&mut page, &table, "Holding", "the engine holds");
+    list(&mut page, &table, "Action", "what is done");
+    page.push_str("| the engine holds |");
+    for record in Record::ALL {
+        write!(page, " {} |", words(&format!("{record:?}"))).unwrap();
+    }
+    page.push_str("\n|---|---|---|---|---|---|---|---|\n");
+    for holding in Holding::ALL {
+        write!(page, "| {} |", words(&format!("{holding:?}"))).unwrap();
+        for record in Record::ALL {
+            let action: Action = reconcile::decide(record, holding);
+            write!(page, " {} |", words(&format!("{action:?}"))).unwrap();
+        }
+        page.push('\n');
+    }
+    hold("sandboxes.md", &page);
+}
+
+#[test]
+fn the_page_of_stacks_is_the_allow_list() {
+    use orket_backend::sandbox::stack::{
+        repository::{COMPOSE_FILES, MANIFEST},
+        rule::{ALLOWED, REFUSED, Rule},
+        template::TEMPLATES,
+    };
+    let source = read(&root().join("backend/src/sandbox/stack/rule.rs"));
+    let mut page = format!(
+        "# Stacks\n{MADE}\n\
+         How a repository gets one: [run a repository's own stack](../guides/run-a-repositorys-own-stack.md). `orket-backend stack check DIR` tells what would be run.\n\n\
+         ## Built in\n| `template` | its file |\n|---|---|\n"
+    );
+    for template in TEMPLATES {
+        let name = template.name;
+        writeln!(
+            page,
+            "| `{name}` | [`deploy/stacks/{name}.yaml`](../../deploy/stacks/{name}.yaml) |"
+        )
+        .unwrap();
+    }
+    let files: Vec<_> = COMPOSE_FILES
+        .iter()
+        .map(|name| format!("`{name}`"))
+        .collect();
+    writeln!(
+        page,
+        "\n## Compose files\nOne of {}, or the one that `{MANIFEST}` names. These keys may be there, and no others; `*` is any name.\n\n| key | takes |\n|---|---|",
+        files.join(", ")
+    )
+    .unwrap();
+    for allowed in ALLOWED {
+        writeln!(page, "| `{}` | {} |", allowed.path, allowed.takes).unwrap();
+    }
+    page.push_str("\n## Rules\nEvery refusal names the file, the line, the column and one of these.\n\n| rule | what is refused |\n|---|---|\n");
+    let meanings = variants(&source, "Rule");
+    for rule in Rule::ALL {
+        let variant = format!("{rule:?}");
+        let meaning = meanings.iter().find(|(name, _)| *name == variant);
+        writeln!(page, "| `{}` | {} |", rule.name(), meaning.unwrap().1).unwrap();
+    }
+    page.push_str("\n## Keys that are never taken\n| key | rule | instead |\n|---|---|---|\n");
+    for refused in REFUSED {
+        writeln!(
+            page,
+            "| `{}` | `{}` | {} |",
+            refused.key,
+            refused.rule.name(),
+            refused.instead
+        )
+        .unwrap();
+    }
+    hold("stacks.md", &page);
 }
 
 /// What stands around the settings in the page of the policy; the rest of it is written by hand.

@@ -37,7 +37,7 @@ fn config_with(test: u16, more: &str) -> String {
 }
 
 /// The command of a small HTTP service, see [`service`].
-fn server() -> Vec<String> {
+pub(crate) fn server() -> Vec<String> {
     let own = std::env::current_exe().unwrap();
     let arguments = [
         "--exact",
@@ -55,7 +55,7 @@ fn api() -> Value {
     json!({ "name": "api", "command": server(), "role": "api", "health": { "path": "/health" } })
 }
 
-async fn create(backend: &Backend, body: &Value) -> Value {
+pub(crate) async fn create(backend: &Backend, body: &Value) -> Value {
     let answer = backend.post("/v1/sandboxes", body).await;
     assert_eq!(answer.status, 201, "{}", answer.text());
     let sandbox = answer.json();
@@ -66,22 +66,22 @@ async fn create(backend: &Backend, body: &Value) -> Value {
     sandbox
 }
 
-fn id(sandbox: &Value) -> &str {
+pub(crate) fn id(sandbox: &Value) -> &str {
     sandbox["id"].as_str().unwrap()
 }
 
-fn port(sandbox: &Value, service: usize) -> u16 {
+pub(crate) fn port(sandbox: &Value, service: usize) -> u16 {
     u16::try_from(sandbox["services"][service]["port"].as_u64().unwrap()).unwrap()
 }
 
-async fn look(backend: &Backend, id: &str) -> Value {
+pub(crate) async fn look(backend: &Backend, id: &str) -> Value {
     let answer = backend.get(&format!("/v1/sandboxes/{id}")).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     answer.json()
 }
 
 /// Waits until the sandbox is in that state.
-async fn reaches(backend: &Backend, id: &str, state: &str) -> Value {
+pub(crate) async fn reaches(backend: &Backend, id: &str, state: &str) -> Value {
     obtain(&format!("sandbox {id} is {state}"), DEADLINE, || async {
         let sandbox = look(backend, id).await;
         (sandbox["state"] == state).then_some(sandbox)
@@ -89,19 +89,19 @@ async fn reaches(backend: &Backend, id: &str, state: &str) -> Value {
     .await
 }
 
-async fn post(backend: &Backend, id: &str, action: &str) -> Answer {
+pub(crate) async fn post(backend: &Backend, id: &str, action: &str) -> Answer {
     backend
         .post(&format!("/v1/sandboxes/{id}/{action}"), &json!({}))
         .await
 }
 
-async fn delete(backend: &Backend, id: &str) -> Answer {
+pub(crate) async fn delete(backend: &Backend, id: &str) -> Answer {
     Request::new("DELETE", &format!("/v1/sandboxes/{id}"))
         .send(backend.address())
         .await
 }
 
-async fn listed(backend: &Backend) -> Vec<String> {
+pub(crate) async fn listed(backend: &Backend) -> Vec<String> {
     let answer = backend.get("/v1/sandboxes").await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     let list = answer.json();
@@ -113,7 +113,7 @@ async fn listed(backend: &Backend) -> Vec<String> {
         .collect()
 }
 
-async fn logs(backend: &Backend, id: &str, query: &str) -> String {
+pub(crate) async fn logs(backend: &Backend, id: &str, query: &str) -> String {
     let answer = backend
         .get(&format!("/v1/sandboxes/{id}/logs?{query}"))
         .await;
@@ -121,12 +121,12 @@ async fn logs(backend: &Backend, id: &str, query: &str) -> String {
     answer.json()["logs"].as_str().unwrap().to_owned()
 }
 
-fn is_free(port: u16) -> bool {
+pub(crate) fn is_free(port: u16) -> bool {
     TcpListener::bind(("127.0.0.1", port)).is_ok()
 }
 
 /// `GET` of a service itself; `None` when nobody answers.
-async fn ask(port: u16, path: &str) -> Option<String> {
+pub(crate) async fn ask(port: u16, path: &str) -> Option<String> {
     let client = reqwest::Client::builder()
         .timeout(Duration::from_secs(5))
         .build()
@@ -142,6 +142,6 @@ async fn ask(port: u16, path: &str) -> Option<String> {
 }
 
 /// The directory that belongs to a sandbox.
-fn folder(backend: &Backend, id: &str) -> std::path::PathBuf {
+pub(crate) fn folder(backend: &Backend, id: &str) -> std::path::PathBuf {
     backend.state_dir().join("sandboxes/boxes").join(id)
 }

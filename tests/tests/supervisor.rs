@@ -106,6 +106,7 @@ async fn report(mut attempt: Attempt) -> Report {
                 records.extend(batch);
             }
             Update::Ended(exit) => return Report { records, exit },
+            Update::Unbegun { detail } => panic!("it did not begin: {detail}"),
         }
     }
 }

@@ -2,23 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use axum::{
-    Json,
-    extract::State,
-    response::{IntoResponse, Response},
-};
-use http::{HeaderValue, StatusCode, header};
+use axum::{Json, extract::State, response::Response};
+use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use orket_shared::id;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ApiError, App,
+    ApiError, App, Caller,
     document::{
-        self, BoundsView, Command, Field, Seconds, WorkFields, chosen_id, command_schema, given,
-        priority, seconds_schema,
+        self, BoundsView, Command, Field, Seconds, WorkFields, chosen_id, command_schema, free_id,
+        given, priority, seconds_schema,
     },
     extract::{Document, Id, Query},
+    once,
     page::{self, Page},
 };
 use crate::{
@@ -143,17 +140,23 @@ pub(super) struct Create {
 }
 
 /// Makes a card.
-#[utoipa::path(post, path = "/v1/cards", tag = "cards", request_body = Create, responses(
+#[utoipa::path(post, path = "/v1/cards", tag = "cards", request_body = Create,
+    params(("Idempotency-Key" = Option<String>, Header, description = "The same key and body of the same actor get the first answer again, for 7 days.")),
+    responses(
     (status = 201, body = CardView, headers(("Location" = String, description = "Where it is."))),
     (status = 400, description = "It does not fit.", body = super::openapi::Problem),
     (status = 409, description = "A card of that id exists. Nothing was changed.", body = super::openapi::Problem),
+    (status = 422, description = "The idempotency key was used with another request.", body = super::openapi::Problem),
 ))]
 pub(super) async fn create(
     State(app): State<App>,
-    Document { value, .. }: Document<Create>,
+    caller: Caller,
+    headers: HeaderMap,
+    Document { value, bytes }: Document<Create>,
 ) -> Result<Response, ApiError> {
+    let idempotency = once::key(&headers, &caller, "POST /v1/cards\n", &bytes)?;
     let id = value.id.unwrap_or_else(id::new_ulid);
-    chosen_id("id", &id)?;
+    free_id("id", &id, "archive")?;
     let work = WorkFields {
         command: Some(value.command),
         shell: value.shell,
@@ -174,12 +177,12 @@ pub(super) async fn create(
         work: work.work(&app.workspace)?,
     };
     check(&new)?;
-    let card = app.store.create_card(Timestamp::now(), new).await?;
-    let location = HeaderValue::from_str(&format!("/v1/cards/{}", card.id))
-        .map_err(|error| ApiError::fault(error.to_string()))?;
-    let mut response = (StatusCode::CREATED, Json(CardView::from(card))).into_response();
-    response.headers_mut().insert(header::LOCATION, location);
-    Ok(response)
+    let answer = |card: &Card| serde_json::json!(CardView::from(card.clone()));
+    let made = app
+        .store
+        .create_card(Timestamp::now(), new, idempotency, answer)
+        .await?;
+    once::created(made, "/v1/cards", answer)
 }
 
 fn check(card: &NewCard) -> Result<(), ApiError> {

@@ -195,6 +195,33 @@ impl From<BoundsView> for Bounds {
     }
 }
 
+/// What is to be run.
+pub(super) enum Chosen {
+    /// A card, by what may be its id.
+    Card(String),
+    /// A command of its own, and its priority.
+    Command(Work, i64),
+}
+
+/// What was chosen: either a card, which says all of the work, or a command.
+pub(super) fn chosen(
+    card: Option<String>,
+    work: WorkFields,
+    asked: Option<i64>,
+    workspace: &Workspace,
+) -> Result<Chosen, ApiError> {
+    match card {
+        Some(_) if !work.is_empty() || asked.is_some() => Err(ApiError::invalid(
+            "With `card_id` nothing else of the work may be given: the card says the rest.",
+        )),
+        Some(card) => Ok(Chosen::Card(card)),
+        None if work.command.is_none() => {
+            Err(ApiError::invalid("Give either `card_id` or `command`."))
+        }
+        None => Ok(Chosen::Command(work.work(workspace)?, priority(asked)?)),
+    }
+}
+
 impl WorkFields {
     /// Whether nothing was said.
     pub(super) fn is_empty(&self) -> bool {
@@ -318,6 +345,17 @@ pub(super) fn chosen_id(field: &str, id: &str) -> Result<(), ApiError> {
     Err(ApiError::invalid(format!(
         "`{field}` must be 1 to {MOST} letters, digits, `-`, `_` or `.`, beginning with a letter or digit"
     )))
+}
+
+/// Checks the id of something new. One that is a route of its own could not be asked for under it.
+pub(super) fn free_id(field: &str, id: &str, route: &str) -> Result<(), ApiError> {
+    chosen_id(field, id)?;
+    if id == route {
+        return Err(ApiError::invalid(format!(
+            "`{field}` may not be `{route}`: that is the name of a route"
+        )));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

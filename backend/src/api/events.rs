@@ -8,7 +8,7 @@ use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration}
 use axum::{
     extract::{
         State,
-        ws::{Message, WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
+        ws::{WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
     },
     response::{
         IntoResponse, Response,
@@ -16,20 +16,23 @@ use axum::{
     },
 };
 use futures_util::stream;
-use http::{HeaderMap, StatusCode};
+use http::HeaderMap;
+use jiff::Timestamp;
 use serde::Deserialize;
-use tokio::{sync::watch, time::MissedTickBehavior};
+use tokio::sync::watch;
 
 use super::{
     ApiError, App,
     extract::{self, Query},
+    websocket::{self, Story},
 };
-use crate::store::feed::Event;
+use crate::{
+    metrics::{Metrics, ReaderLabels},
+    store::feed::Event,
+};
 
 /// How often a stream shows that it lives.
 pub(super) const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
-/// How long a WebSocket's peer may take to read what is sent.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Events read at once.
 const BATCH: usize = 256;
 
@@ -56,24 +59,52 @@ pub(super) fn position(headers: &HeaderMap, after: Option<i64>) -> Result<Option
     }
 }
 
+/// Somebody who watches, counted for as long as this lives.
+pub(super) struct Watching {
+    metrics: Arc<Metrics>,
+    labels: ReaderLabels,
+}
+
+impl Watching {
+    pub(super) fn new(app: &App, kind: &'static str) -> Self {
+        let labels = ReaderLabels { kind };
+        app.metrics.readers.inc(&labels);
+        Self {
+            metrics: Arc::clone(&app.metrics),
+            labels,
+        }
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.metrics.readers.dec(&self.labels);
+    }
+}
+
 /// A reader of the feed.
 struct Reader {
     app: App,
     after: i64,
     ready: VecDeque<Arc<Event>>,
     newest: watch::Receiver<i64>,
+    _watching: Watching,
 }
 
 impl Reader {
-    fn new(app: App, after: Option<i64>) -> Self {
+    fn new(app: App, after: Option<i64>, kind: &'static str) -> Self {
         let newest = app.store.feed().watch();
         let now = *newest.borrow();
+        let mut ready = VecDeque::new();
         // A number beyond the newest is of another store: begin with what comes next.
-        let after = after.map_or(now, |after| after.min(now));
+        if let Some(after) = after.filter(|after| *after > now) {
+            ready.push_back(gap(after, now));
+        }
         Self {
+            _watching: Watching::new(&app, kind),
+            after: after.map_or(now, |after| after.min(now)),
             app,
-            after,
-            ready: VecDeque::new(),
+            ready,
             newest,
         }
     }
@@ -85,14 +116,17 @@ impl Reader {
                 self.after = event.seq;
                 return Some(event);
             }
-            self.newest.borrow_and_update();
-            self.ready = self
-                .app
-                .store
-                .events_after(self.after, BATCH)
-                .await
-                .ok()?
-                .into();
+            let newest = *self.newest.borrow_and_update();
+            let events = self.app.store.events_after(self.after, BATCH).await.ok()?;
+            self.ready = events.into();
+            // Numbers have no gaps: what is missing was removed.
+            let last_missing = match self.ready.front() {
+                Some(first) => first.seq - 1,
+                None => newest,
+            };
+            if last_missing > self.after {
+                self.ready.push_front(gap(self.after, last_missing));
+            }
             if self.ready.is_empty() {
                 let stop = self.app.stop.clone();
                 tokio::select! {
@@ -104,8 +138,20 @@ impl Reader {
     }
 }
 
+/// What a reader is told that was at `after` where the next event is the one behind `last`.
+fn gap(after: i64, last: i64) -> Arc<Event> {
+    Arc::new(Event {
+        seq: last,
+        time: Timestamp::now(),
+        kind: "feed.gap".to_owned(),
+        subject: "feed".to_owned(),
+        data: serde_json::json!({ "after": after, "next": last + 1 }),
+    })
+}
+
 /// Every state change, as server-sent events; `id` is its number. A comment every 15 seconds
-/// shows that the stream lives.
+/// shows that the stream lives. Where events after the asked position are gone (`[retention]`, or
+/// another store), one of kind `feed.gap` comes first: `data.after` was asked for, `data.next` comes next.
 #[utoipa::path(get, path = "/v1/events", tag = "events",
     params(EventQuery, ("Last-Event-ID" = Option<i64>, Header, description = "As `after`, when a stream is resumed.")),
     responses(
@@ -117,7 +163,8 @@ pub(super) async fn sse(
     headers: HeaderMap,
     Query(query): Query<EventQuery>,
 ) -> Result<Response, ApiError> {
-    let reader = Reader::new(app, position(&headers, query.after)?);
+    let after = position(&headers, query.after)?;
+    let reader = Reader::new(app, after, "events_sse");
     let stream = stream::unfold(reader, |mut reader| async move {
         let event = reader.next().await?;
         let shown = sse::Event::default()
@@ -133,7 +180,7 @@ pub(super) async fn sse(
 }
 
 /// Every state change, as JSON messages of a WebSocket: an Event each. A ping every 15 seconds
-/// shows that it lives. What a client sends is not read.
+/// shows that it lives. What a client sends is not read. A gap is told as by `GET /v1/events`.
 #[utoipa::path(get, path = "/ws/events", tag = "events", params(EventQuery), responses(
     (status = 101, description = "Messages follow, each an Event.", body = Event),
     (status = 400, description = "No WebSocket handshake, or the query does not fit.", body = super::openapi::Problem),
@@ -145,52 +192,14 @@ pub(super) async fn websocket(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let after = position(&headers, query.after)?;
-    let upgrade = upgrade.map_err(|error| {
-        let status = error.into_response().status();
-        let status = if status.is_client_error() {
-            status
-        } else {
-            StatusCode::BAD_REQUEST
-        };
-        ApiError::new(
-            status,
-            "not_a_websocket",
-            "This address speaks WebSocket only.",
-        )
-    })?;
-    let reader = Reader::new(app, after);
-    Ok(upgrade
-        .max_message_size(64 * 1024)
-        .on_upgrade(move |socket| async move {
-            converse(socket, reader).await;
-        }))
+    let upgrade = upgrade.map_err(websocket::refused)?;
+    let reader = Reader::new(app, after, "events_websocket");
+    Ok(websocket::tell(upgrade, reader))
 }
 
-async fn converse(mut socket: WebSocket, mut reader: Reader) {
-    let mut life = tokio::time::interval(SIGN_OF_LIFE);
-    life.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        let message = tokio::select! {
-            event = reader.next() => match event.map(|event| serde_json::to_string(&*event)) {
-                Some(Ok(text)) => Message::Text(text.into()),
-                Some(Err(_)) | None => break,
-            },
-            _ = life.tick() => Message::Ping("".into()),
-            // Read for the pongs and the close only.
-            received = socket.recv() => match received {
-                Some(Ok(Message::Close(_)) | Err(_)) | None => return,
-                Some(Ok(_)) => continue,
-            },
-        };
-        match tokio::time::timeout(PATIENCE, socket.send(message)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return,
-            Err(_) => {
-                tracing::debug!("a reader of events takes nothing and is cut off");
-                return;
-            }
-        }
+impl Story for Reader {
+    async fn next_message(&mut self) -> Option<String> {
+        let event = self.next().await?;
+        serde_json::to_string(&*event).ok()
     }
-    // Going away: the peer learns why where it still listens.
-    let _ = tokio::time::timeout(Duration::from_secs(1), socket.send(Message::Close(None))).await;
 }

@@ -1,6 +1,11 @@
 //! Whether it works, what it is, and who asks.
 
-use axum::{Json, extract::State};
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use http::header;
 use serde::Serialize;
 
 use super::{ApiError, App, extract::Caller};
@@ -50,4 +55,16 @@ pub(super) async fn version() -> Json<Version> {
 #[utoipa::path(get, path = "/v1/whoami", tag = "system", responses((status = 200, body = Caller)))]
 pub(super) async fn whoami(caller: Caller) -> Json<Caller> {
     Json(caller)
+}
+
+/// What is counted, for Prometheus, in the `OpenMetrics` text form. Listed in
+/// `docs/reference/backend-metrics.md`.
+#[utoipa::path(get, path = "/metrics", tag = "system",
+    responses((status = 200, description = "The metrics.", body = String, content_type = "application/openmetrics-text")))]
+pub(super) async fn metrics(State(app): State<App>) -> Response {
+    app.metrics
+        .gather(&app.store, app.scheduler.followed())
+        .await;
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], app.metrics.page()).into_response()
 }

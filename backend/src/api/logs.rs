@@ -4,7 +4,10 @@ use std::{collections::VecDeque, convert::Infallible, sync::Arc};
 
 use axum::{
     Json,
-    extract::State,
+    extract::{
+        State,
+        ws::{WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
+    },
     response::{
         IntoResponse, Response,
         sse::{self, KeepAlive, Sse},
@@ -21,11 +24,13 @@ use tokio::sync::{
 };
 
 use super::{
-    ApiError, App, events,
+    ApiError, App,
+    events::{self, Watching},
     extract::{self, Id, Query},
     page, runs,
+    websocket::{self, Story},
 };
-use crate::store::output::OutputRow;
+use crate::{run::State as RunState, store::output::OutputRow};
 
 /// A piece of output. Its boundaries are those of the reads, not of lines.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -68,6 +73,46 @@ pub(super) struct Logs {
     items: Vec<LogItem>,
     /// What to give as `after` to go on; there may be nothing yet.
     next: Option<i64>,
+    /// When the output was removed because its time was up (RFC 3339, UTC).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    removed_at: Option<Timestamp>,
+}
+
+/// What a follower is told.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+enum Told {
+    /// A piece of output.
+    Output(LogItem),
+    /// The output was removed because its time was up.
+    Removed { removed_at: Timestamp },
+    /// There will be no more.
+    End {
+        state: RunState,
+        reason: Option<String>,
+    },
+}
+
+impl Told {
+    /// The same as a server-sent event: the number of a piece as `id`.
+    fn sse(&self) -> Option<sse::Event> {
+        let event = sse::Event::default();
+        match self {
+            Self::Output(item) => {
+                let event = event.event("output").id(item.seq.to_string());
+                event.json_data(item).ok()
+            }
+            Self::Removed { removed_at } => {
+                let data = serde_json::json!({ "removed_at": removed_at });
+                event.event("removed").json_data(data).ok()
+            }
+            Self::End { state, reason } => {
+                let data = serde_json::json!({ "state": state, "reason": reason });
+                event.event("end").json_data(data).ok()
+            }
+        }
+    }
 }
 
 /// Which output to read.
@@ -85,21 +130,28 @@ pub(super) struct LogQuery {
 }
 
 /// The output of a run, oldest first. As server-sent events with `follow=true` or
-/// `Accept: text/event-stream`: `output` for each piece, `end` with the run's state at last.
+/// `Accept: text/event-stream`: `output` for each piece, `end` with the run's state at last. As messages
+/// of a WebSocket when one is asked for: the same, each with its kind as `event`. Output that was
+/// removed (`[retention]`) is told by `removed`.
 #[utoipa::path(get, path = "/v1/runs/{id}/logs", tag = "runs",
     params(("id" = String, Path), LogQuery, ("Last-Event-ID" = Option<i64>, Header, description = "As `after`, when a stream is resumed.")),
-    responses((status = 200, body = Logs), (status = 400, body = super::openapi::Problem), (status = 404, body = super::openapi::Problem)))]
+    responses((status = 200, body = Logs), (status = 101, description = "Messages follow."), (status = 400, body = super::openapi::Problem), (status = 404, body = super::openapi::Problem)))]
 pub(super) async fn logs(
     State(app): State<App>,
     Id(id): Id,
     headers: HeaderMap,
     Query(query): Query<LogQuery>,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
-    runs::find(&app, id.clone()).await?;
+    let run = runs::find(&app, id.clone()).await?;
     let after = events::position(&headers, query.after)?.unwrap_or(0);
     let limit = page::limit(query.limit)?;
+    if let Ok(upgrade) = upgrade {
+        let follow = Follow::new(app, id, after, "logs_websocket");
+        return Ok(websocket::tell(upgrade, follow));
+    }
     if query.follow || extract::wants_stream(&headers) {
-        let follow = Follow::new(app, id, after);
+        let follow = Follow::new(app, id, after, "logs_sse");
         return Ok(Sse::new(follow.stream())
             .keep_alive(KeepAlive::new().interval(events::SIGN_OF_LIFE))
             .into_response());
@@ -109,6 +161,7 @@ pub(super) async fn logs(
     Ok(Json(Logs {
         items: rows.into_iter().map(LogItem::from).collect(),
         next,
+        removed_at: run.logs_removed_at,
     })
     .into_response())
 }
@@ -118,22 +171,31 @@ struct Follow {
     app: App,
     id: String,
     after: i64,
-    ready: VecDeque<sse::Event>,
+    ready: VecDeque<Told>,
     wake: broadcast::Receiver<Arc<str>>,
     /// Runs that are canceled while they wait have no output to wake anyone.
     changes: watch::Receiver<i64>,
     seen: i64,
     ended: bool,
+    _watching: Watching,
+}
+
+impl Story for Follow {
+    async fn next_message(&mut self) -> Option<String> {
+        let told = self.next().await?;
+        serde_json::to_string(&told).ok()
+    }
 }
 
 impl Follow {
-    fn new(app: App, id: String, after: i64) -> Self {
+    fn new(app: App, id: String, after: i64, kind: &'static str) -> Self {
         // Before anything is looked at: what happens from now on wakes us.
         let wake = app.scheduler.watch_output();
         let changes = app.store.feed().watch();
         let seen = *changes.borrow();
         let ready = VecDeque::new();
         Self {
+            _watching: Watching::new(&app, kind),
             app,
             id,
             after,
@@ -147,12 +209,13 @@ impl Follow {
 
     fn stream(self) -> impl Stream<Item = Result<sse::Event, Infallible>> {
         stream::unfold(self, |mut follow| async move {
-            let event = follow.next().await?;
+            let event = follow.next().await?.sse()?;
             Some((Ok(event), follow))
         })
     }
 
-    async fn next(&mut self) -> Option<sse::Event> {
+    /// What comes next; `None` at the end. Fine to drop half-way.
+    async fn next(&mut self) -> Option<Told> {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Some(event);
@@ -166,18 +229,21 @@ impl Follow {
             let rows = store.output(self.id.clone(), self.after, 100).await.ok()?;
             if let Some(last) = rows.last() {
                 self.after = last.seq;
-                for row in rows {
-                    let seq = row.seq.to_string();
-                    let event = sse::Event::default().event("output").id(seq);
-                    self.ready
-                        .push_back(event.json_data(LogItem::from(row)).ok()?);
-                }
+                let items = rows.into_iter().map(LogItem::from);
+                self.ready.extend(items.map(Told::Output));
                 continue;
             }
             if run.state.is_final() {
                 self.ended = true;
-                let end = serde_json::json!({ "state": run.state, "reason": run.reason });
-                return sse::Event::default().event("end").json_data(end).ok();
+                self.ready.extend(
+                    run.logs_removed_at
+                        .map(|removed_at| Told::Removed { removed_at }),
+                );
+                self.ready.push_back(Told::End {
+                    state: run.state,
+                    reason: run.reason,
+                });
+                continue;
             }
             self.wait().await?;
         }

@@ -32,6 +32,7 @@ pub(super) struct Problem {
         super::health::health,
         super::health::version,
         super::health::whoami,
+        super::health::metrics,
         super::system::heartbeat,
         super::system::metrics,
         super::system::run_active,

@@ -17,7 +17,10 @@ use orket_shared::{
 };
 
 use crate::{
-    store::{StoreError, cards::CardError, schedules::ScheduleError, submissions::SubmitError},
+    store::{
+        StoreError, cards::CardError, idempotency::KeyReused, schedules::ScheduleError,
+        submissions::SubmitError,
+    },
     work::Invalid,
     workspace::Refused,
 };
@@ -103,9 +106,20 @@ impl From<StoreError> for ApiError {
                 "The store's disk is full. Nothing was changed. Free space and try again.",
             )
             .retry_after(30),
-            StoreError::NotWritable(_) | StoreError::Busy(_) | StoreError::Closed => {
-                let detail = "The store cannot be used now. Nothing was changed. Try again later.";
-                Self::unavailable("store_unavailable", detail, 5)
+            StoreError::ReadOnly(_) => unusable(
+                "The store may only be read: its disk is mounted read-only, or its file belongs to \
+                 another user. Nothing was changed. Make it writable and try again.",
+            ),
+            StoreError::Io(_) => unusable(
+                "The store's disk failed, or a file of the store is gone. Nothing was changed. \
+                 Look at the disk (the log has what it said), and try again.",
+            ),
+            StoreError::Busy(_) => unusable(
+                "Another program has the store locked, such as a backup or a database shell. \
+                 Nothing was changed. Let it end and try again.",
+            ),
+            StoreError::Closed => {
+                unusable("The backend stops. Nothing was changed. Try again when it is back.")
             }
             StoreError::Fault(_) => return Self::fault(text),
         };
@@ -114,6 +128,11 @@ impl From<StoreError> for ApiError {
             ..answer
         }
     }
+}
+
+/// 503: the store takes nothing now, for this reason.
+fn unusable(detail: &str) -> ApiError {
+    ApiError::unavailable("store_unavailable", detail, 5)
 }
 
 impl From<SubmitError> for ApiError {
@@ -132,11 +151,7 @@ impl From<SubmitError> for ApiError {
             SubmitError::CardNotStartable { .. } => Self::conflict("card_not_startable", detail),
             SubmitError::CardBusy { .. } => Self::conflict("card_busy", detail),
             SubmitError::Dependency { .. } => Self::conflict("dependency_not_done", detail),
-            SubmitError::KeyReused => Self::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "idempotency_key_reused",
-                detail,
-            ),
+            SubmitError::KeyReused(reused) => reused.into(),
             SubmitError::Store(error) => error.into(),
         }
     }
@@ -154,6 +169,7 @@ impl From<CardError> for ApiError {
             CardError::Illegal { .. } => Self::conflict("card_status", detail),
             CardError::Busy { .. } => Self::conflict("card_busy", detail),
             CardError::Needed { .. } => Self::conflict("card_needed", detail),
+            CardError::KeyReused(reused) => reused.into(),
             CardError::Store(error) => error.into(),
         }
     }
@@ -166,8 +182,19 @@ impl From<ScheduleError> for ApiError {
             ScheduleError::Exists(_) => Self::conflict("schedule_exists", detail),
             ScheduleError::Unknown => Self::unknown("schedule"),
             ScheduleError::UnknownCard(_) => Self::invalid(detail),
+            ScheduleError::KeyReused(reused) => reused.into(),
             ScheduleError::Store(error) => error.into(),
         }
+    }
+}
+
+impl From<KeyReused> for ApiError {
+    fn from(reused: KeyReused) -> Self {
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "idempotency_key_reused",
+            reused.to_string(),
+        )
     }
 }
 

@@ -6,8 +6,9 @@ use serde::Serialize;
 
 use super::{ApiError, App, Caller, extract::Id, page::Page};
 use crate::{
+    crash_point::CrashPoint,
     plan::{DEFAULT_QUEUE, QueueRule},
-    store::queues::QueueState,
+    store::{StoreError, queues::QueueState},
 };
 
 /// A queue.
@@ -88,6 +89,17 @@ async fn view(app: &App, name: &str) -> Result<QueueView, ApiError> {
         .ok_or_else(|| ApiError::unknown("queue"))
 }
 
+/// Makes a change of a queue that there is; the queue after it.
+async fn changed(
+    app: &App,
+    name: &str,
+    change: impl Future<Output = Result<(), StoreError>>,
+) -> Result<Json<QueueView>, ApiError> {
+    view(app, name).await?;
+    change.await?;
+    Ok(Json(view(app, name).await?))
+}
+
 /// Keeps the runs of a queue from being started. What runs, runs on; what comes, waits. Lasts over
 /// restarts, and is fine to repeat.
 #[utoipa::path(post, path = "/v1/queues/{name}/pause", tag = "queues",
@@ -100,10 +112,14 @@ pub(super) async fn pause(
     caller: Caller,
     Id(name): Id,
 ) -> Result<Json<QueueView>, ApiError> {
-    view(&app, &name).await?;
-    let (now, actor) = (Timestamp::now(), caller.actor());
-    app.store.pause_queue(now, name.clone(), actor).await?;
-    Ok(Json(view(&app, &name).await?))
+    let change = async {
+        app.store
+            .pause_queue(Timestamp::now(), name.clone(), caller.actor())
+            .await?;
+        CrashPoint::QueuePaused.reached();
+        Ok(())
+    };
+    changed(&app, &name, change).await
 }
 
 /// Lets the runs of a queue be started again. Fine to repeat.
@@ -117,8 +133,8 @@ pub(super) async fn resume(
     caller: Caller,
     Id(name): Id,
 ) -> Result<Json<QueueView>, ApiError> {
-    view(&app, &name).await?;
-    let (now, actor) = (Timestamp::now(), caller.actor());
-    app.store.resume_queue(now, name.clone(), actor).await?;
-    Ok(Json(view(&app, &name).await?))
+    let change = app
+        .store
+        .resume_queue(Timestamp::now(), name.clone(), caller.actor());
+    changed(&app, &name, change).await
 }

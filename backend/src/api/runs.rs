@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     confine::Network,
+    crash_point::CrashPoint,
     run::State as RunState,
     store::{
         attempts::AttemptView,
@@ -215,7 +216,10 @@ pub(super) async fn cancel(
     State(app): State<App>,
     Id(id): Id,
 ) -> Result<(StatusCode, Json<RunView>), ApiError> {
-    match app.store.cancel_run(Timestamp::now(), id.clone()).await? {
+    CrashPoint::CancelAsked.reached();
+    let outcome = app.store.cancel_run(Timestamp::now(), id.clone()).await?;
+    CrashPoint::CancelCommitted.reached();
+    match outcome {
         CancelOutcome::Unknown => Err(ApiError::unknown("run")),
         CancelOutcome::Ended(state) => {
             let detail = format!("Run {id} has ended: it is {}.", state.as_str());

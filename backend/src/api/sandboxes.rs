@@ -24,11 +24,13 @@ use crate::{
         CreateError,
         ports::{NoPort, Role},
         spec::{Health, Service, Spec},
+        stack::{compose::Stack, template},
     },
     sandbox_state::{Reason, State as Life},
     store::sandboxes::{Sandbox, SandboxError, ServiceState},
 };
 
+mod exec;
 mod logs;
 
 /// The routes of sandboxes, for the router's one screen.
@@ -38,6 +40,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/sandboxes/{id}", get(detail).delete(remove))
         .route("/v1/sandboxes/{id}/stop", post(stop))
         .route("/v1/sandboxes/{id}/extend", post(extend))
+        .route("/v1/sandboxes/{id}/exec", post(exec::exec))
         .route("/v1/sandboxes/{id}/logs", get(logs::logs))
 }
 
@@ -57,7 +60,7 @@ pub(super) fn openapi() -> Description {
 
 #[derive(OpenApi)]
 #[openapi(
-    paths(list, create, detail, remove, stop, extend, logs::logs),
+    paths(list, create, detail, remove, stop, extend, exec::exec, logs::logs),
     components(schemas(Role, Health, Life, Reason, ServiceState))
 )]
 struct Routes;
@@ -68,13 +71,27 @@ struct Routes;
 struct ServiceFields {
     /// Unique within the sandbox: lower-case letters, digits, `-` and `_`.
     name: String,
-    /// Program and arguments. It learns its port from `PORT`, those of the others from
-    /// `ORKET_PORT_<NAME>`.
+    /// The image of its container, with a tag other than `latest` or a digest. Without one it is a
+    /// process.
+    image: Option<String>,
+    /// Program and arguments; may be left out where the image has its own. It learns its port from
+    /// `PORT`, where the others are from `ORKET_HOST_<NAME>` and `ORKET_PORT_<NAME>`.
+    #[serde(default)]
     command: Vec<String>,
     /// What it is to its users; gives it a port of that role's range.
     role: Option<Role>,
     /// Exactly this port, which must lie in a configured range and be free.
     port: Option<u16>,
+    /// The port it listens on in its container; that of `PORT` when absent.
+    container_port: Option<u16>,
+    /// Where volumes of the sandbox's own lie in its container; they go with the sandbox.
+    #[serde(default)]
+    volumes: Vec<String>,
+    /// The user in its container, in figures: `uid` or `uid:gid`; the image's own when absent.
+    user: Option<String>,
+    /// Whether its container is started again when it fails, a few times.
+    #[serde(default)]
+    restart: bool,
     /// Its environment.
     #[serde(default)]
     env: BTreeMap<String, String>,
@@ -90,14 +107,21 @@ impl From<ServiceFields> for Service {
         let has_port = fields.role.is_some() || fields.port.is_some();
         Self {
             name: fields.name,
+            image: fields.image,
             command: fields.command,
             role: fields.role,
             port: fields.port,
+            pinned: false,
+            container_port: fields.container_port,
+            volumes: fields.volumes,
+            user: fields.user,
+            restart: fields.restart,
             env: fields.env,
             workdir: fields.workdir,
             health: fields
                 .health
                 .unwrap_or_else(|| Self::default_health(has_port)),
+            ..Self::default()
         }
     }
 }
@@ -108,14 +132,35 @@ impl From<ServiceFields> for Service {
 struct CreateRequest {
     /// What people call it.
     name: Option<String>,
-    /// Its services, in the order of their start.
+    /// The build it belongs to; bounds how many it may have.
+    build_id: Option<String>,
+    /// Its services, in the order of their start; left out where there is a `stack`.
+    #[serde(default)]
     services: Vec<ServiceFields>,
-    /// Names of credentials to generate; each lands in a file that `<NAME>_FILE` names.
+    /// A stack in place of services.
+    stack: Option<StackFields>,
+    /// Names of credentials to generate, where there is no `stack`; each lands in a file that `<NAME>_FILE` names.
     /// `["password"]` when absent.
     credentials: Option<Vec<String>>,
     /// How long it lives unless it is extended; the configured default when absent.
     #[schema(schema_with = seconds_schema)]
     ttl: Option<Seconds>,
+}
+
+/// Where the services come from: a stack that is built in, or a repository's own.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+enum StackFields {
+    /// A stack that is built in.
+    Template {
+        /// Its name, such as `fastapi-react-postgres`.
+        name: String,
+        /// Images in place of its own, by service; those of the application have to be given.
+        #[serde(default)]
+        images: BTreeMap<String, String>,
+    },
+    /// A folder of the workspace: what its `.orket.toml` says, or its own compose file.
+    Repository(String),
 }
 
 /// How long a sandbox shall live.
@@ -134,7 +179,9 @@ struct ServiceView {
     name: String,
     /// How it was last seen.
     state: ServiceState,
-    /// Program and arguments.
+    /// The image of its container; `null` for a process.
+    image: Option<String>,
+    /// Program and arguments; the image's own when empty.
     command: Vec<String>,
     /// What it is to its users.
     role: Option<Role>,
@@ -155,6 +202,8 @@ struct SandboxView {
     id: String,
     /// What people call it.
     name: Option<String>,
+    /// The build it belongs to.
+    build_id: Option<String>,
     /// Where it is in its life.
     state: Life,
     /// Why it ends or ended, in one word.
@@ -194,6 +243,7 @@ impl From<Sandbox> for SandboxView {
                 .copied()
                 .unwrap_or(ServiceState::Starting),
             name: service.name,
+            image: service.image,
             command: service.command,
             role: service.role,
             port: service.port,
@@ -204,6 +254,7 @@ impl From<Sandbox> for SandboxView {
         Self {
             id: sandbox.id,
             name: sandbox.name,
+            build_id: sandbox.build_id,
             state: sandbox.state,
             reason: sandbox.reason,
             detail: sandbox.detail,
@@ -245,10 +296,26 @@ async fn create(
     caller: Caller,
     Document { value: request, .. }: Document<CreateRequest>,
 ) -> Result<Response, ApiError> {
+    super::submit::check_build(request.build_id.as_deref())?;
+    let (services, secrets) = match request.stack {
+        None => (
+            request.services.into_iter().map(Service::from).collect(),
+            Spec::secrets_or_default(request.credentials),
+        ),
+        Some(_) if !request.services.is_empty() || request.credentials.is_some() => {
+            let detail = "`stack` brings its own `services` and `credentials`: leave them out";
+            return Err(ApiError::invalid(detail));
+        }
+        Some(chosen) => {
+            let stack = stack(&app, chosen).await?;
+            (stack.services, stack.secrets)
+        }
+    };
     let spec = Spec {
         name: request.name,
-        services: request.services.into_iter().map(Service::from).collect(),
-        secrets: Spec::secrets_or_default(request.credentials),
+        build_id: request.build_id,
+        services,
+        secrets,
         ttl: duration(request.ttl).unwrap_or(app.sandboxes.default_ttl()),
     };
     let sandbox = app
@@ -259,6 +326,19 @@ async fn create(
         .map_err(|error| ApiError::fault(error.to_string()))?;
     let body = Json(SandboxView::from(sandbox));
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], body).into_response())
+}
+
+async fn stack(app: &App, chosen: StackFields) -> Result<Stack, ApiError> {
+    let dir = match chosen {
+        StackFields::Template { name, images } => return Ok(template::stack(&name, &images)?),
+        StackFields::Repository(dir) => dir,
+    };
+    let sandboxes = app.sandboxes.clone();
+    let read = tokio::task::spawn_blocking(move || sandboxes.stack_of(&dir));
+    let read = read
+        .await
+        .map_err(|error| ApiError::fault(error.to_string()))?;
+    Ok(read?)
 }
 
 /// One sandbox, also after its deletion.
@@ -317,6 +397,12 @@ impl From<SandboxError> for ApiError {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_sandboxes", detail)
                     .retry_after(30)
             }
+            SandboxError::TooManyOfBuild(_) => Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_sandboxes_of_build",
+                detail,
+            )
+            .retry_after(30),
             SandboxError::PortTaken(_) => Self::unavailable("port_taken", detail, 1),
             SandboxError::Superseded(_) => Self::unavailable("superseded", detail, 5),
             SandboxError::Store(error) => error.into(),
@@ -330,6 +416,7 @@ impl From<CreateError> for ApiError {
         match error {
             CreateError::Invalid(error) => error.into(),
             CreateError::Workdir(error) => error.into(),
+            CreateError::Stack(_) => Self::invalid(detail),
             CreateError::TooLong(_) | CreateError::Port(NoPort::OutOfRange(_)) => {
                 Self::invalid(detail)
             }
@@ -340,6 +427,7 @@ impl From<CreateError> for ApiError {
             CreateError::Isolation { .. } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "isolation_too_low", detail)
             }
+            CreateError::NotReady(_) => Self::unavailable("engine_unreachable", detail, 5),
             CreateError::Store(error) => error.into(),
         }
     }

@@ -2,12 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use axum::{
-    Json,
-    extract::State,
-    response::{IntoResponse, Response},
-};
-use http::{HeaderValue, StatusCode, header};
+use axum::{Json, extract::State, response::Response};
+use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use orket_shared::id;
 use serde::{Deserialize, Serialize};
@@ -15,10 +11,11 @@ use serde::{Deserialize, Serialize};
 use super::{
     ApiError, App, Caller,
     document::{
-        BoundsView, Command, Field, Seconds, WorkFields, chosen_id, command_schema, given,
-        priority, seconds_schema,
+        BoundsView, Chosen, Command, Field, Seconds, WorkFields, chosen, chosen_id, command_schema,
+        given, seconds_schema,
     },
     extract::{Document, Id, Query},
+    once,
     page::{self, Page},
     submit,
 };
@@ -187,23 +184,12 @@ impl Create {
             bounds: self.bounds,
             network: self.network,
         };
-        let subject = match self.card_id {
-            Some(_) if !work.is_empty() || self.priority.is_some() => {
-                return Err(ApiError::invalid(
-                    "With `card_id` nothing else of the work may be given: the card says the rest.",
-                ));
-            }
-            Some(card) => {
+        let subject = match chosen(self.card_id, work, self.priority, &app.workspace)? {
+            Chosen::Command(command, priority) => Scheduled::Command { command, priority },
+            Chosen::Card(card) => {
                 chosen_id("card_id", &card)?;
                 Scheduled::Card { card }
             }
-            None if work.command.is_none() => {
-                return Err(ApiError::invalid("Give either `card_id` or `command`."));
-            }
-            None => Scheduled::Command {
-                command: work.work(&app.workspace)?,
-                priority: priority(self.priority)?,
-            },
         };
         Ok(NewSchedule {
             id,
@@ -242,25 +228,30 @@ fn next(new: &NewSchedule, rules: &Rules, now: Timestamp) -> Result<Option<Times
 }
 
 /// Makes a schedule. It is on disk before this answers.
-#[utoipa::path(post, path = "/v1/schedules", tag = "schedules", request_body = Create, responses(
+#[utoipa::path(post, path = "/v1/schedules", tag = "schedules", request_body = Create,
+    params(("Idempotency-Key" = Option<String>, Header, description = "The same key and body of the same actor get the first answer again, for 7 days.")),
+    responses(
     (status = 201, body = ScheduleView, headers(("Location" = String, description = "Where it is."))),
     (status = 400, description = "It does not fit.", body = super::openapi::Problem),
     (status = 409, description = "A schedule of that id exists. Nothing was changed.", body = super::openapi::Problem),
+    (status = 422, description = "The idempotency key was used with another request.", body = super::openapi::Problem),
 ))]
 pub(super) async fn create(
     State(app): State<App>,
     caller: Caller,
-    Document { value, .. }: Document<Create>,
+    headers: HeaderMap,
+    Document { value, bytes }: Document<Create>,
 ) -> Result<Response, ApiError> {
     let now = Timestamp::now();
+    let idempotency = once::key(&headers, &caller, "POST /v1/schedules\n", &bytes)?;
     let new = value.read(&app, caller.actor())?;
     let next = next(&new, &app.settings.runs.rules, now)?;
-    let schedule = app.store.create_schedule(now, new, next).await?;
-    let location = HeaderValue::from_str(&format!("/v1/schedules/{}", schedule.new.id))
-        .map_err(|error| ApiError::fault(error.to_string()))?;
-    let mut response = (StatusCode::CREATED, Json(ScheduleView::from(schedule))).into_response();
-    response.headers_mut().insert(header::LOCATION, location);
-    Ok(response)
+    let answer = |schedule: &Schedule| serde_json::json!(ScheduleView::from(schedule.clone()));
+    let made = app
+        .store
+        .create_schedule(now, new, next, idempotency, answer)
+        .await?;
+    once::created(made, "/v1/schedules", answer)
 }
 
 /// Schedules, newest first.

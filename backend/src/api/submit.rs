@@ -2,12 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use axum::{
-    Json,
-    extract::State,
-    response::{IntoResponse, Response},
-};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::{extract::State, response::Response};
+use http::HeaderMap;
 use jiff::Timestamp;
 use orket_shared::id;
 use serde::Deserialize;
@@ -15,23 +11,22 @@ use serde::Deserialize;
 use super::{
     ApiError, App, Caller,
     document::{
-        BoundsView, Command, Seconds, WorkFields, chosen_id, command_schema, priority,
-        seconds_schema,
+        BoundsView, Chosen, Command, Seconds, WorkFields, chosen, chosen_id, command_schema,
+        free_id, seconds_schema,
     },
-    extract::{self, Document},
+    extract::Document,
+    once,
     runs::RunView,
 };
 use crate::{
     confine::Network,
+    crash_point::CrashPoint,
     plan::{DEFAULT_QUEUE, dependency::Need},
     store::{
         runs::{Cause, Run},
-        submissions::{Idempotency, NewRun, Subject, Submitted},
+        submissions::{NewRun, Subject},
     },
 };
-
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
-const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// A run to be submitted: a card's, or a command of its own.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
@@ -91,35 +86,17 @@ impl Submit {
             bounds: self.bounds,
             network: self.network,
         };
-        let Some(card) = self.card_id else {
-            if work.command.is_none() {
-                return Err(ApiError::invalid("Give either `card_id` or `command`."));
-            }
-            let subject = Subject::Command {
-                work: work.work(&app.workspace)?,
-                priority: priority(self.priority)?,
-            };
-            return Ok(Read {
-                id: self.id,
-                subject,
-                build_id: self.build_id,
-            });
-        };
-        if !work.is_empty() || self.priority.is_some() {
-            return Err(ApiError::invalid(
-                "With `card_id` only `id`, `build_id`, `queue` and `depends_on` may be given: the \
-                 card says the rest.",
-            ));
-        }
-        if !id::is_name(&card) {
-            return Err(ApiError::unknown("card"));
-        }
-        Ok(Read {
-            id: self.id,
-            subject: Subject::Card {
-                id: card,
+        let subject = match chosen(self.card_id, work, self.priority, &app.workspace)? {
+            Chosen::Command(work, priority) => Subject::Command { work, priority },
+            Chosen::Card(card) if !id::is_name(&card) => return Err(ApiError::unknown("card")),
+            Chosen::Card(id) => Subject::Card {
+                id,
                 exclusive: false,
             },
+        };
+        Ok(Read {
+            id: self.id,
+            subject,
             build_id: self.build_id,
         })
     }
@@ -167,12 +144,7 @@ pub(super) async fn submit(
     headers: HeaderMap,
     Document { value, bytes }: Document<Submit>,
 ) -> Result<Response, ApiError> {
-    let key = extract::text(&headers, IDEMPOTENCY_KEY)?;
-    if key.as_ref().is_some_and(|key| key.len() > 255) {
-        return Err(ApiError::invalid(
-            "The Idempotency-Key is longer than 255 bytes.",
-        ));
-    }
+    let idempotency = once::key(&headers, &caller, "", &bytes)?;
     let queue = queue(value.queue.as_deref())?;
     let needs = needs(&value.depends_on)?;
     let Read {
@@ -183,7 +155,7 @@ pub(super) async fn submit(
     check_build(build_id.as_deref())?;
     let id = match id {
         Some(id) => {
-            chosen_id("id", &id)?;
+            free_id("id", &id, "replay")?;
             id
         }
         None => id::new_ulid(),
@@ -193,11 +165,6 @@ pub(super) async fn submit(
         Subject::Card { .. } | Subject::Again { .. } => Cause::Card,
     };
     let actor = caller.actor();
-    let idempotency = key.map(|key| Idempotency {
-        actor: actor.clone(),
-        key,
-        body: bytes.to_vec(),
-    });
     let new = NewRun {
         build_id,
         queue,
@@ -210,19 +177,6 @@ pub(super) async fn submit(
         .store
         .submit_run(Timestamp::now(), new, rules, idempotency, answer)
         .await?;
-    let (view, replayed) = match submitted {
-        Submitted::New(run) => (serde_json::json!(RunView::from(*run)), false),
-        Submitted::Before(view) => (view, true),
-    };
-    let location = format!("/v1/runs/{}", view["id"].as_str().unwrap_or_default());
-    let mut response = (StatusCode::CREATED, Json(view)).into_response();
-    let location =
-        HeaderValue::from_str(&location).map_err(|error| ApiError::fault(error.to_string()))?;
-    response.headers_mut().insert(header::LOCATION, location);
-    if replayed {
-        response
-            .headers_mut()
-            .insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
-    }
-    Ok(response)
+    CrashPoint::SubmissionCommitted.reached();
+    once::created(submitted, "/v1/runs", answer)
 }

@@ -2,7 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use axum::{Json, extract::State};
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse as _, Response},
+};
+use http::HeaderMap;
 use jiff::Timestamp;
 use orket_shared::id;
 use serde::{Deserialize, Serialize};
@@ -10,12 +15,13 @@ use serde::{Deserialize, Serialize};
 use super::{
     ApiError, App, Caller,
     extract::Document,
+    once,
     usage::{self, Usage},
 };
 use crate::{
-    confine, run,
+    confine, run, sandbox,
     store::{
-        runs::Cause,
+        runs::{Cause, Run},
         submissions::{NewRun, Subject, Submitted},
     },
 };
@@ -53,10 +59,42 @@ pub(super) struct Metrics {
     runs: BTreeMap<&'static str, i64>,
     /// Sandboxes by state.
     sandboxes: BTreeMap<String, i64>,
+    /// What serves sandboxes, and what was found of them.
+    sandbox_driver: DriverView,
     /// The isolation level that commands reach on this host.
     isolation: &'static str,
     /// How they are confined, and what the self-test of this start found.
     confinement: confine::report::Report,
+}
+
+/// What serves sandboxes.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct DriverView {
+    /// The driver that is the first choice here.
+    name: &'static str,
+    /// Why sandboxes of images cannot be made at the moment.
+    fault: Option<String>,
+    /// The version of the container engine.
+    engine_version: Option<String>,
+    /// The compose command.
+    compose: Option<String>,
+    /// Leaks that were found and removed since the start.
+    leaks_reclaimed: u64,
+    /// What carries this store's mark without a record: left alone, for a person to look at.
+    quarantined: Vec<String>,
+}
+
+impl From<sandbox::Swept> for DriverView {
+    fn from(swept: sandbox::Swept) -> Self {
+        Self {
+            name: swept.description.name,
+            fault: swept.description.fault,
+            engine_version: swept.description.version,
+            compose: swept.description.compose,
+            leaks_reclaimed: swept.reclaimed,
+            quarantined: swept.quarantined.into_iter().collect(),
+        }
+    }
 }
 
 /// Load of the machine, and runs and sandboxes by state.
@@ -76,6 +114,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<Json<Metrics>, Api
             .map(|(state, n)| (run::State::as_str(state), n))
             .collect(),
         sandboxes: super::sandboxes::by_state(&app).await?,
+        sandbox_driver: app.sandboxes.swept().into(),
         isolation: app.scheduler.isolation().name(),
         confinement: app.confinement.clone(),
     }))
@@ -106,18 +145,23 @@ pub(super) struct Session {
 
 /// Starts the card named by `issue_id`, or by the stem of `path`.
 #[utoipa::path(post, path = "/v1/system/run-active", tag = "system", request_body = RunActive,
+    params(("Idempotency-Key" = Option<String>, Header, description = "The same key and body of the same actor get the first answer again, for 7 days.")),
     responses(
         (status = 200, body = Session),
         (status = 400, description = "Neither names a card.", body = super::openapi::Problem),
         (status = 404, description = "No such card.", body = super::openapi::Problem),
         (status = 409, description = "It has a run that has not ended, or cannot be started.", body = super::openapi::Problem),
+        (status = 422, description = "The idempotency key was used with another request.", body = super::openapi::Problem),
         (status = 429, description = "The queue is full.", body = super::openapi::Problem),
 ))]
 pub(super) async fn run_active(
     State(app): State<App>,
     caller: Caller,
-    Document { value, .. }: Document<RunActive>,
-) -> Result<Json<Session>, ApiError> {
+    headers: HeaderMap,
+    Document { value, bytes }: Document<RunActive>,
+) -> Result<Response, ApiError> {
+    let route = "POST /v1/system/run-active\n";
+    let idempotency = once::key(&headers, &caller, route, &bytes)?;
     let RunActive {
         path,
         issue_id,
@@ -147,15 +191,23 @@ pub(super) async fn run_active(
         build_id,
         ..NewRun::new(&id::new_ulid(), Cause::Card, &actor, request, subject)
     };
-    let session_id = new.id.clone();
     let rules = app.settings.runs.rules.clone();
+    let answer = |run: &Run| {
+        let session_id = run.id.clone();
+        serde_json::json!(Session { session_id })
+    };
     let submitted = app
         .store
-        .submit_run(Timestamp::now(), new, rules, None, |_| ().into())
+        .submit_run(Timestamp::now(), new, rules, idempotency, answer)
         .await?;
-    match submitted {
-        Submitted::New(_) | Submitted::Before(_) => Ok(Json(Session { session_id })),
-    }
+    Ok(match submitted {
+        Submitted::New(run) => Json(answer(&run)).into_response(),
+        Submitted::Before(first) => {
+            let mut response = Json(first).into_response();
+            once::said_before(&mut response);
+            response
+        }
+    })
 }
 
 /// The last segment of a path without its extension.

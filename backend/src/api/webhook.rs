@@ -19,6 +19,7 @@ use super::{
     extract::{self, Body, Id},
 };
 use crate::{
+    crash_point::CrashPoint,
     store::deliveries::{Answer, Intent, NewDelivery},
     webhook,
 };
@@ -143,11 +144,13 @@ pub(super) async fn receive(
         replay_of: None,
     };
     let rules = app.settings.runs.rules.clone();
-    Ok(respond(
-        app.store
-            .deliver(Timestamp::now(), new, bytes, intent, rules)
-            .await?,
-    ))
+    CrashPoint::DeliveryReceived.reached();
+    let delivered = app
+        .store
+        .deliver(Timestamp::now(), new, bytes, intent, rules)
+        .await?;
+    CrashPoint::DeliveryCommitted.reached();
+    Ok(respond(delivered))
 }
 
 fn test_delivery(payload: Value) -> Result<TestDelivery, serde_json::Error> {

@@ -200,10 +200,13 @@ async fn attempt(
     let _ = fs::remove_dir_all(&place);
     let stage = Stage::set(&place, plan, ours)?;
     let mut doors = stage.doors(plan, ours)?;
-    doors.extend(settings.keep_out.iter().filter_map(|kept| {
+    let more = settings.keep_out.iter().filter_map(|kept| {
         let (door, level) = kept_out(kept, plan)?;
-        Some((kept.to_string(), door, level))
-    }));
+        let name = kept.to_string();
+        (!doors.iter().any(|(known, ..)| *known == name)).then_some((name, door, level))
+    });
+    let more = more.collect::<Vec<_>>();
+    doors.extend(more);
     // The last one: whoever gets through it is somebody else afterwards.
     let namespaces = "namespaces".to_owned();
     doors.push((namespaces, Door::Namespace, Isolation::Confined));
@@ -447,6 +450,7 @@ async fn ask(
                 text.extend(records.into_iter().flat_map(|record| record.bytes));
             }
             Update::Ended(exit) => end = Some(exit),
+            Update::Unbegun { detail } => end = Some(Exit::now(Outcome::LaunchFailed { detail })),
         }
     }
     let said = String::from_utf8_lossy(&text).into_owned();

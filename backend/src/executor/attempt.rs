@@ -19,6 +19,8 @@ pub struct Attempt {
     pub isolation: Isolation,
     /// Output and end; bounded, so read it. Dropping it leaves the command running.
     pub updates: Updates,
+    /// When its command last wrote something, also what is beyond its output's limit and not kept.
+    pub heard: watch::Receiver<Instant>,
     /// Ends it early; can be cloned and kept after `updates` was moved away.
     pub canceler: Canceler,
 }

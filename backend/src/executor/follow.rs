@@ -6,7 +6,6 @@
 
 use std::{io, process::Child, time::Duration};
 
-use jiff::Timestamp;
 use rustix::process::Signal;
 use tokio::{
     net::unix::pipe,
@@ -19,6 +18,7 @@ use tracing::{error, warn};
 use super::{Exit, Identity, Outcome, OutputRecord, Update, orphans};
 use crate::confine::cgroup::Group;
 use crate::supervisor::{
+    UNBEGUN,
     files::{AttemptDir, Spec},
     record::RecordReader,
     tree,
@@ -46,6 +46,8 @@ pub(super) struct Follower {
     pub(super) child: Option<Child>,
     pub(super) reader: RecordReader,
     pub(super) updates: mpsc::Sender<Update>,
+    /// When its supervisor last said that there is something new.
+    pub(super) heard: watch::Sender<Instant>,
     pub(super) terms: Terms,
     /// Since when a cancel is asked for.
     pub(super) asked: watch::Receiver<Option<Instant>>,
@@ -90,12 +92,14 @@ impl Follower {
         while self.identity.is_alive() {
             self.report_output().await;
             self.press().await;
-            wait(wake.as_ref().ok()).await;
+            if wait(wake.as_ref().ok()).await {
+                self.heard.send_replace(Instant::now());
+            }
         }
         let exit = self.look_for_exit().await;
         self.report_output().await;
-        let exit = match exit {
-            Some(exit) => exit,
+        let end = match exit {
+            Some(exit) => Update::Ended(exit),
             None => self.settle_lost().await,
         };
         // The child first: who reads the end may look for it.
@@ -103,14 +107,14 @@ impl Follower {
             reap(&mut child);
         }
         // Nobody listening is fine.
-        let _ = self.updates.send(Update::Ended(exit)).await;
+        let _ = self.updates.send(end).await;
     }
 
     /// The exit that a supervisor left which is gone now.
     async fn look_for_exit(&self) -> Option<Exit> {
         // Ours succeeds when, and only when, it wrote its exit over whatever was there.
         if let Some(child) = &self.child
-            && orphans::succeeded(child).is_ok_and(|success| !success)
+            && orphans::code(child) != Some(0)
         {
             return None;
         }
@@ -216,7 +220,10 @@ impl Follower {
 
     /// The supervisor died without a word: ends what is left of its tree and writes the end in its
     /// place.
-    async fn settle_lost(&mut self) -> Exit {
+    async fn settle_lost(&mut self) -> Update {
+        // Its own word, which a command cannot give for it: files it could remove.
+        let code = self.child.as_ref().and_then(orphans::code);
+        let begun = code != Some(i32::from(UNBEGUN));
         let nonce = self.terms.nonce.clone();
         // Our own child is a zombie until we reap it, which keeps its session's number from
         // being reused.
@@ -254,18 +261,15 @@ impl Follower {
         .filter(|part| !part.is_empty())
         .collect::<Vec<_>>()
         .join("; ");
+        if !begun {
+            return Update::Unbegun { detail };
+        }
         let outcome = self.meant(Outcome::Lost { detail });
-        let exit = Exit {
-            outcome,
-            cpu_ms: 0,
-            memory_peak_bytes: 0,
-            dropped_bytes: 0,
-            ended_at: Timestamp::now(),
-        };
+        let exit = Exit::now(outcome);
         if let Err(error) = self.dir.write_exit(&exit) {
             warn!(attempt = %self.dir.path().display(), %error, "cannot write the end of a lost attempt");
         }
-        exit
+        Update::Ended(exit)
     }
 }
 
@@ -278,25 +282,31 @@ fn reap(child: &mut Child) -> String {
     }
 }
 
-/// Waits for a reason to look again.
-async fn wait(wake: Option<&pipe::Receiver>) {
+/// Waits for a reason to look again; whether somebody gave one.
+async fn wait(wake: Option<&pipe::Receiver>) -> bool {
     let Some(wake) = wake else {
-        return sleep(TICK).await;
+        sleep(TICK).await;
+        return false;
     };
     if timeout(TICK, wake.readable())
         .await
         .is_ok_and(|ready| ready.is_ok())
     {
         let mut bytes = [0; 256];
+        let mut any = false;
         loop {
             match wake.try_read(&mut bytes) {
-                Ok(1..) => {}
+                Ok(1..) => any = true,
                 // The writer closed it, and is gone in a moment.
-                Ok(0) => return sleep(LEAVING_PERIOD).await,
-                Err(_) => return,
+                Ok(0) => {
+                    sleep(LEAVING_PERIOD).await;
+                    return any;
+                }
+                Err(_) => return any,
             }
         }
     }
+    false
 }
 
 /// Waits until exactly this process is gone, at most `limit`. `true` when it is.

@@ -14,12 +14,17 @@ use std::{
         LazyLock,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 use crate::supervisor::tree;
+
+/// How often a short command is looked at.
+const LOOK_PERIOD: Duration = Duration::from_millis(5);
 
 static TAKEN_IN: AtomicBool = AtomicBool::new(false);
 /// Children that were started and are not reaped, so that their numbers are theirs. Locked while one
@@ -45,6 +50,28 @@ pub(super) fn start(command: &mut Command) -> io::Result<Child> {
     let child = command.spawn()?;
     started.insert(child.id());
     Ok(child)
+}
+
+/// Runs a short command to its end, or kills it after `limit`: how it ended. Blocks.
+pub(crate) fn run_briefly(command: &mut Command, limit: Duration) -> io::Result<ExitStatus> {
+    let mut child = start(command)?;
+    let deadline = Instant::now().checked_add(limit);
+    while !has_ended(&child)? {
+        if deadline.is_none_or(|deadline| Instant::now() >= deadline) {
+            // Ours until it is reaped, so the number is its own. It ends in a moment.
+            child.kill()?;
+        }
+        thread::sleep(LOOK_PERIOD);
+    }
+    reap(&mut child)
+}
+
+/// Whether a child of ours has ended, without reaping it.
+fn has_ended(child: &Child) -> io::Result<bool> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or(io::ErrorKind::InvalidData)?;
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    Ok(waitid(WaitId::Pid(pid), options)?.is_some())
 }
 
 /// Reaps a child that is known to have ended.
@@ -77,11 +104,10 @@ pub(super) fn end() -> io::Result<usize> {
     Ok(living)
 }
 
-/// How a child of ours that has ended did so, without reaping it. `true` for success.
-pub(super) fn succeeded(child: &Child) -> io::Result<bool> {
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let pid = pid.ok_or(io::ErrorKind::InvalidInput)?;
+/// The exit code of a child of ours that has ended, without reaping it; `None` for one that a signal
+/// ended.
+pub(super) fn code(child: &Child) -> Option<i32> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw)?;
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    let status = waitid(WaitId::Pid(pid), options)?;
-    Ok(status.is_some_and(|status| status.exit_status() == Some(0)))
+    waitid(WaitId::Pid(pid), options).ok()??.exit_status()
 }

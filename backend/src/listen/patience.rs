@@ -13,23 +13,30 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
+use crate::metrics::Counter;
+
 /// A stream whose writes end in an error when the peer takes nothing for a while.
 #[derive(Debug)]
 pub(super) struct Patience<S> {
     stream: S,
     limit: Duration,
+    given_up: Counter,
     sleep: Pin<Box<Sleep>>,
     waiting: bool,
+    gave_up: bool,
 }
 
 impl<S> Patience<S> {
-    pub(super) fn new(stream: S, limit: Duration) -> Self {
+    /// A stream that gives up on a peer after `limit`, which `given_up` counts.
+    pub(super) fn new(stream: S, limit: Duration, given_up: Counter) -> Self {
         let sleep = Box::pin(tokio::time::sleep(limit));
         Self {
             stream,
             limit,
+            given_up,
             sleep,
             waiting: false,
+            gave_up: false,
         }
     }
 
@@ -48,6 +55,10 @@ impl<S> Patience<S> {
             self.sleep.as_mut().reset(Instant::now() + self.limit);
         }
         ready!(self.sleep.as_mut().poll(cx));
+        if !self.gave_up {
+            self.gave_up = true;
+            self.given_up.inc();
+        }
         let error = io::Error::new(io::ErrorKind::TimedOut, "the peer does not read");
         Poll::Ready(Err(error))
     }
@@ -105,10 +116,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_peer_that_does_not_read_is_given_up() {
+        let given_up = Counter::default();
         let (near, _far) = tokio::io::duplex(4);
-        let mut near = Patience::new(near, Duration::from_millis(10));
+        let mut near = Patience::new(near, Duration::from_millis(10), given_up.clone());
         near.write_all(b"1234").await.unwrap();
         let error = near.write_all(b"5").await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(given_up.get(), 1);
     }
 }

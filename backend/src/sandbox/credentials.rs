@@ -23,15 +23,32 @@ pub(super) fn make(sandbox_dir: &Path, names: &[String]) -> io::Result<()> {
     let dir = dir(sandbox_dir);
     fs::DirBuilder::new().mode(0o700).create(&dir)?;
     for name in names {
-        let random: [u8; BYTES] = rand::random();
-        let text = URL_SAFE_NO_PAD.encode(random);
-        let path = dir.join(name);
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)?;
-        file.write_all(text.as_bytes())?;
+        write(&dir.join(name), &random(), None)?;
+    }
+    Ok(())
+}
+
+/// A new credential.
+pub(super) fn random() -> String {
+    let random: [u8; BYTES] = rand::random();
+    URL_SAFE_NO_PAD.encode(random)
+}
+
+/// Writes a credential into a file of its own, which may be given to another user. One that is
+/// there already stays as it is.
+pub(super) fn write(path: &Path, text: &str, owner: Option<(u32, u32)>) -> io::Result<()> {
+    let opened = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
+    let mut file = match opened {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        other => other?,
+    };
+    file.write_all(text.as_bytes())?;
+    if let Some((uid, gid)) = owner {
+        std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
     }
     Ok(())
 }

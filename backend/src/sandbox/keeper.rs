@@ -4,20 +4,25 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, join_all},
+};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio::{
-    sync::Notify,
+    sync::{AcquireError, Notify, OwnedSemaphorePermit},
     time::{Instant, sleep, timeout},
 };
 
 use super::{
     Sandboxes,
-    driver::{Fault, Seen},
+    driver::{Fault, SandboxDriver, Seen},
     health, ports,
     spec::Plan,
 };
 use crate::{
+    crash_point::CrashPoint,
     sandbox_state::{Reason, State, Step},
     store::sandboxes::{Goal, Sandbox, SandboxError, ServiceState},
 };
@@ -30,6 +35,10 @@ const EAGER_PERIOD: Duration = Duration::from_millis(50);
 const PATIENCE: u32 = 3;
 /// How long to wait before something that failed is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The same for what fails again and again; the pauses double up to it.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How often ports that somebody took meanwhile are exchanged for others.
+const MOVES: usize = 3;
 /// How long released ports may take to become free.
 const PORTS_FREE: Duration = Duration::from_secs(5);
 
@@ -44,21 +53,50 @@ pub(super) enum Entry {
     Settle,
 }
 
+type Turn = BoxFuture<'static, Result<OwnedSemaphorePermit, AcquireError>>;
+
 pub(super) struct Keeper {
     sandboxes: Sandboxes,
+    driver: Arc<dyn SandboxDriver>,
     plan: Plan,
+    /// One of the places of those that are up.
+    place: Option<OwnedSemaphorePermit>,
+    /// Its turn for one.
+    turn: Mutex<Option<Turn>>,
     poke: Arc<Notify>,
     failures: BTreeMap<String, u32>,
     patience_ends: Instant,
 }
 
 impl Keeper {
-    pub(super) fn new(sandboxes: Sandboxes, sandbox: &Sandbox, poke: Arc<Notify>) -> Self {
+    pub(super) fn new(
+        sandboxes: Sandboxes,
+        driver: Arc<dyn SandboxDriver>,
+        sandbox: &Sandbox,
+        poke: Arc<Notify>,
+        entry: Entry,
+    ) -> Self {
+        let places = Arc::clone(&sandboxes.inner.places);
+        let (place, turn) = match entry {
+            Entry::Start => {
+                let mut turn: Turn = Box::pin(places.acquire_owned());
+                // Asked once, here, it stands in line where it was made.
+                match (&mut turn).now_or_never() {
+                    Some(place) => (place.ok(), None),
+                    None => (None, Some(turn)),
+                }
+            }
+            Entry::Adopt => (places.try_acquire_owned().ok(), None),
+            Entry::Settle => (None, None),
+        };
         let plan = sandboxes.plan(sandbox);
         let patience_ends = Instant::now() + sandboxes.inner.settings.start_timeout;
         Self {
             sandboxes,
+            driver,
             plan,
+            place,
+            turn: Mutex::new(turn),
             poke,
             failures: BTreeMap::new(),
             patience_ends,
@@ -67,14 +105,16 @@ impl Keeper {
 
     /// Looks after the sandbox until it is deleted or another boot took it over.
     pub(super) async fn run(mut self, entry: Entry) {
-        let driver = Arc::clone(&self.sandboxes.inner.driver);
         let begun = match entry {
-            Entry::Start => driver.start(&self.plan).await,
-            Entry::Adopt => driver.adopt(&self.plan).await,
+            Entry::Start => self.begin().await,
+            Entry::Adopt => self.driver.adopt(&self.plan).await,
             Entry::Settle => Ok(()),
         };
         if let Err(fault) = begun {
             self.fail(fault).await;
+        }
+        if entry == Entry::Start {
+            CrashPoint::SandboxStarted.reached();
         }
         loop {
             let Some(sandbox) = self.load().await else {
@@ -89,6 +129,8 @@ impl Keeper {
                 }
                 State::Stopped | State::Failed => {
                     self.poke.notified().await;
+                    // Also when somebody started something of it by hand.
+                    self.see_gone().await;
                     Ok(())
                 }
                 State::Deleted => break,
@@ -101,6 +143,7 @@ impl Keeper {
                 Err(
                     error @ (SandboxError::Store(_)
                     | SandboxError::TooMany(_)
+                    | SandboxError::TooManyOfBuild(_)
                     | SandboxError::PortTaken(_)),
                 ) => {
                     tracing::warn!(sandbox = self.plan.id, %error, "a sandbox's state was not recorded");
@@ -109,6 +152,96 @@ impl Keeper {
             }
         }
         self.sandboxes.inner.keepers.lock().remove(&self.plan.id);
+    }
+
+    /// Waits for a place and starts it; what may pass is tried again for as long as a start may take.
+    async fn begin(&mut self) -> Result<(), Fault> {
+        let turn = self.turn.get_mut().take();
+        if let Some(turn) = turn {
+            tokio::select! {
+                place = turn => self.place = place.ok(),
+                () = self.unwanted() => return Ok(()),
+            }
+        }
+        let patience = self.sandboxes.inner.settings.start_timeout;
+        let limit = Instant::now() + patience;
+        let mut moves = 0;
+        loop {
+            let prepared = tokio::select! {
+                prepared = self.driver.prepare(&self.plan) => prepared,
+                () = self.unwanted() => return Ok(()),
+            };
+            let started = match prepared {
+                Ok(()) => self.driver.start(&self.plan).await,
+                Err(fault) => Err(fault),
+            };
+            let Err(fault) = started else {
+                self.patience_ends = Instant::now() + patience;
+                return Ok(());
+            };
+            let moved = fault.reason == Reason::PortConflict;
+            if !fault.reason.may_pass() || Instant::now() >= limit || (moved && moves == MOVES) {
+                return Err(fault);
+            }
+            tracing::warn!(
+                event = "sandbox_start_repeated",
+                sandbox = self.plan.id,
+                reason = fault.reason.as_str(),
+                detail = fault.detail,
+                "a sandbox could not be started yet"
+            );
+            if moved {
+                moves += 1;
+                self.move_ports(&fault).await?;
+            }
+            tokio::select! {
+                () = sleep(PAUSE) => {}
+                () = self.unwanted() => return Ok(()),
+            }
+        }
+    }
+
+    /// Returns when the sandbox shall not be started any more.
+    async fn unwanted(&self) {
+        loop {
+            self.poke.notified().await;
+            let sandbox = self.load().await;
+            if sandbox.is_none_or(|sandbox| sandbox.state != State::Creating) {
+                // For whoever waits for it next.
+                self.poke.notify_one();
+                return;
+            }
+        }
+    }
+
+    /// Exchanges the ports that somebody else holds by now.
+    async fn move_ports(&mut self, fault: &Fault) -> Result<(), Fault> {
+        // What of it was started holds ports itself.
+        self.see_gone().await;
+        for service in &mut self.plan.services {
+            let Some(port) = service.port else { continue };
+            let named = fault.detail.contains(&format!(":{port}"));
+            if !named && ports::is_free(port) {
+                continue;
+            }
+            if service.pinned {
+                return Err(fault.clone());
+            }
+            let moved = self
+                .sandboxes
+                .move_port(&self.plan.id, &service.name, port)
+                .await;
+            match moved {
+                Ok(to) => service.port = Some(to),
+                Err(detail) => {
+                    return Err(Fault {
+                        reason: Reason::PortConflict,
+                        detail,
+                    });
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn load(&self) -> Option<Sandbox> {
@@ -167,16 +300,16 @@ impl Keeper {
 
     /// One look at a sandbox that is meant to live.
     async fn watch(&mut self, sandbox: Sandbox) -> Result<(), SandboxError> {
-        let seen = self.sandboxes.inner.driver.look(&self.plan).await;
+        let seen = self.driver.look(&self.plan).await;
         let ended = |seen: &Seen| match seen {
-            Seen::Alive => None,
+            Seen::Alive | Seen::Unwell(_) => None,
             Seen::Ended(fault) => Some(fault.clone()),
         };
         if let Some(fault) = seen.iter().find_map(ended) {
             self.fail(fault).await;
             return Ok(());
         }
-        let health = self.probe(&sandbox).await;
+        let health = self.probe(&sandbox, &seen).await;
         let all = |state| health.values().all(|seen| *seen == state);
         if sandbox.state == State::Creating
             && !all(ServiceState::Healthy)
@@ -186,11 +319,16 @@ impl Keeper {
                 .iter()
                 .find(|(_, state)| **state != ServiceState::Healthy);
             let name = late.map_or("", |(name, _)| name);
+            let why = seen.iter().find_map(|seen| match seen {
+                Seen::Unwell(text) => Some(format!(" ({text})")),
+                Seen::Alive | Seen::Ended(_) => None,
+            });
             self.fail(Fault {
                 reason: Reason::NotHealthyInTime,
                 detail: format!(
-                    "service `{name}` did not become well within {} s; its logs may tell why",
-                    self.sandboxes.inner.settings.start_timeout.as_secs()
+                    "service `{name}` did not become well within {} s{}; its logs may tell why",
+                    self.sandboxes.inner.settings.start_timeout.as_secs(),
+                    why.unwrap_or_default(),
                 ),
             })
             .await;
@@ -213,15 +351,20 @@ impl Keeper {
         };
         tokio::select! {
             () = self.poke.notified() => {}
-            () = self.sandboxes.inner.driver.changed(&self.plan.id) => {}
+            () = self.driver.changed(&self.plan.id) => {}
             () = sleep(period) => {}
         }
         Ok(())
     }
 
     /// Asks every service how it is. A single failure of one that was well changes nothing yet.
-    async fn probe(&mut self, sandbox: &Sandbox) -> BTreeMap<String, ServiceState> {
-        let answers = join_all(self.plan.services.iter().map(health::is_well)).await;
+    async fn probe(&mut self, sandbox: &Sandbox, seen: &[Seen]) -> BTreeMap<String, ServiceState> {
+        let (relayed, probes) = (self.driver.relays_ports(), &self.sandboxes.inner.probes);
+        let asked = self.plan.services.iter().zip(seen);
+        let asked = asked.map(|(service, seen)| async move {
+            *seen == Seen::Alive && health::is_well(service, relayed, probes).await
+        });
+        let answers = join_all(asked).await;
         let services = self.plan.services.iter().zip(answers);
         let judged = services.map(|(service, well)| {
             let failures = self.failures.entry(service.name.clone()).or_default();
@@ -245,17 +388,25 @@ impl Keeper {
     }
 
     /// Ends all processes, sees them gone, sees the ports free, and only then says so.
-    async fn end(&self) -> Result<(), SandboxError> {
-        while let Err(error) = self.sandboxes.inner.driver.end(&self.plan).await {
-            tracing::warn!(sandbox = self.plan.id, %error, "a sandbox does not end yet");
-            sleep(PAUSE).await;
-        }
+    async fn end(&mut self) -> Result<(), SandboxError> {
+        self.see_gone().await;
+        self.place = None;
         self.see_ports_free().await;
+        CrashPoint::SandboxEnded.reached();
         let store = &self.sandboxes.inner.store;
         store
             .sandbox_gone(Timestamp::now(), self.plan.id.clone())
             .await
             .map(drop)
+    }
+
+    async fn see_gone(&self) {
+        let mut pause = PAUSE;
+        while let Err(error) = self.driver.end(&self.plan).await {
+            tracing::warn!(sandbox = self.plan.id, %error, "a sandbox does not end yet");
+            sleep(pause).await;
+            pause = LONGEST_PAUSE.min(pause * 2);
+        }
     }
 
     /// Nothing of ours is left to hold them; one that stays in use was taken by a stranger at once.
@@ -281,10 +432,13 @@ impl Keeper {
     }
 
     async fn remove(&self) -> Result<(), SandboxError> {
-        while let Err(error) = self.sandboxes.inner.driver.remove(&self.plan).await {
-            tracing::warn!(sandbox = self.plan.id, %error, "a sandbox's files cannot be removed yet");
-            sleep(PAUSE).await;
+        let mut pause = PAUSE;
+        while let Err(error) = self.driver.remove(&self.plan).await {
+            tracing::warn!(sandbox = self.plan.id, %error, "a sandbox cannot be removed yet");
+            sleep(pause).await;
+            pause = LONGEST_PAUSE.min(pause * 2);
         }
+        CrashPoint::SandboxCleared.reached();
         let store = &self.sandboxes.inner.store;
         store
             .sandbox_removed(Timestamp::now(), self.plan.id.clone())

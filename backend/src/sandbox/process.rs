@@ -1,7 +1,7 @@
 //! The `process` driver: every service is a command under a supervisor of its own, as runs are.
 //!
 //! Services are told where to listen by `PORT` and `HOST` (always 127.0.0.1), and where the others
-//! do by `ORKET_PORT_<NAME>`; credentials by path only.
+//! do by `ORKET_HOST_<NAME>` and `ORKET_PORT_<NAME>`; credentials by path only.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     confine::Network,
+    crash_point::CrashPoint,
     executor::{
         Adoption, Attempt, Canceler, Executor, Exit, Isolation, Launch, Outcome, OutputReader,
         OutputRecord, Update,
@@ -54,6 +55,15 @@ enum Life {
     Ended(Exit),
 }
 
+impl Group {
+    fn end(&self, service: &str, exit: Exit) {
+        self.services
+            .lock()
+            .insert(service.to_owned(), Life::Ended(exit));
+        self.changed.notify_one();
+    }
+}
+
 impl ProcessDriver {
     /// Its name.
     pub const NAME: &'static str = "process";
@@ -84,13 +94,10 @@ impl ProcessDriver {
             while let Some(update) = attempt.updates.recv().await {
                 match update {
                     Update::Output(_) => {}
-                    Update::Ended(exit) => {
-                        group
-                            .services
-                            .lock()
-                            .insert(name.clone(), Life::Ended(exit));
-                        group.changed.notify_one();
+                    Update::Unbegun { detail } => {
+                        group.end(&name, Exit::now(Outcome::LaunchFailed { detail }));
                     }
+                    Update::Ended(exit) => group.end(&name, exit),
                 }
             }
         });
@@ -117,8 +124,11 @@ impl ProcessDriver {
     }
 
     /// Makes sure that every attempt there is is followed, also those of an earlier process.
+    /// One whose files are gone is ended, should it live still.
     async fn follow_all(&self, plan: &Plan) -> io::Result<Vec<String>> {
         let mut missing = Vec::new();
+        let known = self.parts.store.service_supervisors(plan.id.clone());
+        let known = known.await.map_err(io::Error::other)?;
         for service in &plan.services {
             let followed = self
                 .group(&plan.id)
@@ -134,7 +144,15 @@ impl ProcessDriver {
                 .await;
             match adoption.map_err(io::Error::other)? {
                 Adoption::Running(attempt) => self.follow(plan, service, attempt),
-                Adoption::Vanished { detail } => {
+                Adoption::Vanished { detail, .. } => {
+                    if let Some(supervisor) = known.get(&service.name) {
+                        self.executor().end_traceless(supervisor).await;
+                        if supervisor.is_alive() {
+                            let pid = supervisor.pid;
+                            let text = format!("the supervisor, process {pid}, does not end");
+                            return Err(io::Error::other(text));
+                        }
+                    }
                     missing.push(format!("service `{}`: {detail}", service.name));
                 }
             }
@@ -170,7 +188,17 @@ impl SandboxDriver for ProcessDriver {
             let attempt = self.executor().start(launch).await;
             let attempt = attempt
                 .map_err(|error| fault(service, Reason::LaunchFailed, &error.to_string()))?;
+            CrashPoint::ServiceSpawned.reached();
+            let supervisor = attempt.identity.clone();
             self.follow(plan, service, attempt);
+            let recorded = self.parts.store.service_supervised(
+                plan.id.clone(),
+                service.name.clone(),
+                supervisor,
+            );
+            recorded
+                .await
+                .map_err(|error| fault(service, Reason::LaunchFailed, &error.to_string()))?;
         }
         Ok(())
     }
@@ -247,31 +275,31 @@ impl SandboxDriver for ProcessDriver {
                 .map_err(io::Error::other)?;
         }
         let dir = plan.dir.clone();
-        spawn_blocking(move || match fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            Ok(()) | Err(_) if dir.symlink_metadata().is_ok() => {
-                Err(io::Error::other("its directory is still there"))
-            }
-            Ok(()) | Err(_) => Ok(()),
-        })
-        .await
-        .map_err(io::Error::other)
-        .flatten()?;
+        spawn_blocking(move || super::remove_dir(&dir))
+            .await
+            .map_err(io::Error::other)
+            .flatten()?;
         self.groups.lock().remove(&plan.id);
         Ok(())
     }
 
     fn logs(&self, plan: &Plan, service: &str) -> io::Result<Box<dyn LogSource>> {
         let reader = self.executor().output(&format!("{}.{service}", plan.id))?;
-        Ok(Box::new(Files(reader)))
+        Ok(Box::new(Files(Some(reader))))
     }
 }
 
-struct Files(OutputReader);
+/// Away while it is being read.
+struct Files(Option<OutputReader>);
 
+#[async_trait]
 impl LogSource for Files {
-    fn next(&mut self) -> io::Result<Vec<OutputRecord>> {
-        self.0.read_batch()
+    async fn next(&mut self) -> io::Result<Vec<OutputRecord>> {
+        let mut reader = self.0.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        let read = spawn_blocking(move || (reader.read_batch(), reader)).await;
+        let (batch, reader) = read.map_err(io::Error::other)?;
+        self.0 = Some(reader);
+        batch
     }
 }
 
@@ -305,10 +333,9 @@ fn environment(plan: &Plan, service: &Service) -> BTreeMap<String, String> {
     }
     for other in &plan.services {
         if let Some(port) = other.port {
-            set(
-                format!("ORKET_PORT_{}", variable(&other.name)),
-                port.to_string(),
-            );
+            let name = variable(&other.name);
+            set(format!("ORKET_HOST_{name}"), "127.0.0.1".into());
+            set(format!("ORKET_PORT_{name}"), port.to_string());
         }
     }
     if let Some(port) = service.port {

@@ -19,6 +19,8 @@ pub struct Settled {
     pub adopted: usize,
     /// Sandboxes that had not come to life: they end.
     pub interrupted: usize,
+    /// Sandboxes of which nothing had been made yet: they are started.
+    pub waiting: usize,
     /// Sandboxes that are being ended, or have ended.
     pub ending: usize,
     /// Directories without a record: left alone.
@@ -31,11 +33,17 @@ impl Sandboxes {
     pub async fn settle(&self) -> Result<Settled, StoreError> {
         let mut settled = Settled::default();
         let sandboxes = self.inner.store.take_over_sandboxes().await?;
+        let mut fresh = Vec::new();
         for sandbox in &sandboxes {
             match sandbox.state {
                 State::Running | State::Unhealthy => {
                     settled.adopted += 1;
                     self.keep(sandbox, Entry::Adopt);
+                }
+                // A directory is the first thing that is made of one.
+                State::Creating if !self.plan(sandbox).dir.exists() => {
+                    settled.waiting += 1;
+                    fresh.push(sandbox);
                 }
                 State::Creating => {
                     settled.interrupted += 1;
@@ -47,6 +55,10 @@ impl Sandboxes {
                     self.keep(sandbox, Entry::Settle);
                 }
             }
+        }
+        // The oldest first, after those that live have taken their places.
+        for sandbox in fresh.into_iter().rev() {
+            self.keep(sandbox, Entry::Start);
         }
         settled.unclear = self.report_unclear(&sandboxes);
         Ok(settled)

@@ -8,13 +8,16 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::ports::{Role, Wish};
+use super::{
+    container::Container,
+    ports::{Role, Wish},
+};
 use crate::work::{Invalid, Work};
 
 /// The most services of one sandbox.
-const MAX_SERVICES: usize = 16;
+pub(super) const MAX_SERVICES: usize = 16;
 /// The most generated credentials of one sandbox.
-const MAX_SECRETS: usize = 16;
+pub(super) const MAX_SECRETS: usize = 16;
 /// Within the sandbox's directory: where services work that name no place.
 pub(super) const OWN_WORKDIR: &str = "work";
 const MAX_NAME: usize = 40;
@@ -31,23 +34,50 @@ pub enum Health {
     Tcp(bool),
 }
 
+impl Default for Health {
+    fn default() -> Self {
+        Self::Tcp(false)
+    }
+}
+
 /// A service as asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     /// Unique within the sandbox.
     pub name: String,
-    /// Program and arguments.
+    /// The image of its container; without one it is a process.
+    #[serde(default)]
+    pub image: Option<String>,
+    /// Program and arguments; the image's own when empty.
     pub command: Vec<String>,
     /// What it is to its users; gives it a port.
     pub role: Option<Role>,
     /// The port it was given, or asked for.
     pub port: Option<u16>,
+    /// Whether exactly that port was asked for.
+    #[serde(default)]
+    pub pinned: bool,
+    /// The port it listens on in its container; `port` when absent.
+    #[serde(default)]
+    pub container_port: Option<u16>,
+    /// Where volumes of the sandbox's own lie in its container.
+    #[serde(default)]
+    pub volumes: Vec<String>,
+    /// The user in its container, in figures: `uid` or `uid:gid`.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// Whether it is started again when it fails.
+    #[serde(default)]
+    pub restart: bool,
     /// Its environment.
     pub env: BTreeMap<String, String>,
     /// Where it runs, relative to the workspace; a folder of the sandbox's own when absent.
     pub workdir: Option<String>,
     /// How it is seen whether it is well.
     pub health: Health,
+    /// What a stack says of its container.
+    #[serde(default)]
+    pub container: Container,
 }
 
 /// A sandbox as asked for.
@@ -55,6 +85,8 @@ pub struct Service {
 pub struct Spec {
     /// What people call it.
     pub name: Option<String>,
+    /// The build it belongs to.
+    pub build_id: Option<String>,
     /// Its services, in the order of their start.
     pub services: Vec<Service>,
     /// Names of credentials to generate.
@@ -95,6 +127,10 @@ impl Spec {
         if self.services.len() > MAX_SERVICES {
             return invalid(format!("`services` names more than {MAX_SERVICES}"));
         }
+        let images = self.services.iter().filter(|s| s.image.is_some()).count();
+        if images != 0 && images != self.services.len() {
+            return invalid("`services` mixes those with an `image` and those without: give all of them one, or none".into());
+        }
         let mut names = BTreeSet::new();
         let mut variables = BTreeSet::new();
         for service in &self.services {
@@ -133,6 +169,11 @@ impl Spec {
         Ok(())
     }
 
+    /// Whether its services are containers.
+    pub fn is_of_images(&self) -> bool {
+        self.services.iter().any(|service| service.image.is_some())
+    }
+
     /// The credentials to generate: at least one.
     pub fn secrets_or_default(secrets: Option<Vec<String>>) -> Vec<String> {
         secrets.unwrap_or_else(|| vec![DEFAULT_SECRET.to_owned()])
@@ -160,12 +201,17 @@ impl Service {
             ));
         }
         let within = |Invalid(text): Invalid| Invalid(format!("service `{}`: {text}", self.name));
+        let mut command = self.command.clone();
+        if self.image.is_some() && command.is_empty() {
+            command.push("the image's own".into());
+        }
         let work = Work {
-            command: self.command.clone(),
+            command,
             env: self.env.clone(),
             ..Work::default()
         };
         work.check().map_err(within)?;
+        self.check_container().map_err(within)?;
         let has_port = self.port.is_some() || self.role.is_some();
         match &self.health {
             Health::Path(path) => {
@@ -193,6 +239,66 @@ impl Service {
         Ok(())
     }
 
+    /// What only containers have, and what only processes have.
+    fn check_container(&self) -> Result<(), Invalid> {
+        let invalid = |text: &str| Err(Invalid(text.to_owned()));
+        let Some(image) = &self.image else {
+            let given = self.container_port.is_some()
+                || !self.volumes.is_empty()
+                || self.user.is_some()
+                || self.restart;
+            return if given {
+                invalid("`container_port`, `volumes`, `user` and `restart` need an `image`")
+            } else {
+                Ok(())
+            };
+        };
+        if !is_image(image) {
+            return invalid(
+                "`image` must name an image with a tag other than `latest`, or a digest, e.g. `postgres:16.4`",
+            );
+        }
+        if self.workdir.is_some() {
+            return invalid("`workdir` is a place in the workspace, which containers do not see");
+        }
+        if self.container_port == Some(0) {
+            return invalid("`container_port` must be more than 0");
+        }
+        if self.container_port.is_some() && self.port.is_none() && self.role.is_none() {
+            return invalid("`container_port` needs a `role` or a `port`");
+        }
+        let number = |text: &str| text.parse::<u32>().is_ok_and(|id| id.to_string() == text);
+        let figures = |user: &String| match user.split_once(':') {
+            Some((uid, gid)) => number(uid) && number(gid),
+            None => number(user),
+        };
+        if !self.user.as_ref().is_none_or(figures) {
+            return invalid("`user` must be figures: `uid` or `uid:gid`");
+        }
+        let place = |path: &String| {
+            path.len() > 1
+                && path.len() <= 200
+                && path.starts_with('/')
+                && path[1..].split('/').all(|part| {
+                    !matches!(part, "" | "." | "..")
+                        && part
+                            .bytes()
+                            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+                })
+                && !path.starts_with(super::stack::CREDENTIALS)
+        };
+        let distinct = self.volumes.iter().collect::<BTreeSet<_>>().len();
+        if distinct < self.volumes.len()
+            || self.volumes.len() > 8
+            || !self.volumes.iter().all(place)
+        {
+            return invalid(
+                "`volumes` must be up to 8 different absolute paths of plain names in the container",
+            );
+        }
+        Ok(())
+    }
+
     /// The probe for a service of which nothing was said: its port, if it has one.
     pub fn default_health(has_port: bool) -> Health {
         Health::Tcp(has_port)
@@ -204,7 +310,21 @@ pub fn variable(name: &str) -> String {
     name.to_ascii_uppercase().replace('-', "_")
 }
 
-fn is_label(name: &str) -> bool {
+/// Whether it names one image for good: with a tag that is not `latest`, or a digest.
+pub(super) fn is_image(name: &str) -> bool {
+    let plain = name.len() <= 255
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.bytes().all(|b| {
+            b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/' | b':' | b'@')
+        });
+    let last = name.rsplit('/').next().unwrap_or_default();
+    let tagged = last
+        .split_once(':')
+        .is_some_and(|(_, tag)| !tag.is_empty() && tag != "latest");
+    plain && tagged
+}
+
+pub(super) fn is_label(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= MAX_NAME
         && name.starts_with(|c: char| c.is_ascii_lowercase())
@@ -223,16 +343,15 @@ mod tests {
             name: name.into(),
             command: vec!["true".into()],
             role: Some(Role::Api),
-            port: None,
-            env: BTreeMap::new(),
-            workdir: None,
             health: Health::Tcp(true),
+            ..Service::default()
         }
     }
 
     fn spec(services: Vec<Service>) -> Spec {
         Spec {
             name: None,
+            build_id: None,
             services,
             secrets: vec![],
             ttl: Duration::from_secs(1),
@@ -302,5 +421,53 @@ mod tests {
         for spec in bad {
             assert!(spec.check().is_err(), "{spec:?}");
         }
+    }
+
+    #[test]
+    fn containers_are_named_for_good_and_touch_nothing_of_the_host() {
+        let contained = Service {
+            image: Some("registry.example:5000/a/b:1.2".into()),
+            command: vec![],
+            ..service("db")
+        };
+        let full = Service {
+            container_port: Some(80),
+            volumes: vec!["/var/lib/data".into()],
+            user: Some("70:70".into()),
+            restart: true,
+            ..contained.clone()
+        };
+        for good in [&contained, &full] {
+            assert!(spec(vec![good.clone()]).check().is_ok(), "{good:?}");
+        }
+        let image = |name: &str| Service {
+            image: Some(name.into()),
+            ..contained.clone()
+        };
+        let volume = |path: &str| Service {
+            volumes: vec![path.into()],
+            ..contained.clone()
+        };
+        let user = |user: &str| Service {
+            user: Some(user.into()),
+            ..contained.clone()
+        };
+        let mut bad: Vec<Service> = ["", "a", "a:latest", "host:5000/a", "-a:1", "a b:1", "$A:1"]
+            .map(image)
+            .into();
+        bad.extend(["a:/b", "/", "/a/../b", "//a", "/a:/b:rw", "/run/secrets/x"].map(volume));
+        bad.extend(["root", "", "0:", "-1", "+1", "1:2:3"].map(user));
+        bad.push(Service {
+            workdir: Some("x".into()),
+            ..contained.clone()
+        });
+        bad.push(Service {
+            restart: true,
+            ..service("plain")
+        });
+        for service in bad {
+            assert!(spec(vec![service.clone()]).check().is_err(), "{service:?}");
+        }
+        assert!(spec(vec![contained, service("plain")]).check().is_err());
     }
 }

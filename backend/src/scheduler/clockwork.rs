@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use super::{PAUSE, Scheduler, until};
 use crate::{
+    crash_point::CrashPoint,
     schedule::{due, rhythm::Rhythm},
     store::{StoreError, schedules::Schedule},
 };
@@ -89,7 +90,9 @@ impl Scheduler {
         };
         let rules = Arc::clone(&self.inner.settings.rules);
         let store = &self.inner.store;
+        CrashPoint::TickDue.reached();
         let fired = store.fire_schedule(now, schedule, due, rules).await?;
+        CrashPoint::TickCommitted.reached();
         for run in &fired.canceling {
             self.end_processes(run);
         }

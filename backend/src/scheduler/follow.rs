@@ -7,12 +7,13 @@ use jiff::Timestamp;
 use super::{PAUSE, Scheduler, attempt_id, outcome};
 use crate::{
     confine::Network,
-    executor::{Adoption, Attempt, Exit, Launch, LaunchError, Update},
+    crash_point::CrashPoint,
+    executor::{Adoption, Attempt, Exit, Identity, Launch, LaunchError, Update},
     plan::deadline::{self, Bound},
     run::{Ending, State},
     store::{
         StoreError,
-        attempts::{Finished, Verdict},
+        attempts::{Finished, Open, Verdict},
         runs::{Cause, Run},
     },
 };
@@ -20,6 +21,18 @@ use crate::{
 /// How often a machine that refuses to start a process is asked, and how long in between.
 const LAUNCHES: u32 = 5;
 const LAUNCH_PAUSE: Duration = Duration::from_millis(200);
+/// How often the files of an attempt whose supervisor is gone are looked for, a [`PAUSE`] apart.
+const UNREADABLE: u32 = 60;
+
+/// The most [`PAUSE`]s between a start that is taken back and the next one.
+const PAUSES: i64 = 8;
+
+/// How many [`PAUSE`]s a run waits whose newest start is taken back: twice as many each time.
+fn pauses(run: &Run) -> i64 {
+    // The newest one counts as one that came to life until it is taken back.
+    let before = (run.epoch - run.attempts).clamp(0, 16);
+    (1 << before).min(PAUSES)
+}
 
 /// Why there is no attempt to follow.
 enum Unstarted {
@@ -32,6 +45,18 @@ enum Unstarted {
 /// An attempt has written nothing for as long as it may.
 struct Silent;
 
+/// Whether it is the disk's fault, which does not last for ever and is no run's.
+fn is_disk(error: &LaunchError) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    match error {
+        LaunchError::Io { source, .. } => {
+            let kind = source.kind();
+            [StorageFull, QuotaExceeded, ReadOnlyFilesystem].contains(&kind)
+        }
+        LaunchError::Invalid(_) | LaunchError::Exists(_) => false,
+    }
+}
+
 impl From<(Exit, Verdict)> for Unstarted {
     fn from(end: (Exit, Verdict)) -> Self {
         Self::Ended(Box::new(end))
@@ -43,23 +68,43 @@ impl Scheduler {
     pub(super) async fn start(self, run: Run) {
         match self.launch(&run).await {
             Ok(attempt) => {
+                CrashPoint::SupervisorSpawned.reached();
                 tokio::spawn(self.follow(run, attempt));
             }
             Err(Unstarted::Ended(end)) => self.finish(&run, *end).await,
-            Err(Unstarted::TakenBack(detail)) => {
-                tracing::warn!(
-                    run = run.id,
-                    detail,
-                    "a start is taken back; the run waits again"
-                );
-                tokio::time::sleep(PAUSE).await;
-                let store = &self.inner.store;
-                self.insist(&run.id, || {
-                    store.unclaim_run(Timestamp::now(), run.id.clone(), run.epoch, detail.clone())
-                })
-                .await;
+            Err(Unstarted::TakenBack(detail)) => self.take_back(&run, detail).await,
+        }
+    }
+
+    /// Lets a run wait again whose newest attempt has executed nothing. Nothing is spent.
+    async fn take_back(&self, run: &Run, detail: String) {
+        tracing::warn!(
+            run = run.id,
+            detail,
+            "a start is taken back; the run waits again"
+        );
+        self.inner.metrics.attempts_taken_back.inc();
+        let store = &self.inner.store;
+        // It keeps its slot meanwhile: another run would fail like it.
+        for _ in 0..pauses(run) {
+            tokio::select! {
+                () = self.inner.stop.stopped() => break,
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+            let now = self.insist(&run.id, || store.run(run.id.clone())).await;
+            let Some(now) = now.filter(|now| now.state == State::Running) else {
+                break;
+            };
+            let waits =
+                deadline::given_up(State::Queued, now.since, now.counted_from, &now.work.bounds);
+            if waits.is_some_and(|(at, _)| at <= Timestamp::now()) {
+                break;
             }
         }
+        self.insist(&run.id, || {
+            store.unclaim_run(Timestamp::now(), run.id.clone(), run.epoch, detail.clone())
+        })
+        .await;
     }
 
     async fn launch(&self, run: &Run) -> Result<Attempt, Unstarted> {
@@ -95,6 +140,9 @@ impl Scheduler {
         loop {
             match inner.executor.start(launch.clone()).await {
                 Ok(attempt) => return Ok(attempt),
+                Err(error @ LaunchError::Io { .. }) if is_disk(&error) => {
+                    return Err(Unstarted::TakenBack(error.to_string()));
+                }
                 Err(LaunchError::Io { source, .. }) if tries < LAUNCHES => {
                     tracing::warn!(run = run.id, error = %source, "a start failed; trying again");
                     tokio::time::sleep(LAUNCH_PAUSE * tries).await;
@@ -120,7 +168,7 @@ impl Scheduler {
             .work
             .timeout_ms
             .map_or(self.inner.settings.timeout, Duration::from_millis);
-        deadline::attempt(run.since, run.created_at, timeout, &run.work.bounds)
+        deadline::attempt(run.since, run.counted_from, timeout, &run.work.bounds)
     }
 
     /// Takes over an attempt that is there already, or sees to it that it never begins.
@@ -130,18 +178,68 @@ impl Scheduler {
         loop {
             match executor.adopt(id, 0).await {
                 Ok(Adoption::Running(attempt)) => return Ok(attempt),
-                Ok(Adoption::Vanished { detail }) => {
+                Ok(Adoption::Vanished { detail, .. }) => {
                     if let Err(error) = executor.forget(id).await {
                         tracing::warn!(attempt = id, %error, "files of an attempt stay behind");
                     }
                     return Err(Unstarted::TakenBack(detail));
                 }
-                Err(error) if tries < LAUNCHES => {
+                // Without an answer it may live: then another start would run its work twice.
+                Err(error) => {
                     tracing::warn!(attempt = id, %error, "it cannot be read; trying again");
                     tokio::time::sleep(LAUNCH_PAUSE * tries).await;
-                    tries += 1;
+                    tries = LAUNCHES.min(tries + 1);
                 }
-                Err(error) => return Err(outcome::lost(error.to_string()).into()),
+            }
+        }
+    }
+
+    /// Takes over an attempt of an earlier boot that could not be read then, as soon as it can be.
+    /// Until its tree is known to be gone it stays open: a retry beside it would run its work twice.
+    pub(super) async fn take_over_later(self, open: Open) {
+        let Open {
+            run,
+            supervisor,
+            output_seq,
+        } = open;
+        let executor = &self.inner.executor;
+        let store = &self.inner.store;
+        let id = attempt_id(&run);
+        let mut unreadable = 0;
+        // Once it was given up, it is not so for the first time any more.
+        let mut never_began = false;
+        loop {
+            tokio::time::sleep(PAUSE).await;
+            let detail = match executor.adopt(&id, output_seq).await {
+                Ok(Adoption::Running(attempt)) => return self.follow(run, attempt).await,
+                Ok(Adoption::Vanished { detail, unbegun }) => {
+                    never_began |= unbegun || supervisor.is_none();
+                    detail
+                }
+                Err(error) => {
+                    tracing::warn!(attempt = id, %error, "it cannot be read; trying again");
+                    let now = self.insist(&run.id, || store.run(run.id.clone())).await;
+                    let is_wanted = now.is_some_and(|now| now.state != State::Canceling);
+                    let lives = supervisor.as_ref().is_none_or(Identity::is_alive);
+                    unreadable += 1;
+                    // Its end may still be read.
+                    if is_wanted && (lives || unreadable < UNREADABLE) {
+                        continue;
+                    }
+                    error.to_string()
+                }
+            };
+            let is_gone = match &supervisor {
+                Some(supervisor) => executor.end_traceless(supervisor).await,
+                None => never_began,
+            };
+            if is_gone {
+                if never_began {
+                    self.take_back(&run, detail).await;
+                } else {
+                    self.finish(&run, outcome::lost(detail)).await;
+                }
+                return self.clear_away(id).await;
             }
         }
     }
@@ -162,6 +260,7 @@ impl Scheduler {
             )
         })
         .await;
+        CrashPoint::AttemptStarted.reached();
         self.inner
             .living
             .lock()
@@ -186,6 +285,7 @@ impl Scheduler {
                         store.take_output(run.id.clone(), run.epoch, records.clone())
                     })
                     .await;
+                    CrashPoint::OutputTaken.reached();
                     // Nobody listening is fine.
                     let _ = self.inner.output.send(Arc::clone(&id));
                 }
@@ -196,10 +296,17 @@ impl Scheduler {
                     }
                     break (exit, verdict);
                 }
+                Some(Update::Unbegun { detail }) => {
+                    self.inner.living.lock().remove(&run.id);
+                    self.clear_away(attempt.id).await;
+                    return self.take_back(&run, detail).await;
+                }
                 None => break outcome::lost("its updates broke off".to_owned()),
             }
         };
+        CrashPoint::ExitRead.reached();
         self.finish(&run, end).await;
+        CrashPoint::AttemptSettled.reached();
         self.inner.living.lock().remove(&run.id);
         let _ = self.inner.output.send(id);
         if let Err(error) = self.inner.executor.forget(&attempt.id).await {
@@ -212,9 +319,19 @@ impl Scheduler {
         let Some(ms) = run.work.bounds.silence_ms else {
             return Ok(attempt.updates.recv().await);
         };
-        tokio::time::timeout(Duration::from_millis(ms), attempt.updates.recv())
-            .await
-            .map_err(|_| Silent)
+        let limit = Duration::from_millis(ms);
+        let mut wait = limit;
+        loop {
+            if let Ok(update) = tokio::time::timeout(wait, attempt.updates.recv()).await {
+                return Ok(update);
+            }
+            // What is beyond the limit of its output is no update.
+            let silent = attempt.heard.borrow().elapsed();
+            wait = limit.saturating_sub(silent);
+            if wait.is_zero() {
+                return Err(Silent);
+            }
+        }
     }
 
     /// Ends an attempt that is silent for too long: first on record, so that whoever takes its end
@@ -250,6 +367,12 @@ impl Scheduler {
                 )
             })
             .await;
+        if let Finished::Run(state) = finished {
+            self.inner.metrics.attempt_ended(&exit.outcome);
+            if state == State::Scheduled {
+                CrashPoint::RetryPlanned.reached();
+            }
+        }
         match finished {
             Finished::Run(state) => tracing::info!(
                 event = "attempt_ended",

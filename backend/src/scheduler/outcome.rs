@@ -1,7 +1,5 @@
 //! What the end of an attempt means for its run. Pure.
 
-use jiff::Timestamp;
-
 use crate::{
     executor::{Exit, Outcome},
     plan::deadline::Bound,
@@ -58,7 +56,7 @@ pub fn judge(exit: &Exit) -> Verdict {
 
 /// The end of an attempt that never got as far as a process.
 pub fn not_started(reason: &str, detail: String, hopeless: bool) -> (Exit, Verdict) {
-    let exit = exit_now(Outcome::LaunchFailed {
+    let exit = Exit::now(Outcome::LaunchFailed {
         detail: detail.clone(),
     });
     let why = Why {
@@ -77,20 +75,10 @@ pub fn not_started(reason: &str, detail: String, hopeless: bool) -> (Exit, Verdi
 
 /// The end of an attempt of which nobody knows how it went.
 pub fn lost(detail: String) -> (Exit, Verdict) {
-    let exit = exit_now(Outcome::Lost { detail });
+    let exit = Exit::now(Outcome::Lost { detail });
     let mut verdict = judge(&exit);
     verdict.why.reason = Some("vanished".to_owned());
     (exit, verdict)
-}
-
-fn exit_now(outcome: Outcome) -> Exit {
-    Exit {
-        outcome,
-        cpu_ms: 0,
-        memory_peak_bytes: 0,
-        dropped_bytes: 0,
-        ended_at: Timestamp::now(),
-    }
 }
 
 #[cfg(test)]
@@ -100,7 +88,7 @@ mod tests {
     #[test]
     fn each_end_has_its_meaning() {
         let of = |outcome| {
-            let verdict = judge(&exit_now(outcome));
+            let verdict = judge(&Exit::now(outcome));
             (
                 verdict.ending,
                 verdict.hopeless,

@@ -270,7 +270,8 @@ mod tests {
             (Some(1 << 30), Some(1500))
         );
         let kept: Vec<_> = read.keep_out.iter().map(ToString::to_string).collect();
-        assert_eq!(kept, ["127.0.0.1:8080", "/run/x.sock", "/etc/x"]);
+        let engine = "/run/docker.sock";
+        assert_eq!(kept, ["127.0.0.1:8080", "/run/x.sock", "/etc/x", engine]);
     }
 
     #[test]

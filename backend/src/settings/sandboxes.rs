@@ -1,6 +1,6 @@
 //! `[sandboxes]` as meant.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use super::{Address, Reading};
 use crate::{
@@ -23,12 +23,45 @@ pub struct Sandboxes {
     pub max_ttl: Duration,
     /// Sandboxes at once, at most, whatever their state but deleted.
     pub limit: i64,
+    /// Sandboxes of one build at once, at most.
+    pub build_limit: i64,
+    /// Sandboxes that are up at once, at most; further ones wait.
+    pub running: usize,
+    /// How long one may go unused; `None`: for ever.
+    pub idle_timeout: Option<Duration>,
+    /// How often records are compared with what the engine holds.
+    pub reconcile: Duration,
+    /// Whether commands may be run inside of containers.
+    pub exec: bool,
+    /// The container engine.
+    pub docker: Docker,
     /// How long a new sandbox may take to become well.
     pub start_timeout: Duration,
     /// Time between TERM and KILL.
     pub grace: Duration,
     /// Bytes of output kept of one service.
     pub output_limit: u64,
+}
+
+/// The container engine, and what one container may use.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Docker {
+    /// The engine's socket.
+    pub socket: PathBuf,
+    /// The words of the compose command; found when absent.
+    pub compose: Option<Vec<String>>,
+    /// Whether images that are not there are fetched.
+    pub pull: bool,
+    /// How long fetching one may take.
+    pub pull_timeout: Duration,
+    /// How long the engine may take to answer.
+    pub answer_timeout: Duration,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Processors.
+    pub cpus: f64,
+    /// Processes and threads.
+    pub processes: i64,
 }
 
 /// Which driver serves sandboxes.
@@ -42,18 +75,38 @@ pub enum SandboxDriver {
     Process,
 }
 
+impl SandboxDriver {
+    /// Its name, as written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Docker => "docker",
+            Self::Process => "process",
+        }
+    }
+}
+
+/// A duration that is not nothing.
+fn time(text: &str) -> Result<Duration, String> {
+    let time = unit::duration(text)?;
+    if time.is_zero() {
+        Err("must be more than 0".to_owned())
+    } else {
+        Ok(time)
+    }
+}
+
 impl Reading {
     pub(super) fn sandboxes(
         &mut self,
         sandboxes: config::Sandboxes,
         listen: &Address,
     ) -> Sandboxes {
-        let time = |text: String| {
-            let time = unit::duration(&text)?;
-            if time.is_zero() {
-                Err("must be more than 0".to_owned())
+        let most = |limit: i64| {
+            if (1..=1000).contains(&limit) {
+                Ok(limit)
             } else {
-                Ok(time)
+                Err(format!("must be between 1 and 1000, not {limit}"))
             }
         };
         let settings = Sandboxes {
@@ -71,16 +124,24 @@ impl Reading {
             cool_down: self.value(sandboxes.cool_down, Duration::from_secs(30), |text| {
                 unit::duration(&text)
             }),
-            ttl: self.value(sandboxes.ttl, Duration::from_hours(8), time),
-            max_ttl: self.value(sandboxes.max_ttl, Duration::from_hours(7 * 24), time),
-            limit: self.value(sandboxes.limit, 32, |limit| {
-                if (1..=1000).contains(&limit) {
-                    Ok(limit)
-                } else {
-                    Err(format!("`limit` must be between 1 and 1000, not {limit}"))
-                }
+            ttl: self.value(sandboxes.ttl, Duration::from_hours(8), |text| time(&text)),
+            max_ttl: self.value(sandboxes.max_ttl, Duration::from_hours(7 * 24), |text| {
+                time(&text)
             }),
-            start_timeout: self.value(sandboxes.start_timeout, Duration::from_mins(1), time),
+            limit: self.value(sandboxes.limit, 32, most),
+            build_limit: self.value(sandboxes.build_limit, 8, most),
+            running: self.value(sandboxes.running, 32, |limit| {
+                usize::try_from(most(limit)?).map_err(|error| error.to_string())
+            }),
+            idle_timeout: self.value(sandboxes.idle_timeout, None, |text| time(&text).map(Some)),
+            reconcile: self.value(sandboxes.reconcile, Duration::from_secs(30), |text| {
+                time(&text)
+            }),
+            exec: self.value(sandboxes.exec, false, Ok),
+            docker: self.docker(sandboxes.docker),
+            start_timeout: self.value(sandboxes.start_timeout, Duration::from_mins(1), |text| {
+                time(&text)
+            }),
             grace: self.value(sandboxes.grace, Duration::from_secs(10), |text| {
                 unit::duration(&text)
             }),
@@ -91,6 +152,56 @@ impl Reading {
             self.errors.push(Diagnostic::error(None, text));
         }
         settings
+    }
+
+    fn docker(&mut self, docker: config::Docker) -> Docker {
+        let socket = PathBuf::from("/run/docker.sock");
+        Docker {
+            socket: self.value(docker.socket, socket, |text| {
+                let path = text.strip_prefix("unix://").unwrap_or(&text);
+                if path.starts_with('/') {
+                    Ok(path.into())
+                } else {
+                    Err("must be the absolute path of a unix socket".to_owned())
+                }
+            }),
+            compose: self.value(docker.compose, None, |words| {
+                if words.first().is_some_and(|word| !word.is_empty()) {
+                    Ok(Some(words))
+                } else {
+                    Err("names no program: write e.g. [\"docker\", \"compose\"]".to_owned())
+                }
+            }),
+            pull: self.value(docker.pull, true, Ok),
+            pull_timeout: self.value(docker.pull_timeout, Duration::from_mins(10), |text| {
+                time(&text)
+            }),
+            answer_timeout: self.value(docker.answer_timeout, Duration::from_secs(10), |text| {
+                time(&text)
+            }),
+            memory: self.value(docker.memory, 1 << 30, |text| {
+                let memory = unit::size(&text)?;
+                if memory < 6 << 20 {
+                    Err("must be at least 6MiB: the engine takes no less".to_owned())
+                } else {
+                    Ok(memory)
+                }
+            }),
+            cpus: self.value(docker.cpu, 1.0, |cpus| {
+                if (0.01..=1024.0).contains(&cpus) {
+                    Ok(cpus)
+                } else {
+                    Err(format!("must be between 0.01 and 1024, not {cpus}"))
+                }
+            }),
+            processes: self.value(docker.processes, 512, |limit| {
+                if (1..=1_000_000).contains(&limit) {
+                    Ok(limit)
+                } else {
+                    Err(format!("must be between 1 and 1000000, not {limit}"))
+                }
+            }),
+        }
     }
 
     fn ports(&mut self, written: config::SandboxPorts, listen: &Address) -> Ranges {

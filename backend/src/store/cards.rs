@@ -4,7 +4,10 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::StoreError;
+use super::{
+    StoreError,
+    idempotency::{Answer, Idempotency, KeyReused, Once},
+};
 use crate::{card::Status, work::Work};
 
 /// A card as stored.
@@ -107,6 +110,9 @@ pub enum CardError {
         /// The other card.
         dependent: String,
     },
+    /// The same idempotency key came with another request.
+    #[error(transparent)]
+    KeyReused(#[from] KeyReused),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -140,8 +146,14 @@ pub type Reshape = Box<dyn FnOnce(&Card) -> Result<Change, CardError> + Send>;
 /// Cards.
 #[async_trait]
 pub trait CardStore: Send + Sync {
-    /// Makes a card.
-    async fn create_card(&self, now: Timestamp, new: NewCard) -> Result<Card, CardError>;
+    /// Makes a card, once for each idempotency key.
+    async fn create_card(
+        &self,
+        now: Timestamp,
+        new: NewCard,
+        idempotency: Option<Idempotency>,
+        answer: Answer<Card>,
+    ) -> Result<Once<Card>, CardError>;
 
     /// Changes a card: `change` sees it as it is and says what it shall be.
     async fn change_card(

@@ -48,6 +48,9 @@ pub struct Run {
     pub id: String,
     /// Where it is.
     pub state: State,
+    /// When its total time began, by the clock as it is now: its submission, moved along whenever the
+    /// clock was set.
+    pub counted_from: Timestamp,
     /// Why it ended as it did, one word.
     pub reason: Option<String>,
     /// The same for people.
@@ -94,6 +97,8 @@ pub struct Run {
     pub canceling_at: Option<Timestamp>,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
+    /// When its output was removed.
+    pub logs_removed_at: Option<Timestamp>,
 }
 
 /// Why a run changed its state.

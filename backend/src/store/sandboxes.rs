@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 use crate::{
-    executor::Isolation,
+    executor::{Identity, Isolation},
     sandbox::spec::Service,
     sandbox_state::{Reason, State, Step},
 };
@@ -70,6 +70,8 @@ pub struct Sandbox {
     pub id: String,
     /// What people call it.
     pub name: Option<String>,
+    /// The build it belongs to.
+    pub build_id: Option<String>,
     /// Where it is in its life.
     pub state: State,
     /// Why it ends or ended.
@@ -107,6 +109,8 @@ pub struct NewSandbox {
     pub id: String,
     /// What people call it.
     pub name: Option<String>,
+    /// The build it belongs to.
+    pub build_id: Option<String>,
     /// The driver that will serve it.
     pub driver: &'static str,
     /// What will confine its services.
@@ -123,6 +127,8 @@ pub struct NewSandbox {
     pub expires_at: Timestamp,
     /// At most so many active ones, this one included.
     pub limit: i64,
+    /// At most so many active ones of its build, this one included.
+    pub build_limit: i64,
     /// How long a released port rests.
     pub cool_down: Duration,
 }
@@ -144,6 +150,11 @@ pub enum SandboxError {
     /// As many as allowed are there already.
     #[error("There are {0} sandboxes, which is the limit. Delete one that is not needed.")]
     TooMany(i64),
+    /// As many of one build as allowed are there already.
+    #[error(
+        "There are {0} sandboxes of this build, which is the limit. Delete one that is not needed."
+    )]
+    TooManyOfBuild(i64),
     /// A port was given to another one meanwhile.
     #[error("Port {0} was taken by another sandbox at the same moment. Try again.")]
     PortTaken(u16),
@@ -206,6 +217,16 @@ pub trait SandboxStore: Send + Sync {
         expires_at: Timestamp,
     ) -> Result<Sandbox, SandboxError>;
 
+    /// Gives a service another port while the sandbox is being created.
+    async fn move_sandbox_port(
+        &self,
+        now: Timestamp,
+        id: String,
+        service: String,
+        to: u16,
+        cool_down: Duration,
+    ) -> Result<Sandbox, SandboxError>;
+
     /// Records how the services were seen, and the step that follows from it.
     async fn observe_sandbox(
         &self,
@@ -215,6 +236,20 @@ pub trait SandboxStore: Send + Sync {
         step: Step,
         why: Option<(Reason, String)>,
     ) -> Result<Sandbox, SandboxError>;
+
+    /// Records the supervisor of a service, so that it can be ended when its files are gone.
+    async fn service_supervised(
+        &self,
+        id: String,
+        service: String,
+        supervisor: Identity,
+    ) -> Result<(), SandboxError>;
+
+    /// The supervisors of a sandbox's services, by service: of those that were started.
+    async fn service_supervisors(
+        &self,
+        id: String,
+    ) -> Result<BTreeMap<String, Identity>, StoreError>;
 
     /// Records that all its processes were seen gone, and releases its ports in the same moment.
     async fn sandbox_gone(&self, now: Timestamp, id: String) -> Result<Sandbox, SandboxError>;

@@ -6,7 +6,10 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::StoreError;
+use super::{
+    StoreError,
+    idempotency::{Answer, Idempotency, KeyReused, Once},
+};
 use crate::{
     plan::Rules,
     schedule::{Due, Missed, Overlap},
@@ -95,6 +98,9 @@ pub enum ScheduleError {
     /// There is no such card.
     #[error("There is no card {0}.")]
     UnknownCard(String),
+    /// The same idempotency key came with another request.
+    #[error(transparent)]
+    KeyReused(#[from] KeyReused),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -123,13 +129,15 @@ pub struct Reform {
 /// Schedules, and the runs of their times.
 #[async_trait]
 pub trait ScheduleStore: Send + Sync {
-    /// Makes a schedule.
+    /// Makes a schedule, once for each idempotency key.
     async fn create_schedule(
         &self,
         now: Timestamp,
         new: NewSchedule,
         next: Option<Timestamp>,
-    ) -> Result<Schedule, ScheduleError>;
+        idempotency: Option<Idempotency>,
+        answer: Answer<Schedule>,
+    ) -> Result<Once<Schedule>, ScheduleError>;
 
     /// Changes a schedule that is still as `seen`; `None`: it is not, look again.
     async fn change_schedule(

@@ -14,43 +14,47 @@
 
 use std::{
     os::unix::fs::DirBuilderExt as _,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
-    thread::{self, JoinHandle},
     time::Duration,
 };
 
 use async_trait::async_trait;
+use orket_shared::id;
 use parking_lot::Mutex;
-use rusqlite::{Connection, OpenFlags};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
+use tokio::sync::Semaphore;
 
-use self::lock::Lock;
-use super::{HealthStore, StoreError, feed::Feed, optional_time, time};
+use self::{clock::Clock, lock::Lock, writer::Writer};
+use super::{HealthStore, Size, StoreError, feed::Feed, optional_time, time};
+use crate::{crash_point::CrashPoint, metrics::Metrics};
 
 mod archive;
 mod attempts;
 mod cards;
 mod claims;
+mod clock;
 mod deliveries;
+mod failure;
 mod feed;
+mod idempotency;
 mod lock;
 mod migrate;
 mod output;
 mod queues;
 mod replays;
+mod retention;
 mod runs;
 mod sandboxes;
 mod schedules;
+mod select;
 mod submissions;
+mod writer;
 
-/// Requests that may wait for the writer before a caller waits itself.
-const WAITING: usize = 4096;
-/// Requests of one commit at most, so that nobody waits long for the flush.
-const BATCH: usize = 256;
 /// Connections for reading.
 const READERS: usize = 4;
+/// Bytes of the write-ahead log that are kept once it was emptied.
+const LOG_KEPT: i64 = 64 << 20;
 /// How long to wait for another process's lock before giving up.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -67,6 +71,15 @@ pub enum OpenError {
         path: PathBuf,
         /// The process id the owner left in the lock file, or `?`.
         holder: String,
+    },
+    /// Another program has locked its tables.
+    #[error(
+        "another program has the store {} locked, such as a backup or a database shell: let it end, then start again",
+        path.display()
+    )]
+    InUse {
+        /// The database file.
+        path: PathBuf,
     },
     /// Another backend owns it under another name of the same file.
     #[error(
@@ -114,16 +127,6 @@ pub enum OpenError {
     Content(#[from] StoreError),
 }
 
-/// A request to the writer: does its work, says whether to keep it, and how to answer. Without a
-/// connection it does nothing and only answers: the transaction it was to be part of is lost.
-type Job = Box<dyn FnOnce(Option<&Connection>) -> Executed + Send>;
-type Reply = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
-
-struct Executed {
-    keep: bool,
-    reply: Reply,
-}
-
 /// The open store. Cheap to clone; the last clone closes it.
 #[derive(Clone)]
 pub struct Database {
@@ -138,28 +141,9 @@ struct Inner {
     free_readers: Arc<Semaphore>,
     feed: Arc<Feed>,
     epoch: i64,
+    instance: String,
     path: PathBuf,
     _lock: Lock,
-}
-
-/// The writer thread and the way to it.
-struct Writer {
-    jobs: mpsc::Sender<Job>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Drop for Writer {
-    /// Waits until what was asked for is done and the connection is closed.
-    fn drop(&mut self) {
-        let (closed, _) = mpsc::channel(1);
-        self.jobs = closed;
-        if let Some(thread) = self.thread.take()
-            && thread.thread().id() != thread::current().id()
-            && thread.join().is_err()
-        {
-            tracing::error!("the store's writer thread panicked");
-        }
-    }
 }
 
 impl std::fmt::Debug for Database {
@@ -173,11 +157,16 @@ impl std::fmt::Debug for Database {
 impl Database {
     /// Opens or creates the store at `path`, takes its lock, migrates it and raises its epoch.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        Self::open_within(path, Duration::ZERO)
+        Self::open_within(path, Duration::ZERO, Arc::default())
     }
 
-    /// The same; whoever has the store open gets `patience` to end.
-    pub fn open_within(path: &Path, patience: Duration) -> Result<Self, OpenError> {
+    /// The same; whoever has the store open gets `patience` to end, and what is done is counted in
+    /// `metrics`.
+    pub fn open_within(
+        path: &Path,
+        patience: Duration,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, OpenError> {
         let io = |source| OpenError::Io {
             path: path.to_owned(),
             source,
@@ -194,28 +183,38 @@ impl Database {
         }
         let path = &lock::real_path(path).map_err(io)?;
         let lock = Lock::take(path, patience)?;
+        let begun = Self::begin(path, lock, metrics);
+        if let Err(OpenError::Engine(error)) = &begun
+            && is_busy(error)
+        {
+            let path = path.to_owned();
+            return Err(OpenError::InUse { path });
+        }
+        begun
+    }
+
+    fn begin(path: &Path, lock: Lock, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
+        let io = |source| OpenError::Io {
+            path: path.to_owned(),
+            source,
+        };
         let mut conn = Connection::open(path)?;
         prepare(&conn)?;
         migrate::run(&mut conn)?;
-        let epoch = conn.query_row(
-            "UPDATE boot SET epoch = epoch + 1 RETURNING epoch",
-            [],
-            |r| r.get(0),
+        let_it_shrink(&conn, path)?;
+        let (epoch, instance) = conn.query_row(
+            "UPDATE boot SET epoch = epoch + 1, instance = coalesce(instance, ?1) \
+              RETURNING epoch, instance",
+            [id::new_ulid()],
+            |r| Ok((r.get(0)?, r.get(1)?)),
         )?;
+        CrashPoint::BootEpochTaken.reached();
+        let clock = Clock::open(&conn)?;
         let feed = Arc::new(feed::load(&conn)?);
         let readers = (0..READERS)
             .map(|_| reader(path))
             .collect::<Result<Vec<_>, _>>()?;
-        let (jobs, waiting) = mpsc::channel(WAITING);
-        let published = Arc::clone(&feed);
-        let thread = thread::Builder::new()
-            .name("store-writer".to_owned())
-            .spawn(move || write_loop(&conn, waiting, &published))
-            .map_err(io)?;
-        let writer = Writer {
-            jobs,
-            thread: Some(thread),
-        };
+        let writer = Writer::start(conn, clock, Arc::clone(&feed), metrics).map_err(io)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 writer,
@@ -223,6 +222,7 @@ impl Database {
                 free_readers: Arc::new(Semaphore::new(READERS)),
                 feed,
                 epoch,
+                instance,
                 path: path.to_owned(),
                 _lock: lock,
             }),
@@ -236,33 +236,7 @@ impl Database {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        let (send, receive) = oneshot::channel();
-        let job: Job = Box::new(move |conn| {
-            // A panic must not take the writer, and with it every other request, down.
-            let result = conn.map(|conn| {
-                catch_unwind(AssertUnwindSafe(|| transition(conn))).unwrap_or_else(|_| {
-                    Err(StoreError::Fault("a transition panicked".to_owned()).into())
-                })
-            });
-            let keep = matches!(result, Some(Ok(_)));
-            let reply: Reply = Box::new(move |committed| {
-                let answer = match (result, committed) {
-                    (Some(Err(error)), _) => Err(error),
-                    (_, Err(error)) => Err(error.into()),
-                    (Some(Ok(value)), Ok(())) => Ok(value),
-                    (None, Ok(())) => Err(StoreError::Closed.into()),
-                };
-                // The asker may have gone away; what it asked for holds all the same.
-                let _ = send.send(answer);
-            });
-            Executed { keep, reply }
-        });
-        if self.inner.writer.jobs.send(job).await.is_err() {
-            return Err(StoreError::Closed.into());
-        }
-        receive
-            .await
-            .unwrap_or_else(|_| Err(StoreError::Closed.into()))
+        self.inner.writer.ask(transition).await
     }
 
     /// Reads on a connection that sees one consistent state of the store.
@@ -297,6 +271,11 @@ impl Database {
         self.inner.epoch
     }
 
+    /// The random id that this store has for ever.
+    pub fn instance(&self) -> &str {
+        &self.inner.instance
+    }
+
     fn published(&self) -> &Feed {
         &self.inner.feed
     }
@@ -326,34 +305,89 @@ impl HealthStore for Database {
         })
         .await
     }
+
+    async fn size(&self) -> Result<Size, StoreError> {
+        self.read(|conn| {
+            let ask = |pragma: &str| conn.query_row(pragma, [], |row| row.get::<_, i64>(0));
+            let page = ask("PRAGMA page_size")?;
+            Ok(Size {
+                bytes: ask("PRAGMA page_count")?.saturating_mul(page),
+                free_bytes: ask("PRAGMA freelist_count")?.saturating_mul(page),
+            })
+        })
+        .await
+    }
 }
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         use rusqlite::ErrorCode;
-        match error.sqlite_error_code() {
+        let error = match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::Full,
-            Some(
-                ErrorCode::ReadOnly
-                | ErrorCode::CannotOpen
-                | ErrorCode::SystemIoFailure
-                | ErrorCode::PermissionDenied,
-            ) => Self::NotWritable(error.to_string()),
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-                Self::Busy(error.to_string())
+            Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
+                Self::ReadOnly(error.to_string())
             }
+            Some(ErrorCode::CannotOpen | ErrorCode::SystemIoFailure) => Self::Io(error.to_string()),
+            _ if is_busy(&error) => Self::Busy(error.to_string()),
             _ => Self::Fault(error.to_string()),
-        }
+        };
+        failure::note(&error);
+        error
     }
+}
+
+/// Whether another process has the tables locked.
+fn is_busy(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode;
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+    )
 }
 
 fn prepare(conn: &Connection) -> Result<(), rusqlite::Error> {
     conn.busy_timeout(BUSY)?;
     conn.set_prepared_statement_cache_capacity(128);
+    // Before anything is written: a file that has pages keeps its way.
+    conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     conn.pragma_update(None, "journal_mode", "WAL")?;
+    conn.pragma_update(None, "journal_size_limit", LOG_KEPT)?;
     conn.pragma_update(None, "synchronous", "FULL")?;
     conn.pragma_update(None, "foreign_keys", "ON")?;
     conn.pragma_update(None, "temp_store", "MEMORY")
+}
+
+/// The one row that a query by id finds.
+fn one<T>(
+    conn: &Connection,
+    sql: &str,
+    id: &str,
+    read: fn(&rusqlite::Row<'_>) -> Result<T, StoreError>,
+) -> Result<Option<T>, StoreError> {
+    conn.prepare_cached(sql)?
+        .query_row([id], |row| Ok(read(row)))
+        .optional()?
+        .transpose()
+}
+
+/// Lets a file that was made before files could shrink do so from now on: it is written anew, once.
+/// One that cannot be, on a full disk, is as good as before.
+fn let_it_shrink(conn: &Connection, path: &Path) -> Result<(), rusqlite::Error> {
+    if conn.query_row("PRAGMA auto_vacuum", [], |row| row.get::<_, i64>(0))? != 0 {
+        return Ok(());
+    }
+    tracing::info!(
+        event = "store_rewritten",
+        path = %path.display(),
+        "the store is written anew, once, so that it can shrink"
+    );
+    let written = conn
+        .pragma_update(None, "auto_vacuum", "INCREMENTAL")
+        .and_then(|()| conn.execute_batch("VACUUM"));
+    if let Err(error) = written {
+        tracing::warn!(%error, "the store could not be written anew: it will not shrink");
+    }
+    Ok(())
 }
 
 fn reader(path: &Path) -> Result<Connection, rusqlite::Error> {
@@ -363,72 +397,6 @@ fn reader(path: &Path) -> Result<Connection, rusqlite::Error> {
     conn.set_prepared_statement_cache_capacity(128);
     conn.pragma_update(None, "temp_store", "MEMORY")?;
     Ok(conn)
-}
-
-/// The writer thread: ends when the last [`Database`] is dropped.
-fn write_loop(conn: &Connection, mut jobs: mpsc::Receiver<Job>, feed: &Feed) {
-    while let Some(first) = jobs.blocking_recv() {
-        let mut batch = vec![first];
-        while batch.len() < BATCH
-            && let Ok(job) = jobs.try_recv()
-        {
-            batch.push(job);
-        }
-        let mut replies = Vec::with_capacity(batch.len());
-        let verdict = commit(conn, batch, &mut replies);
-        if let Err(error) = &verdict {
-            // Nothing of the batch holds; whatever is left of the transaction goes.
-            if !conn.is_autocommit()
-                && let Err(rollback) = conn.execute_batch("ROLLBACK")
-            {
-                tracing::error!(%rollback, "the store's transaction could not be rolled back");
-            }
-            tracing::warn!(%error, requests = replies.len(), "a commit of the store failed");
-        } else if let Err(error) = feed::publish(feed, conn) {
-            tracing::error!(%error, "events were stored but not published");
-        }
-        for reply in replies {
-            reply(verdict.clone());
-        }
-    }
-    // All readers are closed by now: the next start, and a copy of the file, need nothing else.
-    let emptied = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
-    match emptied {
-        Ok(0_i64) => {}
-        Ok(_) => tracing::warn!("the store's write-ahead log is in use and stays"),
-        Err(error) => tracing::warn!(%error, "the store's write-ahead log could not be emptied"),
-    }
-}
-
-/// Runs a batch in one transaction. Every reply lands in `replies`, whatever happens.
-fn commit(conn: &Connection, batch: Vec<Job>, replies: &mut Vec<Reply>) -> Result<(), StoreError> {
-    let mut state = run(conn, "BEGIN IMMEDIATE");
-    for job in batch {
-        state = state.and_then(|()| run(conn, "SAVEPOINT request"));
-        let executed = job(state.is_ok().then_some(conn));
-        replies.push(executed.reply);
-        if state.is_ok() {
-            state = settle(conn, executed.keep);
-        }
-    }
-    state.and_then(|()| run(conn, "COMMIT"))
-}
-
-/// Ends the savepoint of one request.
-fn settle(conn: &Connection, keep: bool) -> Result<(), StoreError> {
-    if conn.is_autocommit() {
-        // The engine itself gave the whole transaction up, as it does on a full disk.
-        return Err(StoreError::Full);
-    }
-    if !keep {
-        run(conn, "ROLLBACK TO request")?;
-    }
-    run(conn, "RELEASE request")
-}
-
-fn run(conn: &Connection, sql: &str) -> Result<(), StoreError> {
-    conn.prepare_cached(sql)?.execute([])?;
-    Ok(())
 }
 
 #[cfg(test)]
@@ -475,6 +443,67 @@ mod tests {
         assert_eq!(events.len(), kept.len());
         assert!(kept.iter().all(|n| n % 2 == 1 && n % 7 != 0));
         assert_eq!(db.feed().newest(), events.last().unwrap().seq);
+    }
+
+    #[derive(Debug, PartialEq)]
+    enum Refusal {
+        Taken,
+        Store(StoreError),
+    }
+
+    impl From<StoreError> for Refusal {
+        fn from(error: StoreError) -> Self {
+            Self::Store(error)
+        }
+    }
+
+    #[tokio::test]
+    async fn what_ends_a_transaction_is_told_to_all_of_it_as_what_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Database::open(&dir.path().join("o.db")).unwrap();
+        // All three go into one transaction: they are asked while the writer is held up.
+        let (begun, held) = (
+            Arc::new(std::sync::Barrier::new(2)),
+            Arc::new(std::sync::Barrier::new(2)),
+        );
+        let hold = {
+            let (db, begun, held) = (db.clone(), begun.clone(), held.clone());
+            tokio::spawn(async move {
+                db.write(move |_| {
+                    begun.wait();
+                    held.wait();
+                    Ok::<_, StoreError>(())
+                })
+                .await
+            })
+        };
+        tokio::task::spawn_blocking(move || begun.wait())
+            .await
+            .unwrap();
+        let refused = db.write(|_| Err::<(), _>(Refusal::Taken));
+        let failing = db.write(|tx| {
+            // As the engine does itself on an I/O error.
+            tx.execute_batch("ROLLBACK").map_err(StoreError::from)?;
+            let io = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
+            Err::<(), _>(Refusal::Store(
+                rusqlite::Error::SqliteFailure(io, None).into(),
+            ))
+        });
+        let kept = db.write(|_| Ok::<_, Refusal>(()));
+        let release = async {
+            tokio::task::spawn_blocking(move || held.wait())
+                .await
+                .unwrap();
+        };
+        let (refused, failing, kept, ()) = tokio::join!(refused, failing, kept, release);
+        hold.await.unwrap().unwrap();
+        for answer in [refused, failing, kept] {
+            let answer = answer.unwrap_err();
+            assert!(
+                matches!(answer, Refusal::Store(StoreError::Io(_))),
+                "{answer:?}"
+            );
+        }
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::{
     StoreError,
+    idempotency::{Answer, Idempotency, KeyReused, Once},
     runs::{Cause, Run},
 };
 use crate::{
@@ -141,36 +142,16 @@ pub enum SubmitError {
         /// The one to finish first.
         waits_for: String,
     },
-    /// The same idempotency key came with another body.
-    #[error("This Idempotency-Key was used with another body. Use a new key for a new request.")]
-    KeyReused,
+    /// The same idempotency key came with another request.
+    #[error(transparent)]
+    KeyReused(#[from] KeyReused),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// An idempotency key and the body it came with.
-#[derive(Debug, Clone)]
-pub struct Idempotency {
-    /// Whose key it is.
-    pub actor: String,
-    /// The key.
-    pub key: String,
-    /// The body, byte for byte.
-    pub body: Vec<u8>,
-}
-
 /// What became of a submission.
-#[derive(Debug, Clone)]
-pub enum Submitted {
-    /// It was queued just now.
-    New(Box<Run>),
-    /// The same key and body were here before: the first answer.
-    Before(serde_json::Value),
-}
-
-/// How a submission is answered, and answered again.
-pub type Answer = fn(&Run) -> serde_json::Value;
+pub type Submitted = Once<Run>;
 
 /// How runs come to be.
 #[async_trait]
@@ -182,6 +163,6 @@ pub trait SubmissionStore: Send + Sync {
         new: NewRun,
         rules: Arc<Rules>,
         idempotency: Option<Idempotency>,
-        answer: Answer,
+        answer: Answer<Run>,
     ) -> Result<Submitted, SubmitError>;
 }

@@ -57,3 +57,16 @@ pub struct Exit {
     /// When the last process was seen gone.
     pub ended_at: Timestamp,
 }
+
+impl Exit {
+    /// An end at this moment, of which nothing was measured.
+    pub fn now(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            cpu_ms: 0,
+            memory_peak_bytes: 0,
+            dropped_bytes: 0,
+            ended_at: Timestamp::now(),
+        }
+    }
+}

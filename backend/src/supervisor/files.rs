@@ -216,6 +216,12 @@ impl AttemptDir {
         self.dir.join("cancel").symlink_metadata().is_ok()
     }
 
+    /// Whether nothing was written here since a supervisor was started: no output, no end.
+    pub(crate) fn is_untouched(&self) -> bool {
+        let empty = |path: PathBuf| fs::symlink_metadata(path).is_ok_and(|found| found.len() == 0);
+        empty(self.output()) && matches!(self.exit(), Ok(None))
+    }
+
     /// Removes what the command left in its temporary directory, and the directory.
     pub(crate) fn clear_tmp(&self) -> io::Result<()> {
         match fs::remove_dir_all(self.tmp()) {

@@ -42,8 +42,15 @@ const LOOK_PERIOD: Duration = Duration::from_millis(20);
 /// How long to wait before an exit that the disk did not take is tried again.
 const EXIT_RETRY: Duration = Duration::from_millis(500);
 
-/// Supervises the attempt in `dir` from its launch to its written end.
-pub(crate) fn supervise(dir: &AttemptDir) -> io::Result<()> {
+/// An attempt that is ours: what is needed to supervise it.
+pub(crate) struct Taken {
+    events: Events,
+    wake: OwnedFd,
+    spec: Spec,
+}
+
+/// Takes the attempt in `dir` on, before anything of it is executed; `None` when it was given up.
+pub(crate) fn take_on(dir: &AttemptDir) -> io::Result<Option<Taken>> {
     let events = Events::listen()?;
     // Fails only for a process that leads a group already, and then the session is of no use to
     // anyone else either.
@@ -56,16 +63,22 @@ pub(crate) fn supervise(dir: &AttemptDir) -> io::Result<()> {
         rustix::fs::Mode::empty(),
     )?;
     let spec = dir.spec()?;
-    if dir.stake(&Claim::Supervisor(Identity::own()?))? == Claim::Abandoned {
-        return Ok(());
-    }
+    Ok(match dir.stake(&Claim::Supervisor(Identity::own()?))? {
+        Claim::Abandoned => None,
+        Claim::Supervisor(_) => Some(Taken { events, wake, spec }),
+    })
+}
+
+/// Supervises the attempt in `dir` from its launch to its written end.
+pub(crate) fn supervise(dir: &AttemptDir, taken: Taken) -> io::Result<()> {
+    let Taken { events, wake, spec } = taken;
     let exit = if dir.cancel_requested() {
-        unstarted(Outcome::Canceled)
+        Exit::now(Outcome::Canceled)
     } else {
         let journal = Journal::open(&dir.output(), spec.output_cap)?;
         match Supervision::launch(dir, &spec, &wake, events, journal) {
             Ok(supervision) => supervision.run(),
-            Err(error) => unstarted(Outcome::LaunchFailed {
+            Err(error) => Exit::now(Outcome::LaunchFailed {
                 detail: format!("cannot start the launcher: {error}"),
             }),
         }
@@ -76,16 +89,6 @@ pub(crate) fn supervise(dir: &AttemptDir) -> io::Result<()> {
     write_exit(dir, &exit)?;
     notify(&wake);
     Ok(())
-}
-
-fn unstarted(outcome: Outcome) -> Exit {
-    Exit {
-        outcome,
-        cpu_ms: 0,
-        memory_peak_bytes: 0,
-        dropped_bytes: 0,
-        ended_at: Timestamp::now(),
-    }
 }
 
 /// Stays until the disk takes it: an end that is not written is an attempt that hangs. A command that

@@ -116,20 +116,20 @@ impl Diagnostics {
         self.concealed.push(span.clone());
     }
 
-    /// The same for a text that is not even TOML: what stands behind a `=` below `[secrets]`.
-    pub fn conceal_in_secrets(&mut self) {
-        let (mut start, mut inside) = (0, false);
+    /// The same for a text that is not even TOML, where nobody knows what is a secret: excerpts show headings and the names of settings.
+    pub fn conceal_values(&mut self) {
+        let mut start = 0;
         for line in self.written.text.split_inclusive('\n') {
-            if line.trim_start().starts_with('[') {
-                inside = line
-                    .trim_start()
-                    .trim_start_matches('[')
-                    .trim_start()
-                    .starts_with("secrets");
-            }
-            if inside && let Some(equals) = line.find('=') {
-                self.concealed.push(start + equals + 1..start + line.len());
-            }
+            let text = line.trim_start();
+            let value = line.find('=').map(|equals| equals + 1);
+            let quote = line.find(['"', '\'']);
+            let from = match (value, quote) {
+                (Some(value), Some(quote)) => value.min(quote),
+                (Some(at), None) | (None, Some(at)) => at,
+                (None, None) if text.starts_with(['[', '#']) => line.len(),
+                (None, None) => 0,
+            };
+            self.concealed.push(start + from..start + line.len());
             start += line.len();
         }
     }

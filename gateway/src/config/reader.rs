@@ -6,7 +6,14 @@
 //! Reading can also be asked what it would ask for ([`Document::Survey`]): it reads nothing and notes every field with
 //! its table and type, so that no setting can be read and not be in the reference.
 
-use std::{cell::RefCell, collections::BTreeSet, ops::Range};
+mod kind;
+mod nested;
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
+    ops::Range,
+};
 
 use jiff::Timestamp;
 use toml::{
@@ -14,6 +21,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
+pub use self::kind::Kind;
 use super::diagnostic::Diagnostics;
 
 /// A value and the place it stands at.
@@ -31,70 +39,6 @@ impl<T> At<T> {
         At {
             value: f(self.value),
             span: self.span,
-        }
-    }
-}
-
-/// The types a field can be asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A string.
-    String,
-    /// A whole number.
-    Integer,
-    /// `true` or `false`.
-    Boolean,
-    /// An array.
-    Array,
-    /// A table.
-    Table,
-    /// A date and time with its offset.
-    Timestamp,
-}
-
-impl Kind {
-    fn of(value: &DeValue<'_>) -> Option<Self> {
-        match value {
-            DeValue::String(_) => Some(Self::String),
-            DeValue::Integer(_) => Some(Self::Integer),
-            DeValue::Boolean(_) => Some(Self::Boolean),
-            DeValue::Array(_) => Some(Self::Array),
-            DeValue::Table(_) => Some(Self::Table),
-            DeValue::Datetime(_) => Some(Self::Timestamp),
-            DeValue::Float(_) => None,
-        }
-    }
-
-    fn word(self) -> &'static str {
-        match self {
-            Self::String => "text",
-            Self::Integer => "whole number",
-            Self::Boolean => "true or false",
-            Self::Array => "list of text",
-            Self::Table => "table",
-            Self::Timestamp => "time",
-        }
-    }
-
-    fn example(self) -> &'static str {
-        match self {
-            Self::String => "write it in quotes, e.g. \"text\"",
-            Self::Integer => "write the number without quotes, e.g. 100",
-            Self::Boolean => "write true or false, without quotes",
-            Self::Array => "write a list, e.g. [\"one\", \"two\"]",
-            Self::Table => "write a table, e.g. { name = \"value\" }",
-            Self::Timestamp => "write the time without quotes, e.g. 2027-01-01T00:00:00Z",
-        }
-    }
-
-    fn phrase(self) -> &'static str {
-        match self {
-            Self::String => "a string",
-            Self::Integer => "a whole number",
-            Self::Boolean => "true or false",
-            Self::Array => "an array",
-            Self::Table => "a table",
-            Self::Timestamp => "a time such as 2027-01-01T00:00:00Z",
         }
     }
 }
@@ -169,6 +113,8 @@ pub struct Table<'a> {
     /// How the table is called in a message: `[limits]`, `a route`.
     name: String,
     asked: RefCell<BTreeSet<&'static str>>,
+    /// Names that are not known are not repeated.
+    holds_secrets: Cell<bool>,
     problems: &'a RefCell<&'a mut Diagnostics>,
     /// What is asked for is only noted.
     survey: Option<Survey<'a>>,
@@ -194,7 +140,7 @@ pub fn with_root<T: Default>(
         );
     }
     if !errors.is_empty() {
-        problems.conceal_in_secrets();
+        problems.conceal_values();
         return T::default();
     }
     let cell = RefCell::new(problems);
@@ -203,6 +149,7 @@ pub fn with_root<T: Default>(
         span: 0..0,
         name: "the policy".into(),
         asked: RefCell::default(),
+        holds_secrets: Cell::new(false),
         problems: &cell,
         survey: survey.map(|asked| Survey {
             path: String::new(),
@@ -248,6 +195,11 @@ impl<'a> Table<'a> {
         }
     }
 
+    /// Whoever reads this table expects secrets, or what leads to them, in it: names that are not known are not repeated.
+    pub fn holds_secrets(&self) {
+        self.holds_secrets.set(true);
+    }
+
     /// The table within that a catalogue finds.
     fn surveyed(&self, step: &str) -> Option<Table<'a>> {
         let Survey { path, asked } = self.survey.as_ref()?;
@@ -257,6 +209,7 @@ impl<'a> Table<'a> {
             span: 0..0,
             name: String::new(),
             asked: RefCell::default(),
+            holds_secrets: Cell::new(false),
             problems: self.problems,
             survey: Some(Survey {
                 path: format!("{path}{dot}{step}"),
@@ -453,145 +406,6 @@ impl<'a> Table<'a> {
         out
     }
 
-    fn child(&self, name: String, value: &'a Spanned<DeValue<'a>>) -> Option<Table<'a>> {
-        let Some(entries) = value.get_ref().as_table() else {
-            self.error(
-                &value.span(),
-                format!("{name} is a table, this is {}", value.get_ref().type_str()),
-                Some(Kind::Table.example().into()),
-            );
-            return None;
-        };
-        Some(Table {
-            entries,
-            span: value.span(),
-            name,
-            asked: RefCell::default(),
-            problems: self.problems,
-            survey: None,
-        })
-    }
-
-    /// A table within.
-    pub fn table<T>(&self, name: &'static str, read: impl FnOnce(&Table<'a>) -> T) -> Option<T> {
-        self.note(name, "table");
-        if let Some(table) = self.surveyed(name) {
-            return Some(read(&table));
-        }
-        self.asked.borrow_mut().insert(name);
-        let (_, value) = self.entries.iter().find(|(k, _)| k.get_ref() == name)?;
-        let Some(table) = self.child(format!("`{name}`"), value) else {
-            self.unreadable(name);
-            return None;
-        };
-        let out = read(&table);
-        table.finish();
-        Some(out)
-    }
-
-    /// `[[name]]`: tables in their order.
-    pub fn array_of_tables<T>(&self, name: &'static str, read: impl Fn(&Table<'a>) -> T) -> Vec<T> {
-        self.note(name, "table");
-        if let Some(table) = self.surveyed(&format!("{name}[]")) {
-            return vec![read(&table)];
-        }
-        let Some(f) = self.field(name, Kind::Array) else {
-            return Vec::new();
-        };
-        let mut out = Vec::new();
-        for item in f.value.as_array().into_iter().flatten() {
-            if let Some(table) = self.child(format!("an entry of `{name}`"), item) {
-                out.push(read(&table));
-                table.finish();
-            }
-        }
-        out
-    }
-
-    /// `[name.<id>]`: tables by a name the operator chose.
-    pub fn tables_by_name<T>(
-        &self,
-        name: &'static str,
-        read: impl Fn(At<String>, &Table<'a>) -> T,
-    ) -> Vec<T> {
-        if let Some(table) = self.surveyed(&format!("{name}.<id>")) {
-            self.note(name, "table");
-            return vec![read(nobody(), &table)];
-        }
-        let Some(f) = self.field(name, Kind::Table) else {
-            return Vec::new();
-        };
-        let mut out = Vec::new();
-        for (key, value) in f.value.as_table().into_iter().flat_map(DeTable::iter) {
-            let id = At {
-                value: key.get_ref().to_string(),
-                span: key.span(),
-            };
-            if let Some(table) = self.child(format!("`{name}.{}`", id.value), value) {
-                out.push(read(id, &table));
-                table.finish();
-            }
-        }
-        out
-    }
-
-    /// `[name]` whose entries are lists of tables: the secrets.
-    pub fn lists_by_name(
-        &self,
-        name: &'static str,
-        read: impl Fn(&Table<'a>) -> super::SecretEntry,
-    ) -> Vec<super::SecretList> {
-        if let Some(table) = self.surveyed(&format!("{name}.<id>[]")) {
-            self.note(name, "table");
-            return vec![super::SecretList {
-                id: nobody(),
-                entries: vec![read(&table)],
-            }];
-        }
-        let Some(f) = self.field(name, Kind::Table) else {
-            return Vec::new();
-        };
-        let mut out = Vec::new();
-        for (key, value) in f.value.as_table().into_iter().flat_map(DeTable::iter) {
-            let id = At {
-                value: key.get_ref().to_string(),
-                span: key.span(),
-            };
-            let Some(items) = value.get_ref().as_array() else {
-                self.problems.borrow_mut().error(
-                    &value.span(),
-                    format!("`{name}.{}` is a list of references, this is {}", id.value, value.get_ref().type_str()),
-                    Some("secrets never stand in the file itself: write [{ file = \"…\" }] or [{ env = \"…\" }]".into()),
-                );
-                // It is there, so whoever names it names something.
-                let at = At {
-                    value: (),
-                    span: value.span(),
-                };
-                let unread = super::SecretEntry {
-                    at,
-                    source: None,
-                    expires: None,
-                };
-                out.push(super::SecretList {
-                    id,
-                    entries: vec![unread],
-                });
-                continue;
-            };
-            let mut entries = Vec::new();
-            for item in items {
-                if let Some(table) = self.child(format!("an entry of `{name}.{}`", id.value), item)
-                {
-                    entries.push(read(&table));
-                    table.finish();
-                }
-            }
-            out.push(super::SecretList { id, entries });
-        }
-        out
-    }
-
     /// Keeps every string below a field out of the excerpts, save those that only refer to a secret: values
     /// of `file` and `env`.
     pub fn conceal_strings(&self, name: &str) {
@@ -643,11 +457,14 @@ impl<'a> Table<'a> {
                     asked.iter().copied().collect::<Vec<_>>().join(", ")
                 ),
             };
-            self.error(
-                &key.span(),
-                format!("unknown field `{name}` in {}", self.name),
-                Some(hint),
-            );
+            // A secret may even stand where a name belongs.
+            let message = if self.holds_secrets.get() && near.is_none() {
+                self.problems.borrow_mut().conceal(&key.span());
+                format!("unknown field in {}", self.name)
+            } else {
+                format!("unknown field `{name}` in {}", self.name)
+            };
+            self.error(&key.span(), message, Some(hint));
         }
     }
 }

@@ -72,9 +72,10 @@ pub const SECTIONS: &[Section] = &[
     Section { path: "state", heading: "`[state]`", intro: "", fields: &[
         field("dir", Is("\".orket\""), "where state lies: the control socket, the memory of done deliveries, the spool and the list of revoked keys. A directory of this gateway's own: it belongs to its user, nobody else can write it, and one process has it at a time. A change needs a restart"),
     ] },
-    Section { path: "spool", heading: "`[spool]`", intro: "For routes with `spool = true`. Beyond `entries` or `bytes`, or when the disk takes nothing, deliveries are answered 503 with `Retry-After`; what waits is never dropped for them.", fields: &[
+    Section { path: "spool", heading: "`[spool]`", intro: "For routes with `spool = true`. Beyond `entries` or `bytes`, or when the disk takes nothing, deliveries are answered 503 with `Retry-After`; what waits is never dropped for them. The sender is answered within 2 s of the proof: the upstream is tried for at most 1.2 s, the disk has the rest. First tries of a source run side by side, and what the upstream refuses in one (a 4xx) is relayed to the sender, who hears it, and is not kept. Order begins when one waits: then all that come join it untried and are handed over one by one, and a 4xx is kept as a dead letter.", fields: &[
         field("entries", Is("10000"), "deliveries that wait, 1 to 1000000"),
         field("bytes", Is("\"256MiB\""), "what they take"),
+        field("source_share", Told("50 where several sources spool, else 100"), "how much of `entries` and of `bytes` one source may take, in percent: whoever has one source's secret cannot fill the spool for the others (503 `spool_share_full`)"),
         field("age", Is("\"7d\""), "how long one is tried before it is a dead letter; units up to days (`\"7d\"`)"),
         field("dead_entries", Is("1000"), "dead letters that are kept; the oldest makes room for the newest, and an audit record (`dead_letter_dropped`) says so"),
         field("dead_bytes", Is("\"64MiB\""), "what they take"),
@@ -95,10 +96,12 @@ pub const SECTIONS: &[Section] = &[
         field("connections", Is("10000"), "in all, 1 to 1000000"),
         field("connections_per_address", Is("256"), "an IPv6 client counts by its /64; 1 to 1000000"),
         field("failures_per_address", Is("\"120/min\""), "failed proofs; `none` switches it off"),
+        field("webhook_memory", Is("\"256MiB\""), "bodies of webhooks held in memory, in all: from their first byte until the upstream has answered or the disk has them. Of it, one address may hold a quarter unproven (429 `webhook_share_exceeded`), and a half proven; so may one source. All unproven ones together have half of what is not proven; up to 64KiB from an address that holds no more finds room in three quarters of it, an exempt one in all. All of it taken: 503 `webhook_memory_full`. At least four of the largest `body_limit` of a webhook's route. What the spool hands over takes at most half as much besides"),
     ] },
     Section { path: "upstreams.<id>", heading: "`[upstreams.<id>]`", intro: "", fields: &[
         field("address", Refused, "`host:port` or `unix:/path` (at most 107 bytes). A name is looked up once, when the policy loads; a reload looks again"),
         field("tls", Told("plain HTTP"), "the upstream is spoken to by TLS, and has to prove who it is: [below](#tls-of-an-upstream). `tls = {}` is TLS with both defaults; there is no way to switch the proof off"),
+        field("clear_text", Is("false"), "that requests go to another machine as plain HTTP is meant: the network between is trusted, or encrypted below. Without it production refuses an address beyond loopback without `tls`; with it `ci` and production warn"),
         field("connect_timeout", Is("\"1s\""), "until a connection stands"),
         field("response_timeout", Is("\"30s\""), "between two reads of an answer"),
         field("set_headers", Is("{}"), "header names and the secrets that are put there"),
@@ -123,8 +126,8 @@ pub const SECTIONS: &[Section] = &[
         field("scopes", Refused, "ids of scopes; what none of them allows is refused with `scope_missing`. `[\"*\"]` allows everything"),
         field("expires", Told("never"), "from then on `api_key_expired`"),
     ] },
-    Section { path: "rate_limits[]", heading: "`[[rate_limits]]`", intro: "Routes name the limits they spend from. A limiter remembers at most 100 000 owners, all together at most 800 000; what finds no place shares one budget. A million clients so take less than 64 MiB, whoever asks.", fields: &[
-        field("id", Refused, "announced in `RateLimit-Policy`"),
+    Section { path: "rate_limits[]", heading: "`[[rate_limits]]`", intro: "Routes name the limits they spend from. A limiter remembers at most 98 304 owners, all together at most 786 432: with more than 8 limiters (two are the gateway's own) each remembers fewer. Owners that have their whole budget back make room; what finds none shares one budget with the others that found none. So the limiters of a policy take less than 64 MiB, whoever asks and however many come and go. Answers announce the limits of a route as draft-ietf-httpapi-ratelimit-headers-10 has it, in lists of structured fields (RFC 9651): `RateLimit-Policy: \"per-key\";q=600;w=60`, `RateLimit: \"per-key\";r=599;t=1`. `q` in `w` seconds is the rate; `r` are left at once, and after `t` seconds all are back, or one after a refusal.", fields: &[
+        field("id", Refused, "announced in `RateLimit-Policy` and `RateLimit`"),
         field("by", Refused, "whose budget: `key`, `source` (webhooks), `address` (an IPv6 client by its /64), `route`"),
         field("rate", Refused, "how often"),
         field("burst", Told("the rate's count"), "how many at once"),
@@ -141,7 +144,7 @@ pub const SECTIONS: &[Section] = &[
         field("body_limit", Is("\"1MiB\""), "bytes of a body; at most 64MiB for webhooks"),
         field("replay", Told("`true` for webhooks"), "webhooks: a repetition of a done delivery is answered `duplicate`; `false` forwards each as new"),
         field("source", Told("the `id`"), "webhooks: the name the deliveries belong to; routes of one forge should share it"),
-        field("spool", Is("false"), "webhooks: what the upstream does not take within 1.5 s (unreachable, too slow, 5xx, 408, 425, 429), or what is over the source's budget, is written to disk, answered 202 and handed over later, in order; see [`[spool]`](#spool). Not with `keep_authorization`"),
+        field("spool", Is("false"), "webhooks: what the upstream does not take within 1.2 s (unreachable, too slow, 5xx, 408, 425, 429), or what is over the source's budget, is written to disk, answered 202 and handed over later, in order; see [`[spool]`](#spool). Not with `keep_authorization`"),
         field("keep_signature", Is("false"), "the sender's signature headers reach the upstream"),
         field("keep_authorization", Is("false"), "`Authorization` reaches the upstream"),
         field("rewrite", Told("the judged path"), "the path sent upstream instead of the judged one; ends in `/*` if `path` does"),

@@ -7,8 +7,7 @@ use crate::{
     denial::SIGNATURE_REFUSED,
     hearing::{Step, Trail},
     pipeline::Snapshot,
-    rehearsal::{Forwarding, Outcome, Request, Sent, rehearse_before},
-    replay::ReplayMemory,
+    rehearsal::{Forwarding, Outcome, Request, Sent, Surroundings, rehearse_before},
 };
 
 /// The verdict and what led to it.
@@ -64,12 +63,12 @@ pub(super) struct JudgedBy {
 /// Judges a request and tells how it came out.
 pub(super) fn explain(
     snapshot: &Snapshot,
-    replay: &ReplayMemory,
+    surroundings: Surroundings<'_>,
     request: &Request,
     policy: JudgedBy,
 ) -> Explanation {
     let mut trail = Trail::default();
-    let outcome = rehearse_before(snapshot, replay, request, &mut trail);
+    let outcome = rehearse_before(snapshot, surroundings, request, &mut trail);
     let told = Explanation {
         verdict: "answered".to_owned(),
         status: Some(200),

@@ -12,8 +12,9 @@ use crate::{
     config::diagnostic,
     control::{self, ControlError},
     edge::Edge,
+    plain_file,
     policy::Origin,
-    rehearsal::Request,
+    rehearsal::{Request, Surroundings},
 };
 
 /// The path of the question.
@@ -46,7 +47,13 @@ pub(super) fn ask(socket: &Path, request: &Request) -> Result<Explanation, Contr
         at: Some(request.now),
     };
     let question = serde_json::json!(question);
-    control::ask(socket, &http::Method::POST, PATH, Some(&question))
+    control::ask(
+        socket,
+        &http::Method::POST,
+        PATH,
+        Some(&question),
+        control::PATIENCE,
+    )
 }
 
 /// Notes where `file` is not the policy that `explanation` was made by.
@@ -85,12 +92,16 @@ pub fn answer(edge: &Edge, question: &[u8]) -> Result<Explanation, String> {
             Origin::File(path) => differs(&snapshot.policy.fingerprint, path),
         },
     };
-    Ok(explain(&snapshot, &edge.replay, &request, policy))
+    let surroundings = Surroundings {
+        replay: &edge.replay,
+        entrance: edge.entrance,
+    };
+    Ok(explain(&snapshot, surroundings, &request, policy))
 }
 
 fn differs(fingerprint: &str, file: &Path) -> Option<String> {
-    match std::fs::read(file) {
-        Ok(bytes) if diagnostic::fingerprint(&bytes) == fingerprint => None,
+    match plain_file::read(file, plain_file::POLICY_BYTES) {
+        Ok((bytes, _)) if diagnostic::fingerprint(&bytes) == fingerprint => None,
         Ok(_) => Some(format!(
             "{} is not what is in force: it was changed since, or does not load; `orket-gateway reload` tells",
             file.display()

@@ -17,6 +17,17 @@ use crate::{
 /// The largest chunked webhook: above it a `Content-Length` is asked for. No forge sends one.
 pub const MAX_CHUNKED_BYTES: usize = 64 * 1024;
 
+/// Whether so much of a chunked body may have come, where `limit` bytes are taken of any.
+pub fn chunked_within(bytes: usize, limit: usize) -> Result<(), Reason> {
+    if bytes <= limit.min(MAX_CHUNKED_BYTES) {
+        Ok(())
+    } else if limit <= MAX_CHUNKED_BYTES {
+        Err(Reason::BodyTooLarge)
+    } else {
+        Err(Reason::LengthRequired)
+    }
+}
+
 /// What can be told from the head: the form of what it claims, that it is of now, and that the body may be read at all.
 pub fn check_head(
     auth: &WebhookAuth,

@@ -7,19 +7,28 @@
 use std::{
     collections::HashSet,
     fmt::Write as _,
-    fs, io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
-use crate::secret::SecretDigest;
+use crate::{
+    secret::SecretDigest,
+    state::{StateDir, directory::Directory},
+};
 
 /// The file's name in the state directory.
 const FILE_NAME: &str = "revoked-keys";
+
+/// The name of the next one while it is written.
+const FRESH_NAME: &str = "revoked-keys.new";
+
+/// The largest list: about half a million secrets.
+const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 const HEADING: &str = "# Secrets of API keys that were revoked, by orket-gateway. A key whose secret stands here is refused; give it a new one.\n";
 
@@ -28,7 +37,7 @@ const HEADING: &str = "# Secrets of API keys that were revoked, by orket-gateway
 pub enum KeepError {
     /// The file is there and cannot be read.
     #[error(
-        "the list of revoked keys {} cannot be read: {source}; without it nobody knows which keys to refuse. Make it readable by the gateway's user", path.display()
+        "the list of revoked keys {} cannot be read: {source}; without it nobody knows which keys to refuse. It is a plain file that only the gateway's user can read or write (chmod 600), in a directory that only that user can write", path.display()
     )]
     Read {
         /// The file.
@@ -46,6 +55,11 @@ pub enum KeepError {
         /// The line, from 1.
         line: usize,
     },
+    /// There is no place for it.
+    #[error(
+        "the key is refused until the gateway stops, and would be taken again after that if the policy still has it: {0}"
+    )]
+    Nowhere(String),
     /// It cannot be written.
     #[error(
         "the list of revoked keys {} cannot be written: {source}; the key is refused until the gateway stops, and would be taken again after that if the policy still has it", path.display()
@@ -68,9 +82,20 @@ pub struct Revoked {
 
 #[derive(Debug, Default)]
 struct Kept {
-    file: Option<PathBuf>,
+    place: Place,
     /// The file's lines without its heading.
     lines: String,
+}
+
+#[derive(Debug, Default)]
+enum Place {
+    /// This process only judges.
+    #[default]
+    Unasked,
+    /// In the directory this process owns.
+    Own(Arc<StateDir>),
+    /// Nowhere, for this reason.
+    Nowhere(String),
 }
 
 impl Revoked {
@@ -79,29 +104,53 @@ impl Revoked {
         self.digests.load().contains(digest)
     }
 
-    pub(super) fn keep_in(&self, dir: &Path) -> Result<(), KeepError> {
-        let path = dir.join(FILE_NAME);
-        let mut kept = self.kept.lock();
-        match fs::read_to_string(&path) {
-            Ok(text) => {
-                let mut digests = HashSet::clone(&self.digests.load());
-                for (number, line) in text.lines().enumerate() {
-                    if line.trim().is_empty() || line.starts_with('#') {
-                        continue;
-                    }
-                    let digest = line.split(' ').next().and_then(SecretDigest::parse);
-                    digests.insert(digest.ok_or_else(|| KeepError::Broken {
-                        path: path.clone(),
-                        line: number + 1,
-                    })?);
-                    let _ = writeln!(kept.lines, "{line}");
-                }
-                self.digests.store(digests.into());
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(KeepError::Read { path, source }),
+    pub(super) fn keep_in(&self, state: Arc<StateDir>) -> Result<(), KeepError> {
+        self.take_in(state.directory(), state.path())?;
+        self.kept.lock().place = Place::Own(state);
+        Ok(())
+    }
+
+    pub(super) fn read_from(&self, path: &Path) -> Result<(), KeepError> {
+        // Looking makes nothing.
+        if matches!(path.symlink_metadata(), Err(e) if e.kind() == io::ErrorKind::NotFound) {
+            return Ok(());
         }
-        kept.file = Some(path);
+        let directory = Directory::at(path).map_err(|source| KeepError::Read {
+            path: path.join(FILE_NAME),
+            source,
+        })?;
+        self.take_in(&directory, path)
+    }
+
+    pub(super) fn keep_nowhere(&self, why: String) {
+        self.kept.lock().place = Place::Nowhere(why);
+    }
+
+    fn take_in(&self, directory: &Directory, path: &Path) -> Result<(), KeepError> {
+        let path = path.join(FILE_NAME);
+        let text = match directory.read(FILE_NAME, MAX_BYTES) {
+            Ok(bytes) => String::from_utf8(bytes).map_err(io::Error::other),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => Err(e),
+        };
+        let text = text.map_err(|source| KeepError::Read {
+            path: path.clone(),
+            source,
+        })?;
+        let mut kept = self.kept.lock();
+        let mut digests = HashSet::clone(&self.digests.load());
+        for (number, line) in text.lines().enumerate() {
+            if line.trim().is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let digest = line.split(' ').next().and_then(SecretDigest::parse);
+            digests.insert(digest.ok_or_else(|| KeepError::Broken {
+                path: path.clone(),
+                line: number + 1,
+            })?);
+            let _ = writeln!(kept.lines, "{line}");
+        }
+        self.digests.store(digests.into());
         Ok(())
     }
 
@@ -110,6 +159,8 @@ impl Revoked {
         let mut kept = self.kept.lock();
         let mut digests = HashSet::clone(&self.digests.load());
         let mut added = 0;
+        // What was asked for is no line of its own.
+        let id: String = id.chars().filter(|c| !c.is_control()).collect();
         for digest in secrets {
             if digests.insert(*digest) {
                 added += 1;
@@ -124,51 +175,44 @@ impl Revoked {
     /// Writes all of it to disk, flushed when this returns. Also when nothing is new: the disk may have refused the last time.
     pub(super) fn keep(&self) -> Result<(), KeepError> {
         let kept = self.kept.lock();
-        let Some(path) = &kept.file else {
-            return Ok(());
+        let state = match &kept.place {
+            Place::Unasked => return Ok(()),
+            Place::Nowhere(why) => return Err(KeepError::Nowhere(why.clone())),
+            Place::Own(state) => state,
         };
-        write(path, &kept.lines).map_err(|source| KeepError::Write {
-            path: path.clone(),
+        write(state.directory(), &kept.lines).map_err(|source| KeepError::Write {
+            path: state.path().join(FILE_NAME),
             source,
         })
     }
 }
 
 /// Writes the whole file anew: it is there whole or as it was, and flushed when this returns.
-fn write(path: &Path, lines: &str) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    if !dir.exists() {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)?;
-    }
-    let fresh = path.with_extension("new");
-    match fs::remove_file(&fresh) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        Ok(()) | Err(_) => {}
-    }
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&fresh)?;
-    io::Write::write_all(&mut file, format!("{HEADING}{lines}").as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)?;
-    fs::File::open(dir)?.sync_all()
+fn write(directory: &Directory, lines: &str) -> io::Result<()> {
+    directory.remove(FRESH_NAME)?;
+    directory.create(FRESH_NAME, &[HEADING.as_bytes(), lines.as_bytes()])?;
+    directory.rename(FRESH_NAME, directory, FILE_NAME)?;
+    directory.sync()
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test may fail")]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::{fs, os::unix::fs::PermissionsExt};
 
     use super::*;
 
     fn revoked_in(dir: &Path) -> Result<Revoked, KeepError> {
         let revoked = Revoked::default();
-        revoked.keep_in(dir).map(|()| revoked)
+        let state = Arc::new(StateDir::open(dir).unwrap());
+        revoked.keep_in(state).map(|()| revoked)
+    }
+
+    /// A list as somebody left it.
+    fn leave(dir: &Path, text: &str, mode: u32) {
+        let path = dir.join(FILE_NAME);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }
 
     #[test]
@@ -185,6 +229,7 @@ mod tests {
         assert_eq!(first.add("ci", &[a, b], now), 2);
         assert_eq!(first.add("ci", &[a], now), 0);
         first.keep().unwrap();
+        drop(first);
         let second = revoked_in(&state).unwrap();
         assert!(second.contains(&a) && second.contains(&b) && !second.contains(&c));
         second.add("other", &[c], now);
@@ -202,7 +247,7 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_not_taken_for_empty() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join(FILE_NAME), "# yes\nsha256:12 ci x\n").unwrap();
+        leave(dir.path(), "# yes\nsha256:12 ci x\n", 0o600);
         assert!(matches!(
             revoked_in(dir.path()),
             Err(KeepError::Broken { line: 2, .. })
@@ -213,6 +258,37 @@ mod tests {
             revoked_in(dir.path()),
             Err(KeepError::Read { .. })
         ));
+    }
+
+    #[test]
+    fn what_others_could_have_written_is_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        for mode in [0o620, 0o602, 0o640] {
+            leave(dir.path(), "# none\n", mode);
+            assert!(matches!(
+                revoked_in(dir.path()),
+                Err(KeepError::Read { .. })
+            ));
+        }
+        leave(dir.path(), "# none\n", 0o600);
+        assert!(revoked_in(dir.path()).is_ok());
+    }
+
+    #[test]
+    fn without_a_place_it_is_in_force_and_said_not_to_be_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let a = SecretDigest::of(b"a");
+        let owner = revoked_in(dir.path()).unwrap();
+        owner.add("ci", &[a], Timestamp::UNIX_EPOCH);
+        owner.keep().unwrap();
+        let guest = Revoked::default();
+        guest.read_from(dir.path()).unwrap();
+        guest.keep_nowhere("another owns it".to_owned());
+        assert!(guest.contains(&a), "the owner's list counts here, too");
+        let b = SecretDigest::of(b"b");
+        assert_eq!(guest.add("ci", &[b], Timestamp::UNIX_EPOCH), 1);
+        assert!(matches!(guest.keep(), Err(KeepError::Nowhere(_))));
+        assert!(guest.contains(&b));
     }
 
     #[test]
@@ -227,6 +303,7 @@ mod tests {
         assert!(revoked.contains(&a));
         fs::remove_dir(dir.path().join(FILE_NAME)).unwrap();
         revoked.keep().unwrap();
+        drop(revoked);
         assert!(revoked_in(dir.path()).unwrap().contains(&a));
     }
 }

@@ -13,6 +13,8 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 
+use crate::plain_file;
+
 /// How long another edit may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -51,6 +53,8 @@ pub(super) enum FileError {
 /// A policy file, locked against other edits until it is dropped.
 #[derive(Debug)]
 pub(super) struct PolicyFile {
+    /// As it was named: from there the policy's own paths are taken.
+    named: PathBuf,
     /// The file itself, where a link was named.
     path: PathBuf,
     dir: File,
@@ -80,6 +84,7 @@ impl PolicyFile {
         lock(&dir, &path)?;
         let (text, metadata) = read(&path)?;
         Ok(Self {
+            named: named.to_owned(),
             path,
             dir,
             text,
@@ -87,8 +92,8 @@ impl PolicyFile {
         })
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    pub(super) fn named(&self) -> &Path {
+        &self.named
     }
 
     pub(super) fn text(&self) -> &str {
@@ -193,7 +198,7 @@ fn read(path: &Path) -> Result<(String, fs::Metadata), FileError> {
     if metadata.nlink() > 1 {
         return Err(FileError::HardLink(path.to_owned()));
     }
-    let bytes = fs::read(path).map_err(unread)?;
+    let (bytes, _) = plain_file::read(path, plain_file::POLICY_BYTES).map_err(unread)?;
     let text = String::from_utf8(bytes).map_err(|_| FileError::NotText(path.to_owned()))?;
     Ok((text, metadata))
 }

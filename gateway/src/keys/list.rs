@@ -4,10 +4,17 @@ use std::path::{Path, PathBuf};
 
 use http::Method;
 use jiff::Timestamp;
+use orket_shared::say;
 use serde::Serialize;
 use toml::{Table, Value};
 
-use super::{KeysError, data_of, file::PolicyFile, judged, keys_in, nobody_listens};
+use super::{
+    KeysError,
+    data::{data_of, keys_in},
+    file::PolicyFile,
+    judged,
+    revoke::nobody_listens,
+};
 use crate::{
     canary::Format,
     control,
@@ -40,7 +47,7 @@ pub(super) fn print(
         .map(|key| row(key, &data, running.as_deref()))
         .collect();
     match format {
-        Format::Json => println!(
+        Format::Json => say!(
             "{}",
             serde_json::json!({ "gateway_answers": running.is_some(), "keys": rows })
         ),
@@ -52,7 +59,7 @@ pub(super) fn print(
 /// What the running gateway says of its keys; `None` when none runs.
 fn running(config: &Path, control: Option<PathBuf>) -> Result<Option<Vec<KeyStanding>>, KeysError> {
     let socket = control.map_or_else(|| control::socket_of(Some(config)), Ok)?;
-    match control::ask(&socket, &Method::GET, "/keys", None) {
+    match control::ask(&socket, &Method::GET, "/keys", None, control::PATIENCE) {
         Ok(keys) => Ok(Some(keys)),
         Err(e) if nobody_listens(&e) => Ok(None),
         Err(e) => Err(e.into()),
@@ -101,9 +108,12 @@ fn print_text(rows: &[Row], answers: bool) {
         at.map_or_else(|| none.to_owned(), |at| format!("{at:.0}"))
     };
     let unused = if answers { "never" } else { "?" };
-    println!(
+    say!(
         "{:<width$}  {:<22}  {:<22}  {:>8}  scopes",
-        "id", "expires", "last used", "secrets"
+        "id",
+        "expires",
+        "last used",
+        "secrets"
     );
     for Row {
         scopes,
@@ -115,7 +125,7 @@ fn print_text(rows: &[Row], answers: bool) {
             time(standing.expires, "never"),
             time(standing.last_used, unused),
         );
-        println!(
+        say!(
             "{:<width$}  {expires:<22}  {used:<22}  {live_secrets:>8}  {}",
             standing.id,
             scopes.join(",")
@@ -131,14 +141,15 @@ fn print_text(rows: &[Row], answers: bool) {
                     time(secret.expires, "never"),
                     time(secret.last_used, unused),
                 );
-                println!(
+                say!(
                     "{:<width$}  {expires:<22}  {used:<22}  {state:>8}  {}",
-                    "", secret.fingerprint
+                    "",
+                    secret.fingerprint
                 );
             }
         }
     }
     if !answers {
-        println!("no gateway answers, so when a key was used last is not known");
+        say!("no gateway answers, so when a key was used last is not known");
     }
 }

@@ -1,12 +1,16 @@
 //! Where lines end up: standard error, or a file that may be moved away under it.
 
 use std::{
+    collections::HashMap,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
+
+use parking_lot::Mutex;
 
 use super::settings::Destination;
 
@@ -25,6 +29,10 @@ pub struct OpenError {
     path: String,
     source: io::Error,
 }
+
+/// Whose turn it is to write to a file: several may be written to by two threads, and lines stay whole.
+#[derive(Debug, Default)]
+pub(super) struct Turns(HashMap<PathBuf, Arc<Mutex<()>>>);
 
 /// One destination. Lines are gathered and written together.
 #[derive(Debug)]
@@ -47,10 +55,11 @@ struct LogFile {
     path: PathBuf,
     file: File,
     looked: Instant,
+    turn: Arc<Mutex<()>>,
 }
 
 impl Output {
-    pub(super) fn open(destination: &Destination) -> Result<Self, OpenError> {
+    pub(super) fn open(destination: &Destination, turns: &mut Turns) -> Result<Self, OpenError> {
         let sink = match destination {
             Destination::Off => Sink::Off,
             Destination::Stderr => Sink::Stderr,
@@ -61,6 +70,7 @@ impl Output {
                 })?,
                 path: path.clone(),
                 looked: Instant::now(),
+                turn: turns.0.entry(path.clone()).or_default().clone(),
             }),
         };
         Ok(Self {
@@ -115,6 +125,8 @@ impl LogFile {
                 self.file = file;
             }
         }
+        // One write to a file is whole, and one to a pipe is not.
+        let _turn = self.turn.lock();
         self.file.write_all(bytes)
     }
 
@@ -143,7 +155,8 @@ mod tests {
     fn a_file_that_was_moved_away_is_made_anew() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("access.log");
-        let mut output = Output::open(&Destination::File(path.clone())).unwrap();
+        let mut output =
+            Output::open(&Destination::File(path.clone()), &mut Turns::default()).unwrap();
         assert_eq!(output.line(b"one\n") + output.flush(), 0);
         let moved = dir.path().join("access.log.1");
         fs::rename(&path, &moved).unwrap();
@@ -158,7 +171,11 @@ mod tests {
 
     #[test]
     fn what_cannot_be_written_is_counted() {
-        let mut output = Output::open(&Destination::File("/dev/full".into())).unwrap();
+        let mut output = Output::open(
+            &Destination::File("/dev/full".into()),
+            &mut Turns::default(),
+        )
+        .unwrap();
         assert_eq!(output.line(b"one\n") + output.line(b"two\n"), 0);
         assert_eq!(output.flush(), 2);
     }

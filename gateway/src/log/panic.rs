@@ -5,7 +5,9 @@
 
 use std::panic::PanicHookInfo;
 
-use super::{queue::Queue, writer::THREAD};
+use orket_shared::complain;
+
+use super::{queue::Queue, writer::THREADS};
 use crate::metrics::Counter;
 
 /// What may be said of a panic.
@@ -46,8 +48,8 @@ pub fn state_panics(panics: Counter, log: &Queue) {
     std::panic::set_hook(Box::new(move |info| {
         panics.inc();
         let facts = Facts::of(info);
-        // The writer cannot log its own end.
-        if facts.thread == THREAD || log.is_nowhere() {
+        // A writer cannot log its own end.
+        if THREADS.contains(&facts.thread.as_str()) || log.is_nowhere() {
             say(&facts);
             return;
         }
@@ -72,7 +74,7 @@ fn say(facts: &Facts) {
         text,
         thread,
     } = facts;
-    eprintln!("orket-gateway: a fault at {place} on thread {thread}: {text}");
+    complain!("orket-gateway: a fault at {place} on thread {thread}: {text}");
 }
 
 #[cfg(test)]

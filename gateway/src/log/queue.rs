@@ -28,6 +28,20 @@ pub enum Log {
     Gateway,
 }
 
+/// How many records of what an operator did may wait, besides.
+pub(super) const ACTS: usize = 1024;
+
+/// What a record of this program's own is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Of the audit log: what an operator did.
+    Act,
+    /// Of the audit log otherwise: what came of requests.
+    Audit,
+    /// Of the program's own log.
+    Own,
+}
+
 /// What passes through the queue.
 #[derive(Debug)]
 pub(super) enum Entry {
@@ -46,17 +60,28 @@ pub(super) enum Entry {
     Wake,
 }
 
+/// What passes through the queue of what an operator did.
+#[derive(Debug)]
+pub(super) enum Act {
+    /// A record that has its form.
+    Line(Vec<u8>),
+    /// Look whether it is time to stop.
+    Wake,
+}
+
 /// The entrance of the queue.
 #[derive(Debug, Clone)]
 pub struct Queue {
     sender: Option<SyncSender<Entry>>,
+    acts: Option<SyncSender<Act>>,
     dropped: Arc<AtomicU64>,
 }
 
 impl Queue {
-    pub(super) fn into_writer(sender: SyncSender<Entry>) -> Self {
+    pub(super) fn into_writers(sender: SyncSender<Entry>, acts: SyncSender<Act>) -> Self {
         Self {
             sender: Some(sender),
+            acts: Some(acts),
             dropped: Arc::default(),
         }
     }
@@ -65,6 +90,7 @@ impl Queue {
     pub fn nowhere() -> Self {
         Self {
             sender: None,
+            acts: None,
             dropped: Arc::default(),
         }
     }
@@ -112,6 +138,24 @@ impl Queue {
             // A full queue has the writer awake.
             let _ = sender.try_send(Entry::Wake);
         }
+        if let Some(acts) = &self.acts {
+            let _ = acts.try_send(Act::Wake);
+        }
+    }
+
+    /// A record of what an operator did: where its own queue is full it takes its chance with the others.
+    fn put_act(&self, line: Vec<u8>) {
+        let Some(acts) = &self.acts else {
+            return;
+        };
+        match acts.try_send(Act::Line(line)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(act) | TrySendError::Disconnected(act)) => {
+                if let Act::Line(line) = act {
+                    self.put(Entry::Line(Log::Audit, line));
+                }
+            }
+        }
     }
 
     fn put(&self, entry: Entry) {
@@ -129,15 +173,15 @@ impl Queue {
 #[derive(Debug)]
 pub struct Line {
     queue: Queue,
-    log: Log,
+    kind: Kind,
     bytes: Vec<u8>,
 }
 
 impl Line {
-    pub(super) fn new(queue: Queue, log: Log) -> Self {
+    pub(super) fn new(queue: Queue, kind: Kind) -> Self {
         Self {
             queue,
-            log,
+            kind,
             bytes: Vec::new(),
         }
     }
@@ -158,7 +202,11 @@ impl Drop for Line {
     fn drop(&mut self) {
         if !self.bytes.is_empty() {
             let bytes = std::mem::take(&mut self.bytes);
-            self.queue.put(Entry::Line(self.log, bytes));
+            match self.kind {
+                Kind::Act => self.queue.put_act(bytes),
+                Kind::Audit => self.queue.put(Entry::Line(Log::Audit, bytes)),
+                Kind::Own => self.queue.put(Entry::Line(Log::Gateway, bytes)),
+            }
         }
     }
 }
@@ -167,10 +215,16 @@ impl Drop for Line {
 mod tests {
     use super::*;
 
+    fn write_whole(mut line: Line, text: &[u8]) -> Line {
+        let _ = line.write_all(text);
+        line
+    }
+
     #[test]
     fn a_full_queue_drops_and_counts_and_never_waits() {
         let (sender, receiver) = std::sync::mpsc::sync_channel(2);
-        let queue = Queue::into_writer(sender);
+        let (acts, acted) = std::sync::mpsc::sync_channel(1);
+        let queue = Queue::into_writers(sender, acts);
         for _ in 0..5 {
             queue.connection_refused(IpAddr::from([192, 0, 2, 1]), "all");
         }
@@ -178,5 +232,12 @@ mod tests {
         drop(receiver);
         queue.connection_refused(IpAddr::from([192, 0, 2, 1]), "all");
         assert_eq!(queue.dropped(), 4);
+        // What an operator did passes the full queue by.
+        let line = |text: &[u8]| drop(write_whole(Line::new(queue.clone(), Kind::Act), text));
+        line(b"one");
+        assert!(matches!(acted.try_recv(), Ok(Act::Line(line)) if line == b"one"));
+        line(b"two");
+        line(b"three");
+        assert_eq!(queue.dropped(), 5, "the third found both full");
     }
 }

@@ -1,4 +1,4 @@
-//! The one thread that gives records their form and writes them.
+//! The thread that gives records their form and writes them, and the one that writes what an operator did.
 
 use std::{
     sync::{
@@ -15,14 +15,16 @@ use jiff::Timestamp;
 use super::{
     LogError,
     bound::{Bound, Kind, LeftOut},
-    output::Output,
-    queue::{CAPACITY, Entry, Log, Queue},
+    output::{Output, Turns},
+    queue::{ACTS, Act, CAPACITY, Entry, Log, Queue},
     record::{self, ConnectionRecord, Dropped, Form, LeftOutRecord, RequestRecord},
     settings::Settings,
 };
 
-/// The thread's name; a panic on it is not logged by itself.
-pub(super) const THREAD: &str = "log";
+/// The threads' names; a panic on one of them is not logged by itself.
+pub(super) const THREADS: [&str; 2] = [THREAD, ACTS_THREAD];
+const THREAD: &str = "log";
+const ACTS_THREAD: &str = "log-acts";
 
 /// How long records are gathered while they keep coming. A writer that sleeps on the clock costs a request no
 /// system call to wake it.
@@ -37,12 +39,12 @@ const WAIT: Duration = Duration::from_secs(1);
 /// How long the end of the program waits for the last records to be taken.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// The running writer. Dropping it writes what still waits.
+/// The running writers. Dropping it writes what still waits.
 #[derive(Debug)]
 pub struct Running {
     queue: Queue,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Running {
@@ -56,43 +58,75 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         self.queue.wake();
-        let Some(thread) = self.thread.take() else {
-            return;
-        };
         // Whoever reads may have stopped reading: the end is not held up for long.
         let end = Instant::now() + LAST_WORDS;
-        while !thread.is_finished() && Instant::now() < end {
+        while !self.threads.iter().all(JoinHandle::is_finished) && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 }
 
-/// Opens the destinations and starts the thread.
+/// Opens the destinations and starts the threads.
 pub(super) fn start(settings: &Settings) -> Result<Running, LogError> {
     let (sender, receiver) = sync_channel(CAPACITY);
-    let queue = Queue::into_writer(sender);
+    let (acts, acted) = sync_channel(ACTS);
+    let queue = Queue::into_writers(sender, acts);
     let stop = Arc::new(AtomicBool::new(false));
+    let mut turns = Turns::default();
     let writer = Writer {
         form: settings.form,
-        access: Output::open(&settings.access)?,
-        audit: Output::open(&settings.audit)?,
-        own: Output::open(&super::settings::Destination::Stderr)?,
+        access: Output::open(&settings.access, &mut turns)?,
+        audit: Output::open(&settings.audit, &mut turns)?,
+        own: Output::open(&super::settings::Destination::Stderr, &mut turns)?,
         bound: Bound::new(),
         queue: queue.clone(),
         stated: 0,
         said: Instant::now(),
         line: Vec::new(),
     };
-    let told = stop.clone();
-    let thread = std::thread::Builder::new()
-        .name(THREAD.to_owned())
-        .spawn(move || writer.run(&receiver, &told))
-        .map_err(LogError::Thread)?;
+    let acts = Acts {
+        audit: Output::open(&settings.audit, &mut turns)?,
+        queue: queue.clone(),
+    };
+    let (told, acts_told) = (stop.clone(), stop.clone());
+    let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+    let threads = vec![
+        thread(THREAD)
+            .spawn(move || writer.run(&receiver, &told))
+            .map_err(LogError::Thread)?,
+        thread(ACTS_THREAD)
+            .spawn(move || acts.run(&acted, &acts_told))
+            .map_err(LogError::Thread)?,
+    ];
     Ok(Running {
         queue,
         stop,
-        thread: Some(thread),
+        threads,
     })
+}
+
+/// Writes what an operator did to the audit log, which it has opened for itself: it waits for nobody but the reader of that one.
+struct Acts {
+    audit: Output,
+    queue: Queue,
+}
+
+impl Acts {
+    fn run(mut self, receiver: &Receiver<Act>, stop: &AtomicBool) {
+        while let Ok(act) = receiver.recv() {
+            for act in std::iter::once(act).chain(receiver.try_iter()) {
+                if let Act::Line(line) = act {
+                    let lost = self.audit.line(&line);
+                    self.queue.count_dropped(lost);
+                }
+            }
+            let lost = self.audit.flush();
+            self.queue.count_dropped(lost);
+            if stop.load(Ordering::Acquire) {
+                break;
+            }
+        }
+    }
 }
 
 struct Writer {

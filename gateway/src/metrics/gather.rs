@@ -14,7 +14,11 @@ pub fn refresh(edge: &Edge) {
 
     metrics.replay_entries.set(number(edge.replay.len()));
     metrics.replay_capacity.set(number(edge.replay.capacity()));
-    metrics.unproven_bytes.set(number(budgets.unproven_bytes()));
+    metrics
+        .unproven_bytes
+        .set(number(budgets.bodies().unproven()));
+    metrics.proven_bytes.set(number(budgets.bodies().proven()));
+    metrics.webhook_memory.set(number(budgets.room()));
     metrics
         .replay_unwritten
         .set(i64::try_from(edge.replay.unwritten()).unwrap_or(i64::MAX));
@@ -33,6 +37,7 @@ pub fn refresh(edge: &Edge) {
             metrics.spool_waiting_bytes.set(&labels, bytes);
             metrics.spool_oldest.set(&labels, oldest);
         }
+        metrics.spool_in_hand.set(number(spool.in_hand_bytes()));
         let (dead, unreadable) = spool.lost();
         metrics.spool_dead.set(number(dead));
         metrics.spool_unreadable.set(number(unreadable));

@@ -4,11 +4,9 @@
 use std::sync::Arc;
 
 use http::StatusCode;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder};
 
-use super::declare::{LabelFacts, Labels, labels};
-
-labels! {
+orket_shared::declare_labels! {
     /// What requests are counted by.
     RequestLabels {
         /// the route's id; empty where none was found

@@ -133,6 +133,12 @@ impl KeyRing {
         self.by_digest.values()
     }
 
+    /// The digests of all secrets of a key.
+    pub fn digests_of(&self, id: &str) -> Vec<SecretDigest> {
+        let of_it = self.iter().filter(|key| *key.id == *id);
+        of_it.map(|key| key.digest).collect()
+    }
+
     /// Whether a key has this id.
     pub fn has(&self, id: &str) -> bool {
         self.ids.contains(id)

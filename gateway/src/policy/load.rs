@@ -13,8 +13,8 @@ mod tls;
 mod webhook;
 
 use std::{
+    borrow::Cow,
     collections::BTreeSet,
-    io::Read,
     ops::Range,
     path::{Path, PathBuf},
 };
@@ -25,7 +25,10 @@ use super::{
     keys::KeyRing,
     posture::{Environment, Verdict, Weakness},
 };
-use crate::config::{self, Written, diagnostic::Diagnostics, reader::At};
+use crate::{
+    config::{self, Written, diagnostic::Diagnostics, reader::At},
+    plain_file,
+};
 
 /// Where values outside the text come from: the environment, as it was at the start.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<std::ffi::OsString>;
@@ -41,14 +44,11 @@ pub struct Loaded {
     pub diagnostics: Diagnostics,
 }
 
-/// The largest policy file: far beyond one of ten thousand keys.
-const MAX_FILE_BYTES: u64 = 8 * 1024 * 1024;
-
 /// Loads a policy file.
 pub fn file(path: &Path, env: Env<'_>) -> Result<Loaded, Diagnostics> {
     let name = path.display().to_string();
     let origin = Origin::File(path.to_owned());
-    match read_whole(path).map(String::from_utf8) {
+    match plain_file::read(path, plain_file::POLICY_BYTES).map(|(b, _)| String::from_utf8(b)) {
         Ok(Ok(text)) => load(&text, &name, origin, env),
         Ok(Err(e)) => {
             let at = e.utf8_error().valid_up_to();
@@ -74,15 +74,15 @@ pub fn file(path: &Path, env: Env<'_>) -> Result<Loaded, Diagnostics> {
     }
 }
 
-fn read_whole(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?
-        .take(MAX_FILE_BYTES + 1)
-        .read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(std::io::Error::other("it is larger than 8MiB"));
+/// Where a path that a policy file names lies: a relative one is taken from the directory the file is named in, wherever
+/// whoever reads it was started.
+pub fn beside<'a>(file: &Path, path: &'a Path) -> Cow<'a, Path> {
+    if path.is_absolute() {
+        return Cow::Borrowed(path);
     }
-    Ok(bytes)
+    // Only where there is no working directory any more there is no absolute path.
+    let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    Cow::Owned(file.parent().unwrap_or(Path::new("/")).join(path))
 }
 
 /// Loads the text of a policy.
@@ -91,9 +91,14 @@ pub fn load(text: &str, name: &str, origin: Origin, env: Env<'_>) -> Result<Load
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut problems = Diagnostics::new(name, text);
     let written = config::read(text, &mut problems);
+    let file = match &origin {
+        Origin::BuiltIn => None,
+        Origin::File(path) => Some(path.clone()),
+    };
     let policy = Loader {
         problems: &mut problems,
         env,
+        file,
         environment: Environment::Local,
         environment_unknown: false,
         half_read: BTreeSet::new(),
@@ -115,6 +120,8 @@ const TOP: Range<usize> = 0..0;
 struct Loader<'a> {
     problems: &'a mut Diagnostics,
     env: Env<'a>,
+    /// The file that is read; none of the built-in policy.
+    file: Option<PathBuf>,
     environment: Environment,
     /// The environment could not be read: what it would say of weaknesses is nobody's business yet.
     environment_unknown: bool,
@@ -131,14 +138,13 @@ pub(crate) const DEFAULT_STATE_DIR: &str = ".orket";
 impl Loader<'_> {
     fn mean(mut self, written: &Written, origin: Origin) -> Option<Policy> {
         self.environment = self.environment_of(written, &origin);
-        let state_dir = written
-            .state_dir
-            .as_ref()
-            .map_or_else(|| PathBuf::from(DEFAULT_STATE_DIR), |d| d.value.clone());
+        let state_dir = written.state_dir.as_ref().map(|d| d.value.as_path());
+        let state_dir = self
+            .lies(state_dir.unwrap_or(Path::new(DEFAULT_STATE_DIR)))
+            .into_owned();
         let listen = self.listen(written, &state_dir)?;
         let identity = self.identity(written);
         let limits = self.limits(written);
-        let spool = self.spool_bounds(written);
         let secrets = self.secrets(written);
         let keys = self.keys(written, &secrets);
         let bypass = self.bypass(written, &listen, &keys);
@@ -153,6 +159,7 @@ impl Loader<'_> {
             &rate_limits,
             &upstreams,
         );
+        let spool = self.spool_bounds(written, &routes);
         secrets.warn_unused(self.problems);
         let policy = Policy {
             origin,
@@ -171,8 +178,17 @@ impl Loader<'_> {
             spool,
             routes,
         };
+        self.room_for_bodies(written, &policy);
         self.sense(written, &policy);
         Some(policy)
+    }
+
+    /// Where a path that the policy names lies: see [`beside`]. Those of the built-in policy are taken from the working directory.
+    fn lies<'p>(&self, path: &'p Path) -> Cow<'p, Path> {
+        match &self.file {
+            Some(file) => beside(file, path),
+            None => Cow::Borrowed(path),
+        }
     }
 
     /// Says what is missing of a table. What stands there and could not be read was told already.

@@ -51,6 +51,10 @@ pub enum Weakness {
     WeakSecret,
     /// Plain HTTP is offered beyond loopback.
     PlainHttp,
+    /// Requests go to another machine as plain HTTP, and the policy does not say that this is meant.
+    ClearUpstream,
+    /// Requests go to another machine as plain HTTP, as the policy says.
+    ClearUpstreamMeant,
     /// Other users can read or change the file of the listener's private key.
     ExposedKey,
     /// A route asks for no proof.
@@ -86,11 +90,13 @@ impl Weakness {
             (Self::PlaceholderSecret, Ci | Production) => Refused,
             (Self::WeakSecret, Local | Ci) => Warned,
             (Self::WeakSecret, Production) => Refused,
-            (Self::PlainHttp | Self::ExposedKey, Local | Ci) => Warned,
-            (Self::PlainHttp | Self::ExposedKey, Production) => Refused,
+            (Self::PlainHttp | Self::ClearUpstream | Self::ExposedKey, Local | Ci) => Warned,
+            (Self::PlainHttp | Self::ClearUpstream | Self::ExposedKey, Production) => Refused,
             (Self::ShadowMode, Local | Ci | Production) => Warned,
-            (Self::OpenRoute | Self::NoReplay, Local) => Allowed,
-            (Self::OpenRoute | Self::NoReplay, Ci | Production) => Warned,
+            (Self::OpenRoute | Self::NoReplay | Self::ClearUpstreamMeant, Local) => Allowed,
+            (Self::OpenRoute | Self::NoReplay | Self::ClearUpstreamMeant, Ci | Production) => {
+                Warned
+            }
         }
     }
 }
@@ -100,6 +106,7 @@ impl Weakness {
 pub fn announce(policy: &Policy, warnings: &Diagnostics) {
     for warning in warnings.sorted() {
         tracing::warn!(
+            name: "act",
             target: "audit",
             event = "posture_warning",
             hint = warning.hint,
@@ -142,6 +149,7 @@ pub fn announce(policy: &Policy, warnings: &Diagnostics) {
         Bypass::Off | Bypass::Idle => "keys",
     };
     tracing::info!(
+        name: "act",
         target: "audit",
         event = "posture",
         environment = policy.environment.name(),

@@ -1,9 +1,13 @@
 //! What the gateway itself answers: refusals in their one shape, and the few good answers of its own.
 
 use bytes::Bytes;
-use http::{Method, header};
-use orket_shared::{header::REQUEST_ID, problem};
-use pingora_core::Result;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method,
+    header::{self, InvalidHeaderValue},
+    response::Parts,
+};
+use orket_shared::problem;
+use pingora_core::{ErrorType, OrErr, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
@@ -71,18 +75,41 @@ pub(super) async fn relay(
     }
 }
 
+const REQUEST_ID: HeaderName = HeaderName::from_static(orket_shared::header::REQUEST_ID);
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+
 /// What every answer carries: the request's id, and how the budgets stand.
+///
+/// Names go on in the usual spelling, with the usual words for the status: those in which the answer came are not kept, for a
+/// second map of names beside the headers would cost more than all that is done here.
 pub(super) fn stamp(
     response: &mut ResponseHeader,
     request_id: &str,
     standings: &[Standing],
 ) -> Result<()> {
-    response.insert_header(REQUEST_ID, request_id)?;
-    if !standings.is_empty() {
-        let list =
-            |f: fn(&Standing) -> String| standings.iter().map(f).collect::<Vec<_>>().join(", ");
-        response.insert_header("ratelimit-policy", list(Standing::policy_header))?;
-        response.insert_header("ratelimit", list(Standing::header))?;
+    let nothing = ResponseHeader::from(http::Response::new(()).into_parts().0);
+    let mut parts = Parts::from(std::mem::replace(response, nothing));
+    stamp_headers(&mut parts.headers, request_id, standings)
+        .or_err(ErrorType::InvalidHTTPHeader, "what is stamped is no header")?;
+    *response = parts.into();
+    Ok(())
+}
+
+fn stamp_headers(
+    headers: &mut HeaderMap,
+    request_id: &str,
+    standings: &[Standing],
+) -> std::result::Result<(), InvalidHeaderValue> {
+    headers.insert(REQUEST_ID, HeaderValue::from_str(request_id)?);
+    if let [first, rest @ ..] = standings {
+        let (mut policy, mut standing) = (first.policy_header(), first.header());
+        for next in rest {
+            policy = policy + ", " + &next.policy_header();
+            standing = standing + ", " + &next.header();
+        }
+        headers.insert(RATE_LIMIT_POLICY, HeaderValue::try_from(policy)?);
+        headers.insert(RATE_LIMIT, HeaderValue::try_from(standing)?);
     }
     Ok(())
 }

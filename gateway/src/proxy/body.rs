@@ -12,8 +12,7 @@ use crate::{
     bodies::{self, Sender},
     connection::{Connection, framing::Framing},
     denial::{Denial, Reason},
-    guard::webhook::MAX_CHUNKED_BYTES,
-    limit::Exceeded,
+    guard::webhook::chunked_within,
     pipeline::{self, Unproven},
 };
 
@@ -32,8 +31,26 @@ pub(super) async fn welcome(session: &mut Session) {
     }
 }
 
-/// Reads the body whole. One of a failing address has to be there at once, or to take a slot.
+/// Reads the body whole. One of a failing address has to be there at once, or to take a slot. That it did not come whole is noted in
+/// its pass.
 pub(super) async fn read(
+    session: &mut Session,
+    connection: &Connection,
+    unproven: &Unproven,
+) -> Result<Bytes, Denial> {
+    let read = read_in_time(session, connection, unproven).await;
+    if let Err(denial) = &read
+        && matches!(
+            denial.reason,
+            Reason::BodyTimeout | Reason::FramingAmbiguous
+        )
+    {
+        unproven.pass().note_withheld();
+    }
+    read
+}
+
+async fn read_in_time(
     session: &mut Session,
     connection: &Connection,
     unproven: &Unproven,
@@ -47,14 +64,10 @@ pub(super) async fn read(
     if let Ok(body) = tokio::time::timeout(bodies::PROMPT, &mut read).await {
         return body;
     }
-    pass.take_slot().map_err(over)?;
+    pass.take_slot().map_err(pipeline::no_room)?;
     tokio::time::timeout(bodies::SLOT_TIME, read)
         .await
         .unwrap_or_else(|_| Err(Reason::BodyTimeout.into()))
-}
-
-fn over(e: Exceeded) -> Denial {
-    pipeline::exceeded(Reason::WebhookAllowanceExceeded, e)
 }
 
 async fn read_all(
@@ -78,7 +91,7 @@ async fn read_all(
                 let bytes = chunk(session, connection)
                     .await?
                     .ok_or(Reason::FramingAmbiguous)?;
-                pass.grow(bytes.len()).map_err(over)?;
+                pass.grow(bytes.len()).map_err(pipeline::no_room)?;
                 body.extend_from_slice(&bytes);
             }
             Ok(body.freeze())
@@ -87,14 +100,9 @@ async fn read_all(
             session.as_mut().enable_retry_buffering();
             let mut body = BytesMut::new();
             while let Some(bytes) = chunk(session, connection).await? {
-                pass.grow(bytes.len()).map_err(over)?;
+                pass.grow(bytes.len()).map_err(pipeline::no_room)?;
                 body.extend_from_slice(&bytes);
-                if body.len() > limit {
-                    return Err(Reason::BodyTooLarge.into());
-                }
-                if body.len() > MAX_CHUNKED_BYTES {
-                    return Err(Reason::LengthRequired.into());
-                }
+                chunked_within(body.len(), limit)?;
             }
             Ok(body.freeze())
         }

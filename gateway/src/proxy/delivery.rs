@@ -3,10 +3,11 @@
 //! pingora has no part in it, for it could not be asked to stop waiting and to answer something else. The sender hears
 //! of a delivery only what is so: the upstream's own answer, or that the disk has it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use http::request::Parts;
 use jiff::Timestamp;
-use pingora_http::RequestHeader;
+use tokio::time::Instant;
 
 use crate::{
     denial::{Denial, Reason},
@@ -21,8 +22,12 @@ use crate::{
     upstream::Facts,
 };
 
-/// How long the upstream is waited for while the sender waits.
-const PATIENCE: Duration = Duration::from_millis(1500);
+/// How long after the proof the upstream is waited for.
+const PATIENCE: Duration = Duration::from_millis(1200);
+
+/// How long after the proof the sender is answered, whatever upstream and disk do: within the 2 s it is promised. The disk
+/// has at least what is between this and [`PATIENCE`].
+const ANSWERED: Duration = Duration::from_millis(1900);
 
 /// When to come back to a spool that is full, or a disk that takes nothing.
 const FULL_RETRY: Duration = Duration::from_secs(30);
@@ -52,10 +57,11 @@ pub(super) async fn deliver(
     edge: &Edge,
     snapshot: &Snapshot,
     admitted: &Admitted,
-    request: RequestHeader,
+    request: Parts,
     facts: &Facts<'_>,
     pace: Pace,
 ) -> Result<Told, Denial> {
+    let proven = Instant::now();
     let spool = edge.spool.as_ref().ok_or_else(unavailable)?;
     let source = &admitted.delivery().ok_or(Reason::Internal)?.source;
     let turn = spool.arrive(source);
@@ -72,7 +78,7 @@ pub(super) async fn deliver(
             tries.why = Why::OverBudget;
         }
         Pace::Now if turn.others_wait() => {}
-        Pace::Now => match try_once(edge, spool, snapshot, admitted, &letter).await? {
+        Pace::Now => match try_once(edge, spool, snapshot, admitted, &letter, proven).await? {
             Ok((answer, took)) => return Ok(Told::Relayed(answer, took)),
             Err(setback) => {
                 tries.attempts = 1;
@@ -83,10 +89,12 @@ pub(super) async fn deliver(
         },
     }
     let bounds = snapshot.policy.spool;
-    match spool.keep(&turn, letter, tries, bounds).await {
+    let until = proven + ANSWERED;
+    match spool.keep(&turn, letter, tries, bounds, until).await {
         Ok(Kept::Waits(id)) => Ok(Told::Spooled(id)),
         Ok(Kept::Known) => Ok(Told::Duplicate),
         Err(KeepError::Full) => Err(later(Reason::SpoolFull)),
+        Err(KeepError::ShareFull) => Err(later(Reason::SpoolShareFull)),
         Err(KeepError::Unavailable) => Err(unavailable()),
     }
 }
@@ -97,6 +105,7 @@ async fn try_once(
     snapshot: &Snapshot,
     admitted: &Admitted,
     letter: &Letter,
+    proven: Instant,
 ) -> Result<Result<(Answer, Duration), Setback>, Denial> {
     let route = admitted.route();
     let upstream = snapshot
@@ -109,7 +118,7 @@ async fn try_once(
         .map_err(|_| Reason::Internal)?;
     let begun = Instant::now();
     Ok(
-        match courier::send(upstream, request, letter.body.clone(), PATIENCE).await {
+        match courier::send(upstream, request, letter.body.clone(), proven + PATIENCE).await {
             Outcome::Done(answer) => {
                 // Remembered before the answer goes out, so that a repetition right after it is known.
                 if letter.head.remember {

@@ -48,6 +48,7 @@ impl Forwarding {
     pub(super) fn of(
         policy: &Policy,
         admitted: &Admitted,
+        scheme: Scheme,
         came: &RequestHeader,
         head: &RequestHead<'_>,
     ) -> Option<Self> {
@@ -60,7 +61,7 @@ impl Forwarding {
             delivery: admitted
                 .delivery()
                 .map(|d| (d.event.clone(), d.key.clone())),
-            sent: sent(admitted, upstream, policy.listen.scheme(), came, head)?,
+            sent: sent(admitted, upstream, scheme, came, head)?,
         })
     }
 }
@@ -82,7 +83,7 @@ fn sent(
         path: head.path,
         query: head.query,
     };
-    upstream::prepare(&mut request, admitted, upstream, &facts).ok()?;
+    upstream::prepare(&mut request, admitted, upstream, &facts, None).ok()?;
     let target = String::from_utf8_lossy(request.raw_path()).into_owned();
     let path = target.split('?').next().unwrap_or_default().to_owned();
     let kind = request
@@ -106,7 +107,7 @@ fn sent(
             })
             .collect(),
         body: match admitted.body() {
-            Body::Proven(payload) => format!("{} proven bytes, {kind}", payload.bytes().len()),
+            Body::Proven(body) => format!("{} proven bytes, {kind}", body.bytes().len()),
             Body::Stream { limit } => format!("as it comes, at most {limit} bytes"),
         },
     })

@@ -15,22 +15,52 @@ use crate::{
     },
 };
 
-/// How many client connections the file descriptors allow, after the soft limit was raised to the hard
-/// one: half of them, for each may need another towards the upstream.
-pub(super) fn connections_possible() -> usize {
-    let mut limit = getrlimit(Resource::Nofile);
-    if limit.current != limit.maximum {
-        let raised = Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
-        };
-        if setrlimit(Resource::Nofile, raised).is_ok() {
-            limit = raised;
+/// Descriptors that connections of clients never take: for the listeners, the control socket and whoever asks there, the admin listener,
+/// logs, the spool with its own connection to the inside, and the files a reload reads.
+const RESERVE: usize = 64;
+
+/// What a worker has open without a connection: its runtime's own descriptors.
+const PER_WORKER: usize = 4;
+
+/// The most kept upstream connections of one worker.
+const KEPT_PER_WORKER: usize = 256;
+
+/// How the descriptors of this process are dealt out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Descriptors {
+    /// How many client connections there can be, each with one towards its upstream.
+    pub(super) connections: usize,
+    /// How many idle upstream connections a worker keeps.
+    pub(super) kept: usize,
+}
+
+impl Descriptors {
+    /// Raises the soft limit of open files to the hard one, and deals out what that gives.
+    pub(super) fn claim(workers: usize) -> Self {
+        let mut limit = getrlimit(Resource::Nofile);
+        if limit.current != limit.maximum {
+            let raised = Rlimit {
+                current: limit.maximum,
+                maximum: limit.maximum,
+            };
+            if setrlimit(Resource::Nofile, raised).is_ok() {
+                limit = raised;
+            }
         }
+        let open_files = limit
+            .current
+            .map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+        Self::of(open_files, workers)
     }
-    match limit.current {
-        None => usize::MAX,
-        Some(n) => usize::try_from(n / 2).unwrap_or(usize::MAX).max(1),
+
+    fn of(open_files: usize, workers: usize) -> Self {
+        let workers = workers.max(1);
+        let free = open_files.saturating_sub(RESERVE + workers * PER_WORKER);
+        let kept = (free / 8 / workers).clamp(1, KEPT_PER_WORKER);
+        Self {
+            connections: (free.saturating_sub(kept * workers) / 2).max(1),
+            kept,
+        }
     }
 }
 
@@ -107,5 +137,27 @@ impl Drop for Place {
                 open.by_address.remove(&self.address);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_and_what_is_kept_leave_the_reserve() {
+        for workers in [1, 2, 64] {
+            for open_files in [512, 1024, 65_536, 1_048_576] {
+                let Descriptors { connections, kept } = Descriptors::of(open_files, workers);
+                let taken = 2 * connections + kept * workers;
+                assert!(taken + RESERVE + PER_WORKER * workers <= open_files);
+                assert!(taken >= (open_files - RESERVE - PER_WORKER * workers) / 2);
+            }
+        }
+        let least = Descriptors {
+            connections: 1,
+            kept: 1,
+        };
+        assert_eq!(Descriptors::of(8, 4), least);
     }
 }

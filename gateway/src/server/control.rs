@@ -2,33 +2,41 @@
 //! SIGHUP reloads, too.
 
 use std::{
-    convert::Infallible,
     fs, io,
-    os::unix::{fs::PermissionsExt, net::UnixListener as StdListener},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt},
+        net::UnixListener as StdListener,
+    },
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header, request::Parts};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use http::{Method, Request, StatusCode, request::Parts};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
 use pingora_core::{
     server::{ListenFds, ShutdownWatch},
     services::Service,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::admin::refusal;
+use super::{
+    answer::Answer,
+    local::{self, Place, Places},
+};
 use crate::{
     edge::Edge,
     explain,
     key_ledger::Revoke,
-    reload::{Asked, Reloader},
+    reload::{Asked, Reloader, Source},
     spool::{Spool, operator::ActError},
 };
+
+/// How long the body of a request may take.
+const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// The largest body the operator's socket takes.
 const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
@@ -38,12 +46,16 @@ const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
 pub(super) struct ControlSocket {
     listener: StdListener,
     path: PathBuf,
+    /// Device and inode of its file.
+    file: (u64, u64),
 }
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        // Whoever took the path over since then keeps it: only a file that nobody answers on is ours to remove.
-        let _ = fs::remove_file(&self.path);
+        // Whoever took the path over since then keeps it.
+        if identity_of(&self.path).is_ok_and(|file| file == self.file) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -72,19 +84,26 @@ impl ControlSocket {
         let early = path.with_extension(format!("sock.{}", std::process::id()));
         let listener = StdListener::bind(&early)?;
         fs::set_permissions(&early, fs::Permissions::from_mode(0o600))?;
+        let file = identity_of(&early)?;
         fs::rename(&early, path)?;
         listener.set_nonblocking(true)?;
         Ok(Self {
             listener,
             path: path.to_owned(),
+            file,
         })
     }
+}
+
+fn identity_of(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 pub(super) struct Control {
     pub(super) socket: Option<ControlSocket>,
     pub(super) edge: Arc<Edge>,
-    pub(super) reloader: Arc<Reloader>,
+    pub(super) source: Source,
 }
 
 #[async_trait]
@@ -102,26 +121,27 @@ impl Service for Control {
             );
             return;
         };
+        let reloader = match Reloader::start(self.edge.clone(), self.source.clone()) {
+            Ok(reloader) => reloader,
+            Err(e) => {
+                tracing::error!(event = "fault", error = %e, "the policy cannot be reloaded: restart the gateway to change it");
+                return;
+            }
+        };
         let listener = self
             .socket
             .as_ref()
             .and_then(|s| s.listener.try_clone().ok())
             .and_then(|l| tokio::net::UnixListener::from_std(l).ok());
+        let places = Places::new();
         loop {
             tokio::select! {
                 _ = hangup.recv() => {
-                    self.reloader.reload(Asked::Signal);
+                    reloader.note(Asked::Signal);
                 }
-                stream = accept(listener.as_ref()) => {
-                    let (edge, reloader) = (self.edge.clone(), self.reloader.clone());
-                    tokio::spawn(async move {
-                        let service = service_fn(move |request| {
-                            let (edge, reloader) = (edge.clone(), reloader.clone());
-                            async move { Ok::<_, Infallible>(answer(&edge, &reloader, request).await) }
-                        });
-                        // Whoever asks sees what goes wrong: the connection ends.
-                        let _ = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await;
-                    });
+                (stream, place) = accept(listener.as_ref(), &places) => {
+                    let (edge, reloader) = (self.edge.clone(), reloader.clone());
+                    local::serve(stream, place, move |request| answer(edge.clone(), reloader.clone(), request));
                 }
             }
         }
@@ -136,21 +156,27 @@ impl Service for Control {
     }
 }
 
-async fn accept(listener: Option<&tokio::net::UnixListener>) -> tokio::net::UnixStream {
+async fn accept(
+    listener: Option<&tokio::net::UnixListener>,
+    places: &Places,
+) -> (tokio::net::UnixStream, Place) {
     let Some(listener) = listener else {
         return std::future::pending().await;
     };
+    let place = places.place().await;
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return stream,
+            Ok((stream, _)) => return (stream, place),
             Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
         }
     }
 }
 
+const RELOAD: &str = "/reload";
+
 /// What the operator can ask for, in the order it is told.
 const OFFERED: [(Method, &str); 8] = [
-    (Method::POST, "/reload"),
+    (Method::POST, RELOAD),
     (Method::GET, "/status"),
     (Method::POST, explain::live::PATH),
     (Method::GET, "/keys"),
@@ -160,64 +186,81 @@ const OFFERED: [(Method, &str); 8] = [
     (Method::POST, "/spool/drop"),
 ];
 
-/// Answers one request of the operator's. Its body, where it has one, is JSON of at most [`MAX_BODY_BYTES`].
-async fn answer(
-    edge: &Edge,
-    reloader: &Reloader,
-    request: Request<Incoming>,
-) -> Response<Full<Bytes>> {
+/// Answers one request of the operator's. Its body, where it has one, is JSON of at most [`MAX_BODY_BYTES`]. Nothing here holds up another
+/// request: what looks at files or waits for a disk does so on a thread of its own.
+async fn answer(edge: Arc<Edge>, reloader: Reloader, request: Request<Incoming>) -> Answer {
     let (parts, body) = request.into_parts();
-    let (status, kind, body) = match Limited::new(body, MAX_BODY_BYTES).collect().await {
-        Ok(body) => dispatch(edge, reloader, &parts, &body.to_bytes()),
-        Err(_) => refusal(
+    let reading = Limited::new(body, MAX_BODY_BYTES).collect();
+    let Ok(read) = tokio::time::timeout(BODY_TIME, reading).await else {
+        return Answer::refused(
+            StatusCode::REQUEST_TIMEOUT,
+            "timeout",
+            "The body did not come",
+        );
+    };
+    let Ok(body) = read else {
+        return Answer::refused(
             StatusCode::PAYLOAD_TOO_LARGE,
             "body_too_large",
             "The body is larger than anything this socket takes",
-        ),
+        );
     };
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
-    response
+    let body = body.to_bytes();
+    let answer = if (&parts.method, parts.uri.path()) == (&Method::POST, RELOAD) {
+        let outcome = reloader.ask(Asked::Control).await;
+        outcome.as_ref().map(Answer::json)
+    } else {
+        let dispatched = tokio::task::spawn_blocking(move || dispatch(&edge, &parts, &body));
+        dispatched.await.ok()
+    };
+    answer.unwrap_or_else(|| {
+        Answer::refused(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "A fault inside the gateway: see the record `panic` in its log",
+        )
+    })
 }
 
-fn dispatch(edge: &Edge, reloader: &Reloader, request: &Parts, body: &Bytes) -> Answer {
+fn dispatch(edge: &Edge, request: &Parts, body: &Bytes) -> Answer {
     let path = request.uri.path();
     match (&request.method, path) {
-        (&Method::POST, "/reload") => json(&reloader.reload(Asked::Control)),
-        (&Method::GET, "/status") => json(&edge.status()),
+        (&Method::GET, "/status") => Answer::json(&edge.status()),
         (&Method::POST, explain::live::PATH) => match explain::live::answer(edge, body) {
-            Ok(explanation) => json(&explanation),
-            Err(problem) => refusal(StatusCode::BAD_REQUEST, "bad_request", &problem),
+            Ok(explanation) => Answer::json(&explanation),
+            Err(problem) => Answer::refused(StatusCode::BAD_REQUEST, "bad_request", problem),
         },
-        (&Method::GET, "/keys") => json(&edge.key_standings()),
-        (&Method::POST, "/keys/revoke") => match serde_json::from_slice::<Revoke>(body) {
-            Ok(Revoke { id }) => json(&edge.revoke_key(&id)),
-            Err(_) => refusal(
-                StatusCode::BAD_REQUEST,
-                "bad_request",
-                "Send {\"id\": \"…\"}, the id of a key",
-            ),
-        },
-        (&Method::GET, "/spool") => spool(edge, |spool| Ok(json(&spool.list()))),
+        (&Method::GET, "/keys") => Answer::json(&edge.key_standings()),
+        (&Method::POST, "/keys/revoke") => revoke(edge, body),
+        (&Method::GET, "/spool") => spool(edge, |spool| Ok(Answer::json(&spool.list()))),
         (&Method::POST, "/spool/retry") => spool(edge, |spool| {
             let bounds = edge.snapshot().policy.spool;
-            let what = serde_json::from_slice(body).map_err(|_| ActError::Nothing)?;
-            spool.retry(&what, bounds).map(|acted| json(&acted))
+            let what = serde_json::from_slice(body).map_err(|_| ActError::Unread)?;
+            spool.retry(&what, bounds).map(|acted| Answer::json(&acted))
         }),
         (&Method::POST, "/spool/drop") => spool(edge, |spool| {
-            let what = serde_json::from_slice(body).map_err(|_| ActError::Nothing)?;
-            spool.drop_entries(&what).map(|acted| json(&acted))
+            let what = serde_json::from_slice(body).map_err(|_| ActError::Unread)?;
+            spool.drop_entries(&what).map(|acted| Answer::json(&acted))
         }),
         (_, _) => unknown(path),
     }
 }
 
+fn revoke(edge: &Edge, body: &[u8]) -> Answer {
+    let asked = serde_json::from_slice::<Revoke>(body).ok();
+    match asked.and_then(|revoke| Some((revoke.digests()?, revoke.id))) {
+        Some((digests, id)) => Answer::json(&edge.revoke_key(&id, &digests)),
+        None => Answer::refused(
+            StatusCode::BAD_REQUEST,
+            "bad_request",
+            "Send {\"id\": \"…\"}, the id of a key, and as \"secrets\", if you like, digests that are to be refused with it (sha256:<64 hex digits>)",
+        ),
+    }
+}
+
 fn spool(edge: &Edge, act: impl FnOnce(&Arc<Spool>) -> Result<Answer, ActError>) -> Answer {
     let Some(spool) = &edge.spool else {
-        return refusal(
+        return Answer::refused(
             StatusCode::SERVICE_UNAVAILABLE,
             "spool_unavailable",
             "this gateway does not own its state directory, so it has no spool: see the record `state_not_kept`",
@@ -227,23 +270,13 @@ fn spool(edge: &Edge, act: impl FnOnce(&Arc<Spool>) -> Result<Answer, ActError>)
         let (status, word) = match &e {
             ActError::Unknown => (StatusCode::NOT_FOUND, "not_found"),
             ActError::InHand | ActError::Known => (StatusCode::CONFLICT, "conflict"),
-            ActError::Nothing => (StatusCode::BAD_REQUEST, "bad_request"),
+            ActError::Nothing | ActError::Unread => (StatusCode::BAD_REQUEST, "bad_request"),
             ActError::Full => (StatusCode::SERVICE_UNAVAILABLE, "spool_full"),
+            ActError::ShareFull => (StatusCode::SERVICE_UNAVAILABLE, "spool_share_full"),
             ActError::Disk(_) => (StatusCode::SERVICE_UNAVAILABLE, "spool_unavailable"),
         };
-        refusal(status, word, &e.to_string())
+        Answer::refused(status, word, e.to_string())
     })
-}
-
-/// Status, content type and body of an answer.
-type Answer = (StatusCode, &'static str, String);
-
-fn json(value: &impl serde::Serialize) -> Answer {
-    (
-        StatusCode::OK,
-        "application/json",
-        serde_json::json!(value).to_string(),
-    )
 }
 
 fn unknown(path: &str) -> Answer {
@@ -253,12 +286,8 @@ fn unknown(path: &str) -> Answer {
         .collect();
     let detail = format!("Here are {}", offered.join(", "));
     if OFFERED.iter().any(|(_, known)| *known == path) {
-        refusal(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "method_not_allowed",
-            &detail,
-        )
+        Answer::refused(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
     } else {
-        refusal(StatusCode::NOT_FOUND, "not_found", &detail)
+        Answer::refused(StatusCode::NOT_FOUND, "not_found", detail)
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use orket_shared::say;
 use pingora_core::server::{ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -35,6 +36,11 @@ impl Stopping {
     /// Turns `true` when it is time to stop.
     pub(super) fn watch(&self) -> ShutdownWatch {
         self.0.told.subscribe()
+    }
+
+    /// Whether it is time to stop.
+    pub(super) fn is_told(&self) -> bool {
+        *self.0.told.borrow()
     }
 
     /// Held by whoever has work that should end first.
@@ -77,7 +83,7 @@ impl ShutdownSignalWatch for Signals {
             return std::future::pending().await;
         };
         match &self.announcement {
-            Ok(line) => println!("{line}"),
+            Ok(line) => say!("{line}"),
             Err(e) => {
                 tracing::error!(event = "fault", error = %e, "the addresses of the listeners are not known");
             }
@@ -89,12 +95,12 @@ impl ShutdownSignalWatch for Signals {
             }
         };
         next().await;
-        tracing::info!(target: "audit", event = "stopping", "letting requests in flight end");
+        tracing::info!(name: "act", target: "audit", event = "stopping", "letting requests in flight end");
         tokio::select! {
             () = self.stopping.stop() => {}
             () = next() => {}
         }
-        tracing::info!(target: "audit", event = "stopped", "stopped");
+        tracing::info!(name: "act", target: "audit", event = "stopped", "stopped");
         ShutdownSignal::FastShutdown
     }
 }

@@ -4,6 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Subcommand};
 use http::Method;
+use orket_shared::{complain, say_text};
 
 use super::operator::{Acted, Drop, Line, List, Retry};
 use crate::{
@@ -59,11 +60,11 @@ enum Act {
 pub fn run(options: Options) -> ExitCode {
     match answer(options) {
         Ok(text) => {
-            print!("{text}");
+            say_text!("{text}");
             ExitCode::SUCCESS
         }
         Err(e) => {
-            eprintln!("orket-gateway: {e}");
+            complain!("orket-gateway: {e}");
             ExitCode::FAILURE
         }
     }
@@ -76,7 +77,8 @@ fn answer(options: Options) -> Result<String, ControlError> {
     };
     let format = options.format;
     let act = |path: &str, body: serde_json::Value| {
-        let acted: Acted = control::ask(&socket, &Method::POST, path, Some(&body))?;
+        let acted: Acted =
+            control::ask(&socket, &Method::POST, path, Some(&body), control::PATIENCE)?;
         Ok(match format {
             Format::Json => format!("{}\n", serde_json::json!(acted)),
             Format::Text => told(&acted),
@@ -84,7 +86,8 @@ fn answer(options: Options) -> Result<String, ControlError> {
     };
     match options.act {
         Act::List { dead } => {
-            let list: List = control::ask(&socket, &Method::GET, "/spool", None)?;
+            let list: List =
+                control::ask(&socket, &Method::GET, "/spool", None, control::PATIENCE)?;
             Ok(match (format, dead) {
                 (Format::Json, _) => format!("{}\n", serde_json::json!(list)),
                 (Format::Text, true) => lines(&list.dead, list.dead_total, "failed for good"),

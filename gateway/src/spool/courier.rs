@@ -6,15 +6,14 @@
 use std::{io, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, Request, StatusCode, header};
+use http::{HeaderMap, HeaderName, Request, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use pingora_http::RequestHeader;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::entry::Why;
@@ -85,21 +84,16 @@ impl From<Why> for Setback {
     }
 }
 
-/// Sends a request, stamped as the upstream gets it, with its body, and waits at most `patience` for the whole answer.
-pub async fn send(
-    upstream: &Upstream,
-    request: RequestHeader,
-    body: Bytes,
-    patience: Duration,
-) -> Outcome {
-    match timeout(patience, exchange(upstream, request, body)).await {
+/// Sends a request, stamped as the upstream gets it, with its body, and waits for the whole answer until this moment.
+pub async fn send(upstream: &Upstream, request: Parts, body: Bytes, until: Instant) -> Outcome {
+    match timeout_at(until, exchange(upstream, request, body)).await {
         Ok(Ok(answer)) => judge(answer),
         Ok(Err(why)) => Outcome::Later(why.into()),
         Err(_) => Outcome::Later(Why::Timeout.into()),
     }
 }
 
-async fn exchange(upstream: &Upstream, request: RequestHeader, body: Bytes) -> Result<Answer, Why> {
+async fn exchange(upstream: &Upstream, request: Parts, body: Bytes) -> Result<Answer, Why> {
     let stream = match timeout(upstream.connect_timeout, open(upstream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(e)) => {
@@ -112,7 +106,7 @@ async fn exchange(upstream: &Upstream, request: RequestHeader, body: Bytes) -> R
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(broke_off)?;
-    let request = Request::from_parts(request.into(), Full::new(body));
+    let request = Request::from_parts(request, Full::new(body));
     let talk = async {
         let response = sender.send_request(request).await.map_err(broke_off)?;
         let (parts, mut incoming) = response.into_parts();

@@ -4,7 +4,10 @@
 //! and body; the head as JSON; the body. No credential is in it: the gateway's own keys and tokens are stripped before, and what
 //! `set_headers` adds is stamped when the delivery is handed over.
 
-use std::net::IpAddr;
+use std::{
+    io::{self, Read},
+    net::IpAddr,
+};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -20,6 +23,10 @@ const LENGTHS: usize = 12;
 const BEFORE_HEAD: usize = MAGIC.len() + TRIES + DIGEST + LENGTHS;
 /// The largest file that can be an entry: the largest body a webhook may have, and a head.
 pub(super) const LARGEST: u64 = 66 * 1024 * 1024;
+/// The largest head: several times what a request's may be.
+const LARGEST_HEAD: u32 = 2 * 1024 * 1024;
+/// How much of a body is looked at at once.
+const PART: usize = 64 * 1024;
 
 /// What is stored of a delivery's head.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,11 +90,13 @@ pub enum Why {
     Refused = 7,
     /// It waited longer than the policy lets it.
     Expired = 8,
+    /// A fault of this program ended its hand-over.
+    Fault = 9,
 }
 
 impl Why {
     /// Every reason, in the order of its number.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::InTurn,
         Self::Unreachable,
         Self::Timeout,
@@ -97,6 +106,7 @@ impl Why {
         Self::OverBudget,
         Self::Refused,
         Self::Expired,
+        Self::Fault,
     ];
 
     /// As it stands in lists, records and metrics.
@@ -111,6 +121,7 @@ impl Why {
             Self::OverBudget => "over_budget",
             Self::Refused => "refused",
             Self::Expired => "expired",
+            Self::Fault => "fault",
         }
     }
 }
@@ -206,33 +217,116 @@ pub(super) fn encode(head: &Head, tries: &Tries, body: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The entry, if these bytes are one from first to last.
-pub(super) fn decode(bytes: &[u8]) -> Option<Entry> {
-    let mut input = Input(bytes);
-    if input.take::<8>()? != *MAGIC {
-        return None;
+/// What stands before the head.
+struct Preface {
+    tries: [u8; TRIES],
+    sum: [u8; DIGEST],
+    head_length: u32,
+    body_length: u64,
+}
+
+impl Preface {
+    fn read(bytes: &[u8; BEFORE_HEAD]) -> Option<Self> {
+        let mut input = Input(bytes);
+        if input.take::<8>()? != *MAGIC {
+            return None;
+        }
+        Some(Self {
+            tries: input.take()?,
+            sum: input.take()?,
+            head_length: u32::from_le_bytes(input.take()?),
+            body_length: u64::from_le_bytes(input.take()?),
+        })
+        .filter(|preface| preface.head_length <= LARGEST_HEAD)
     }
-    let tries: [u8; TRIES] = input.take()?;
-    let sum: [u8; DIGEST] = input.take()?;
-    let head_length = u32::from_le_bytes(input.take()?);
-    let body_length = u64::from_le_bytes(input.take()?);
-    let rest = input.0;
-    let (json, body) = rest.split_at_checked(usize::try_from(head_length).ok()?)?;
-    if body.len() as u64 != body_length
-        || digest(&lengths(json.len(), body.len()), json, body) != sum
-    {
+
+    /// How long a file with this preface is.
+    fn file_length(&self) -> Option<u64> {
+        (BEFORE_HEAD as u64 + u64::from(self.head_length)).checked_add(self.body_length)
+    }
+
+    fn tries(&self, head: &Head) -> Tries {
+        Tries::decode(&self.tries).unwrap_or(Tries {
+            since_ms: head.received_ms,
+            ..Tries::default()
+        })
+    }
+
+    /// The digest over all that follows, before the body.
+    fn digest(&self, json: &[u8]) -> Sha256 {
+        let mut hash = Sha256::new();
+        hash.update(self.head_length.to_le_bytes());
+        hash.update(self.body_length.to_le_bytes());
+        hash.update(json);
+        hash
+    }
+
+    fn fits(&self, digest: Sha256) -> bool {
+        <[u8; DIGEST]>::from(digest.finalize()) == self.sum
+    }
+}
+
+/// The entry, if these bytes are one from first to last. Its body shares their memory.
+pub(super) fn decode(bytes: &Bytes) -> Option<Entry> {
+    let (first, rest) = bytes.split_first_chunk()?;
+    let preface = Preface::read(first)?;
+    let head_length = usize::try_from(preface.head_length).ok()?;
+    let (json, body) = rest.split_at_checked(head_length)?;
+    let mut digest = preface.digest(json);
+    digest.update(body);
+    if body.len() as u64 != preface.body_length || !preface.fits(digest) {
         return None;
     }
     let head: Head = serde_json::from_slice(json).ok()?;
-    let tries = Tries::decode(&tries).unwrap_or(Tries {
-        since_ms: head.received_ms,
-        ..Tries::default()
-    });
     Some(Entry {
+        tries: preface.tries(&head),
         head,
-        tries,
-        body: Bytes::copy_from_slice(body),
+        body: bytes.slice(BEFORE_HEAD + head_length..),
     })
+}
+
+/// An entry whose checksum is verified, without its body.
+#[derive(Debug)]
+pub(super) struct Outline {
+    pub(super) head: Head,
+    pub(super) tries: Tries,
+    pub(super) body_bytes: u64,
+}
+
+/// Checks an entry of this length without holding its body in memory; `None` where it is none.
+pub(super) fn outline(input: &mut impl Read, length: u64) -> io::Result<Option<Outline>> {
+    match read_outline(input, length) {
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        read => read,
+    }
+}
+
+fn read_outline(input: &mut impl Read, length: u64) -> io::Result<Option<Outline>> {
+    let mut first = [0; BEFORE_HEAD];
+    input.read_exact(&mut first)?;
+    let Some(preface) = Preface::read(&first).filter(|p| p.file_length() == Some(length)) else {
+        return Ok(None);
+    };
+    let mut json = vec![0; usize::try_from(preface.head_length).unwrap_or(0)];
+    input.read_exact(&mut json)?;
+    let mut digest = preface.digest(&json);
+    let mut part = vec![0; PART];
+    let mut left = preface.body_length;
+    while left > 0 {
+        let now = usize::try_from(left).map_or(PART, |left| left.min(PART));
+        let part = &mut part[..now];
+        input.read_exact(part)?;
+        digest.update(part);
+        left -= now as u64;
+    }
+    if !preface.fits(digest) {
+        return Ok(None);
+    }
+    Ok(serde_json::from_slice(&json).ok().map(|head| Outline {
+        tries: preface.tries(&head),
+        body_bytes: preface.body_length,
+        head,
+    }))
 }
 
 fn lengths(head: usize, body: usize) -> [u8; LENGTHS] {
@@ -290,6 +384,21 @@ mod tests {
         }
     }
 
+    /// Both ways to read have to agree.
+    fn read(bytes: &[u8]) -> Option<Entry> {
+        let entry = decode(&Bytes::copy_from_slice(bytes));
+        let outline = outline(&mut &*bytes, bytes.len() as u64).unwrap();
+        match (&entry, outline) {
+            (None, None) => {}
+            (Some(entry), Some(outline)) => {
+                assert_eq!((&entry.head, entry.tries), (&outline.head, outline.tries));
+                assert_eq!(entry.body.len() as u64, outline.body_bytes);
+            }
+            (entry, outline) => panic!("{entry:?} {outline:?}"),
+        }
+        entry
+    }
+
     fn written() -> (Entry, Vec<u8>) {
         let tries = Tries {
             attempts: 3,
@@ -312,19 +421,19 @@ mod tests {
     #[test]
     fn an_entry_is_read_as_it_was_written() {
         let (entry, bytes) = written();
-        assert_eq!(decode(&bytes), Some(entry));
+        assert_eq!(read(&bytes), Some(entry));
     }
 
     #[test]
     fn no_byte_may_be_missing_changed_or_added() {
         let (entry, bytes) = written();
         for length in 0..bytes.len() {
-            assert_eq!(decode(&bytes[..length]), None, "{length}");
+            assert_eq!(read(&bytes[..length]), None, "{length}");
         }
         for at in 0..bytes.len() {
             let mut other = bytes.clone();
             other[at] ^= 0x20;
-            match decode(&other) {
+            match read(&other) {
                 None => {}
                 // Only how it has fared may be lost, never the delivery.
                 Some(read) if at >= MAGIC.len() && at < MAGIC.len() + TRIES => {
@@ -338,7 +447,7 @@ mod tests {
         }
         let mut longer = bytes;
         longer.push(0);
-        assert_eq!(decode(&longer), None);
+        assert_eq!(read(&longer), None);
     }
 
     #[test]

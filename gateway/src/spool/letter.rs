@@ -6,13 +6,17 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, header};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request,
+    header::{self, InvalidHeaderValue},
+    request::Parts,
+};
 use jiff::Timestamp;
 use orket_shared::id::new_ulid;
-use pingora_http::RequestHeader;
 
 use super::entry::Head;
 use crate::{
+    bodies::ProvenPass,
     connection::Scheme,
     denial::Reason,
     guard::Actor,
@@ -40,6 +44,8 @@ pub struct Letter {
     pub head: Head,
     /// Its proven bytes.
     pub body: Bytes,
+    /// Their place in the memory for bodies; none for one that is read back, which counts as in hand.
+    pub held: Option<Arc<ProvenPass>>,
 }
 
 impl Letter {
@@ -47,24 +53,21 @@ impl Letter {
     pub fn of(
         admitted: &Admitted,
         policy: &Policy,
-        mut request: RequestHeader,
+        request: Parts,
         facts: &Facts<'_>,
         now: Timestamp,
     ) -> Result<Self, Reason> {
-        let (Some(delivery), Body::Proven(payload)) = (admitted.delivery(), admitted.body()) else {
+        let (Some(delivery), Body::Proven(proven)) = (admitted.delivery(), admitted.body()) else {
             return Err(Reason::Internal);
         };
         let upstream = policy
             .upstreams
             .get(admitted.route().upstream)
             .ok_or(Reason::Internal)?;
-        leave_out(&mut request);
-        upstream::strip(&mut request, admitted.route(), admitted.body())
-            .map_err(|_| Reason::Internal)?;
-        let target = std::str::from_utf8(request.raw_path()).map_err(|_| Reason::PathAmbiguous)?;
-        if target.parse::<http::uri::PathAndQuery>().is_err() {
-            return Err(Reason::PathAmbiguous);
-        }
+        let mut headers = request.headers;
+        leave_out(&mut headers);
+        upstream::strip(&mut headers, admitted.route(), admitted.body());
+        let target = request.uri.path_and_query().ok_or(Reason::PathAmbiguous)?;
         let head = Head {
             id: new_ulid(),
             source: delivery.source.to_string(),
@@ -80,9 +83,8 @@ impl Letter {
             host: facts.host.to_owned(),
             proto: facts.scheme.as_str().to_owned(),
             method: request.method.to_string(),
-            target: target.to_owned(),
-            headers: request
-                .headers
+            target: target.to_string(),
+            headers: headers
                 .iter()
                 .map(|(name, value)| (name.to_string(), one_a_byte(value.as_bytes())))
                 .collect(),
@@ -90,20 +92,21 @@ impl Letter {
         };
         Ok(Self {
             head,
-            body: payload.bytes().clone(),
+            body: proven.bytes().clone(),
+            held: Some(proven.pass().clone()),
         })
     }
 
     /// The request as the upstream gets it, by a policy in which its route is `route`.
-    pub fn stamped(
-        &self,
-        route: &Route,
-        upstream: &Upstream,
-    ) -> pingora_core::Result<RequestHeader> {
+    pub fn stamped(&self, route: &Route, upstream: &Upstream) -> Result<Parts, http::Error> {
         let head = &self.head;
-        let mut request = RequestHeader::build(head.method.as_str(), head.target.as_bytes(), None)?;
+        let request = Request::builder()
+            .method(head.method.as_str())
+            .uri(&head.target);
+        let (mut request, ()) = request.body(())?.into_parts();
         for (name, value) in &head.headers {
-            request.append_header(name.clone(), value_of(value)?)?;
+            let name = HeaderName::try_from(name)?;
+            request.headers.append(name, value_of(value)?);
         }
         let source: Arc<str> = head.source.as_str().into();
         let delivery = Delivery {
@@ -155,9 +158,8 @@ fn scheme(name: &str) -> Scheme {
     }
 }
 
-fn leave_out(request: &mut RequestHeader) {
-    let nominated: Vec<HeaderName> = request
-        .headers
+fn leave_out(headers: &mut HeaderMap) {
+    let nominated: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
@@ -165,7 +167,7 @@ fn leave_out(request: &mut RequestHeader) {
         .filter_map(|name| name.trim().parse().ok())
         .collect();
     for name in LEFT_OUT.iter().chain(&nominated) {
-        request.remove_header(name);
+        headers.remove(name);
     }
 }
 
@@ -174,14 +176,11 @@ fn one_a_byte(bytes: &[u8]) -> String {
     bytes.iter().map(|b| char::from(*b)).collect()
 }
 
-fn value_of(text: &str) -> pingora_core::Result<HeaderValue> {
-    let bytes: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(c).ok()).collect();
-    bytes
-        .and_then(|bytes| HeaderValue::from_bytes(&bytes).ok())
-        .ok_or_else(|| {
-            pingora_core::Error::explain(
-                pingora_core::ErrorType::InvalidHTTPHeader,
-                "a stored header is none",
-            )
-        })
+fn value_of(text: &str) -> Result<HeaderValue, InvalidHeaderValue> {
+    // A character that no byte stands for makes it no value, as a line break does.
+    let bytes: Vec<u8> = text
+        .chars()
+        .map(|c| u8::try_from(c).unwrap_or(b'\n'))
+        .collect();
+    HeaderValue::from_bytes(&bytes)
 }

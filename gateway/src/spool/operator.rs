@@ -4,8 +4,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Item, Outlook, Spool,
+    KeepError, Spool,
     entry::{Charged, Tries, Why},
+    shelf::{Item, More, Outlook, Shelf},
     store::{Place, name_of},
 };
 use crate::policy::SpoolBounds;
@@ -103,7 +104,9 @@ pub enum ActError {
     #[error("there is no such entry; orket-gateway spool list shows them")]
     Unknown,
     /// It is being sent at this moment.
-    #[error("it is on its way to the upstream at this moment; look again when it is settled")]
+    #[error(
+        "it is being handed over: it is on its way to the upstream at this moment; look again when it is settled"
+    )]
     InHand,
     /// The same delivery is done or waits.
     #[error("the same delivery is done or waits already; drop this one")]
@@ -111,9 +114,19 @@ pub enum ActError {
     /// There is no room among what waits.
     #[error("the spool is full: drop something first, or raise [spool]")]
     Full,
+    /// There is no room for more of its source.
+    #[error(
+        "its source has its share of the spool: drop something of it first, or raise [spool] source_share"
+    )]
+    ShareFull,
     /// Neither an id nor what else was given.
-    #[error("say which: an id, or all")]
+    #[error("say which: {{\"id\": \"…\"}}, or all dead letters: {{\"dead\": true}}")]
     Nothing,
+    /// What was asked for cannot be read. It is not repeated.
+    #[error(
+        "this is not understood: send {{\"id\": \"…\"}}, or for all dead letters {{\"dead\": true}}, and nothing else"
+    )]
+    Unread,
     /// The disk does not take it.
     #[error("the disk does not take it: {0}")]
     Disk(String),
@@ -179,13 +192,13 @@ impl Spool {
                 Err(ActError::Known) if what.id.is_none() => {}
                 Err(e) if ids.is_empty() => return Err(e),
                 Err(e) => {
-                    tracing::warn!(target: "audit", event = "spool_retry", ids = ids.join(", "), error = %e, "not all dead letters were taken back");
+                    tracing::warn!(name: "act", target: "audit", event = "spool_retry", ids = ids.join(", "), error = %e, "not all dead letters were taken back");
                     break;
                 }
             }
         }
         self.policy_changed();
-        tracing::info!(target: "audit", event = "spool_retry", id = what.id, dead = what.dead, taken_back = ids.len(), "the operator asked for what waits to be sent again");
+        tracing::info!(name: "act", target: "audit", event = "spool_retry", id = what.id, dead = what.dead, taken_back = ids.len(), "the operator asked for what waits to be sent again");
         let message = format!(
             "{} dead letter(s) taken back; what waits is sent now",
             ids.len()
@@ -195,40 +208,56 @@ impl Spool {
 
     fn revive(&self, item: Item, bounds: SpoolBounds) -> Result<(), ActError> {
         let head = &item.head;
-        if head.remember && self.replay.knows(&head.source, &head.upstream, &head.key) {
+        // Known as waiting from here on, so that nobody else keeps the same meanwhile.
+        if head.remember && !self.replay.waits(&head.source, &head.upstream, &head.key) {
             return Err(ActError::Known);
         }
-        let order = {
-            let mut shelf = self.shelf.lock();
-            if shelf.entries + 1 > bounds.entries || shelf.bytes + item.bytes > bounds.bytes {
-                return Err(ActError::Full);
+        let taken = self.take_dead(&item, bounds).and_then(|order| {
+            let tries = Tries {
+                why: Why::InTurn,
+                charged: Charged::No,
+                since_ms: Timestamp::now().as_millisecond(),
+                ..item.tries
+            };
+            let moved = self
+                .store
+                .revive(&item.name(), &tries, &name_of(order, &head.id));
+            match moved {
+                Ok(()) => Ok((order, tries)),
+                Err(e) => {
+                    self.shelf.lock().add_dead(item.clone());
+                    Err(ActError::Disk(e.to_string()))
+                }
             }
-            // Whoever else acts on it finds it gone.
-            if shelf.dead.remove(&item.order).is_none() {
-                return Err(ActError::Unknown);
+        });
+        match taken {
+            Ok((order, tries)) => {
+                self.shelve(Item {
+                    order,
+                    tries,
+                    ..item
+                });
+                Ok(())
             }
-            shelf.dead_bytes = shelf.dead_bytes.saturating_sub(item.bytes);
-            self.next_order()
-        };
-        let tries = Tries {
-            why: Why::InTurn,
-            charged: Charged::No,
-            since_ms: Timestamp::now().as_millisecond(),
-            ..item.tries
-        };
-        let moved = self
-            .store
-            .revive(&item.name(), &tries, &name_of(order, &head.id));
-        if let Err(e) = moved {
-            let _ = self.shelf.lock().add_dead(item, bounds);
-            return Err(ActError::Disk(e.to_string()));
+            Err(e) => {
+                self.waits_no_longer(&item);
+                Err(e)
+            }
         }
-        self.take_in(vec![Item {
-            order,
-            tries,
-            ..item
-        }]);
-        Ok(())
+    }
+
+    /// Takes a dead letter out of the books, if there is room for it among what waits: its new place in the order.
+    fn take_dead(&self, item: &Item, bounds: SpoolBounds) -> Result<u64, ActError> {
+        let mut shelf = self.shelf.lock();
+        let one = More::default().and(item.bytes);
+        shelf
+            .has_room(&item.head.source, one, one, bounds)
+            .map_err(|e| match e {
+                KeepError::ShareFull => ActError::ShareFull,
+                KeepError::Full | KeepError::Unavailable => ActError::Full,
+            })?;
+        shelf.take_dead(item.order).ok_or(ActError::Unknown)?;
+        Ok(self.next_order())
     }
 
     /// Forgets one, or all dead letters.
@@ -240,9 +269,16 @@ impl Spool {
                     let shelf = self.shelf.lock();
                     shelf.dead.values().map(|i| i.head.id.clone()).collect()
                 };
-                all.iter()
-                    .map(|id| self.drop_one(id))
-                    .collect::<Result<_, _>>()?
+                let mut dropped = Vec::new();
+                for id in all {
+                    match self.drop_one(&id) {
+                        Ok(id) => dropped.push(id),
+                        // Someone else has acted on it meanwhile.
+                        Err(ActError::Unknown | ActError::InHand) => {}
+                        Err(e) => return Err(e),
+                    }
+                }
+                dropped
             }
             (Some(_), true) | (None, false) => return Err(ActError::Nothing),
         };
@@ -251,30 +287,24 @@ impl Spool {
     }
 
     fn drop_one(&self, id: &str) -> Result<String, ActError> {
-        let dead = {
-            let shelf = self.shelf.lock();
-            shelf.dead.values().find(|i| i.head.id == id).cloned()
-        };
-        let (item, place) = match dead {
-            Some(item) => (item, Place::Dead),
-            None => (self.waiting_to_drop(id)?, Place::Waiting),
-        };
-        self.store
-            .remove(place, &item.name())
-            .map_err(|e| ActError::Disk(e.to_string()))?;
-        match place {
-            Place::Waiting => {
-                self.take_out(&item.head.source, item.order);
-            }
-            Place::Dead => {
-                let mut shelf = self.shelf.lock();
-                if shelf.dead.remove(&item.order).is_some() {
-                    shelf.dead_bytes = shelf.dead_bytes.saturating_sub(item.bytes);
+        // Out of the books first: whoever else would act on it finds it gone.
+        let (item, place) = self.shelf.lock().take_to_drop(id)?;
+        if let Err(e) = self.store.remove_for_good(place, &item.name()) {
+            let mut shelf = self.shelf.lock();
+            match place {
+                Place::Waiting => {
+                    shelf.put_back(item);
                 }
+                Place::Dead => shelf.add_dead(item),
             }
+            return Err(ActError::Disk(e.to_string()));
+        }
+        if place == Place::Waiting {
+            self.waits_no_longer(&item);
         }
         self.policy_changed();
         tracing::warn!(
+            name: "act",
             target: "audit",
             event = "spool_drop",
             source = item.head.source,
@@ -286,21 +316,30 @@ impl Spool {
         );
         Ok(item.head.id.clone())
     }
+}
 
-    fn waiting_to_drop(&self, id: &str) -> Result<Item, ActError> {
-        let shelf = self.shelf.lock();
-        for lane in shelf.lanes.values() {
-            for (at, item) in lane.queue.values().enumerate() {
-                if item.head.id == id {
-                    return if at == 0 && lane.outlook == Outlook::InHand {
-                        Err(ActError::InHand)
-                    } else {
-                        Ok(item.clone())
-                    };
-                }
-            }
+impl Shelf {
+    /// Takes an entry out, unless it is being handed over.
+    fn take_to_drop(&mut self, id: &str) -> Result<(Item, Place), ActError> {
+        let dead = self.dead.values().find(|item| item.head.id == id);
+        if let Some(order) = dead.map(|item| item.order) {
+            let item = self.take_dead(order).ok_or(ActError::Unknown)?;
+            return Ok((item, Place::Dead));
         }
-        Err(ActError::Unknown)
+        let found = self.lanes.iter().find_map(|(source, lane)| {
+            let at = lane.queue.values().position(|item| item.head.id == id)?;
+            let order = *lane.queue.keys().nth(at)?;
+            let in_hand = at == 0 && lane.outlook == Outlook::InHand;
+            Some((source.clone(), order, in_hand))
+        });
+        match found {
+            None => Err(ActError::Unknown),
+            Some((_, _, true)) => Err(ActError::InHand),
+            Some((source, order, false)) => self
+                .remove(&source, order)
+                .map(|item| (item, Place::Waiting))
+                .ok_or(ActError::Unknown),
+        }
     }
 }
 

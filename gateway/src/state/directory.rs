@@ -82,13 +82,19 @@ impl Directory {
         self.open(name, OFlags::RDWR)
     }
 
-    /// Reads a file of at most `limit` bytes.
-    pub fn read(&self, name: &str, limit: u64) -> io::Result<Vec<u8>> {
+    /// A file of at most `limit` bytes to read, and how long it is.
+    pub fn open_to_read(&self, name: &str, limit: u64) -> io::Result<(File, u64)> {
         let file = self.open(name, OFlags::RDONLY)?;
         let length = file.metadata()?.len();
         if length > limit {
             return Err(refused("it is larger than anything written here"));
         }
+        Ok((file, length))
+    }
+
+    /// Reads a file of at most `limit` bytes.
+    pub fn read(&self, name: &str, limit: u64) -> io::Result<Vec<u8>> {
+        let (file, length) = self.open_to_read(name, limit)?;
         let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
         file.take(limit).read_to_end(&mut bytes)?;
         Ok(bytes)
@@ -155,10 +161,13 @@ fn belongs_to_us(facts: &Stat) -> io::Result<()> {
     if facts.st_uid == geteuid().as_raw() {
         Ok(())
     } else {
-        Err(refused("it belongs to another user"))
+        Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "it belongs to another user",
+        ))
     }
 }
 
 fn refused(why: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::PermissionDenied, why)
+    io::Error::new(io::ErrorKind::InvalidData, why)
 }

@@ -17,7 +17,7 @@ use x509_parser::{
 };
 
 use super::{ALPN, VERSIONS, provider};
-use crate::secret::Secret;
+use crate::{plain_file, secret::Secret};
 
 /// Certificates that end within this time are warned of.
 pub const EXPIRES_SOON: SignedDuration = SignedDuration::from_hours(14 * 24);
@@ -130,7 +130,8 @@ impl fmt::Debug for Identity {
 impl Identity {
     /// Reads both files. What a client would refuse is refused here.
     pub fn read(cert_file: &Path, key_file: &Path, now: Timestamp) -> Result<Self, IdentityError> {
-        let pem = std::fs::read(cert_file).map_err(IdentityError::CertificateUnreadable)?;
+        let (pem, _) = plain_file::read(cert_file, plain_file::PEM_BYTES)
+            .map_err(IdentityError::CertificateUnreadable)?;
         let chain = CertificateDer::pem_slice_iter(&pem)
             .collect::<Result<Vec<_>, _>>()
             .map_err(|_| IdentityError::CertificateMalformed)?;
@@ -188,13 +189,9 @@ fn server_config(certified: CertifiedKey) -> Result<ServerConfig, rustls::Error>
 
 /// The key, and whether other users can get at its file.
 fn read_key(path: &Path) -> Result<(PrivateKeyDer<'static>, bool), IdentityError> {
-    let read = || {
-        Ok((
-            std::fs::read(path)?,
-            std::fs::metadata(path)?.permissions().mode(),
-        ))
-    };
-    let (pem, mode) = read().map_err(IdentityError::KeyUnreadable)?;
+    let (pem, metadata) =
+        plain_file::read(path, plain_file::PEM_BYTES).map_err(IdentityError::KeyUnreadable)?;
+    let mode = metadata.permissions().mode();
     let pem = Secret::new(pem);
     let key = PrivateKeyDer::from_pem_slice(pem.expose()).map_err(|_| IdentityError::NoKey)?;
     Ok((key, mode & 0o026 != 0))

@@ -24,7 +24,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::{ALPN, VERSIONS, provider};
-use crate::denial::Reason;
+use crate::{denial::Reason, plain_file};
 
 /// Why nobody could be believed.
 #[derive(Debug, thiserror::Error)]
@@ -134,7 +134,7 @@ fn client_config(roots: RootCertStore) -> Result<ClientConfig, rustls::Error> {
 }
 
 fn certificates_of(path: &Path) -> Result<Vec<CertificateDer<'static>>, TrustError> {
-    let pem = std::fs::read(path).map_err(TrustError::Unreadable)?;
+    let (pem, _) = plain_file::read(path, plain_file::PEM_BYTES).map_err(TrustError::Unreadable)?;
     CertificateDer::pem_slice_iter(&pem)
         .collect::<Result<_, _>>()
         .map_err(|_| TrustError::NoRoot)

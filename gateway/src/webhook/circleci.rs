@@ -1,14 +1,15 @@
 //! `CircleCI`, outbound webhooks.
 //!
 //! `circleci-signature` is a list of versions and signatures, comma between them, of which `v1=` is the lower-case hex of
-//! HMAC-SHA256 over the raw body (circleci.com/docs/outbound-webhooks). The event is in `circleci-event-type`, not
-//! signed; the id stands in the body. No time is signed.
+//! HMAC-SHA256 over the raw body (circleci.com/docs/outbound-webhooks). The event is in the body's `type`, and in
+//! `circleci-event-type`, not signed; the id stands in the body. No time is signed.
 
 use super::{
     Header, Provider,
     Role::{Event, Signature},
     claim::{self, Claim, Proof},
     form::{self, List},
+    within::Path,
 };
 use crate::{denial::Reason, request_head::RequestHead};
 
@@ -43,6 +44,14 @@ impl Provider for CircleCi {
     fn claim(&self, head: &RequestHead<'_>) -> Result<Claim, Reason> {
         let text = claim::signature(head, "circleci-signature")?;
         Ok(Proof::Sha256(LIST.read(text, form::lower_hex)?).into())
+    }
+
+    fn event_within(&self) -> &[Path] {
+        &[&["type"]]
+    }
+
+    fn id_within(&self) -> &[Path] {
+        &[&["id"]]
     }
 
     fn written(&self, tag: &[u8], _given: &str) -> String {

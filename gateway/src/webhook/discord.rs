@@ -4,7 +4,8 @@
 //! `X-Signature-Timestamp`, by the application's key, whose public half is named under `secret` (docs.discord.com,
 //! *Interactions overview* and *Webhook events*). Nothing stands between time and body; as the time is canonical and
 //! near, no digit can move from one to the other. A `PING` is forwarded like any other body: the answer is the
-//! upstream's. Event and id stand in the body.
+//! upstream's. A webhook event names itself in `event.type`;
+//! an interaction has a number and no name.
 
 use super::{
     Header, Provider,
@@ -12,6 +13,7 @@ use super::{
     claim::{self, Claim, Proof, SignedTime},
     form,
     key::{self, Key, KeyFault},
+    within::Path,
 };
 use crate::{denial::Reason, request_head::RequestHead, secret::Secret};
 
@@ -54,6 +56,10 @@ impl Provider for Discord {
     fn signed<'a>(&'a self, claim: &'a Claim, payload: &'a [u8]) -> Vec<&'a [u8]> {
         let time = claim.time.as_ref().map_or("", SignedTime::text);
         vec![time.as_bytes(), payload]
+    }
+
+    fn event_within(&self) -> &[Path] {
+        &[&["event", "type"]]
     }
 
     fn written(&self, tag: &[u8], _given: &str) -> String {

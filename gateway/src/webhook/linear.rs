@@ -2,8 +2,8 @@
 //!
 //! `Linear-Signature` is the lower-case hex of HMAC-SHA256 over the raw body. The time of sending stands in that body, as
 //! `webhookTimestamp` in milliseconds; more than a minute off is to be refused (linear.app/developers/webhooks,
-//! *Securing webhooks*). So it is read once the body is proven, and a body without it is refused. Event and delivery id
-//! are in `Linear-Event` and `Linear-Delivery`, not signed.
+//! *Securing webhooks*). So it is read once the body is proven, and a body without it is refused. The event is in the
+//! body's `type`, and in `Linear-Event`, not signed, as is the delivery's id in `Linear-Delivery`.
 
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use super::{
     Role::{Event, Id, Signature},
     claim::{self, Claim, SignedTime},
     form,
+    within::Path,
 };
 use crate::{denial::Reason, request_head::RequestHead};
 
@@ -60,6 +61,10 @@ impl Provider for Linear {
             serde_json::from_slice(payload).map_err(|_| Reason::TimestampMalformed)?;
         let milliseconds = timed.webhook_timestamp.ok_or(Reason::TimestampMissing)?;
         SignedTime::of_milliseconds(milliseconds).map(Some)
+    }
+
+    fn event_within(&self) -> &[Path] {
+        &[&["type"]]
     }
 
     fn written(&self, tag: &[u8], _given: &str) -> String {

@@ -2,13 +2,14 @@
 //!
 //! `X-PagerDuty-Signature` is a list of `v1=` and the lower-case hex of HMAC-SHA256 over the raw body, comma between
 //! them: one for each secret while one is rolled (developer.pagerduty.com, *Verifying signatures*). The subscription's
-//! id is in `X-Webhook-Id`; event and delivery id stand in the body. No time is signed.
+//! id is in `X-Webhook-Id`; event and delivery id stand in the body, as `event.event_type` and `event.id`. No time is signed.
 
 use super::{
     Header, Provider,
     Role::Signature,
     claim::{self, Claim, Proof},
     form::{self, List},
+    within::Path,
 };
 use crate::{denial::Reason, request_head::RequestHead};
 
@@ -40,6 +41,14 @@ impl Provider for PagerDuty {
     fn claim(&self, head: &RequestHead<'_>) -> Result<Claim, Reason> {
         let text = claim::signature(head, "x-pagerduty-signature")?;
         Ok(Proof::Sha256(LIST.read(text, form::lower_hex)?).into())
+    }
+
+    fn event_within(&self) -> &[Path] {
+        &[&["event", "event_type"]]
+    }
+
+    fn id_within(&self) -> &[Path] {
+        &[&["event", "id"]]
     }
 
     fn written(&self, tag: &[u8], _given: &str) -> String {

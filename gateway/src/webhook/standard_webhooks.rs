@@ -5,7 +5,7 @@
 //! seconds and may be five minutes off, on both sides; the id is the same when a message is sent again and is meant as
 //! idempotency key (the specification at github.com/standard-webhooks, *Signature scheme*). An id with a `.` in it
 //! is refused: where it ends would be in doubt. Other versions (`v1a` is Ed25519) are passed over. There is no header
-//! for the event.
+//! for the event; the specification wants it in the body, as `type`.
 
 use super::{
     Header, Provider,
@@ -13,6 +13,7 @@ use super::{
     claim::{self, Claim, Proof, SignedTime},
     form::{self, List},
     key::{self, Key, KeyFault},
+    within::Path,
 };
 use crate::{denial::Reason, request_head::RequestHead, secret::Secret};
 
@@ -90,6 +91,14 @@ impl Provider for StandardWebhooks {
         let id = claim.id.as_deref().unwrap_or_default();
         let time = claim.time.as_ref().map_or("", SignedTime::text);
         vec![id.as_bytes(), b".", time.as_bytes(), b".", payload]
+    }
+
+    fn event_within(&self) -> &[Path] {
+        if self.headers.iter().any(|h| h.role == Event) {
+            &[]
+        } else {
+            &[&["type"]]
+        }
     }
 
     fn written(&self, tag: &[u8], _given: &str) -> String {

@@ -4,13 +4,14 @@
 //! `{t}.{body}`), comma between them; `v1` stands there several times while a secret is rolled, and test deliveries
 //! carry a `v0` that is passed over. Five minutes of tolerance (docs.stripe.com, *Webhooks*, *Verify webhook signatures
 //! manually*). The endpoint's secret begins with `whsec_`, and that is part of the key: it is not base64 as with
-//! Standard Webhooks. Event and id stand in the body, not in the head.
+//! Standard Webhooks. Event (`type`) and id stand in the body, not in the head.
 
 use super::{
     Header, Provider,
     Role::Signature,
     claim::{self, Claim, Proof, SignedTime},
     form::{self, List},
+    within::Path,
 };
 use crate::{denial::Reason, request_head::RequestHead};
 
@@ -63,6 +64,14 @@ impl Provider for Stripe {
     fn signed<'a>(&'a self, claim: &'a Claim, payload: &'a [u8]) -> Vec<&'a [u8]> {
         let time = claim.time.as_ref().map_or("", SignedTime::text);
         vec![time.as_bytes(), b".", payload]
+    }
+
+    fn event_within(&self) -> &[Path] {
+        &[&["type"]]
+    }
+
+    fn id_within(&self) -> &[Path] {
+        &[&["id"]]
     }
 
     fn written(&self, tag: &[u8], given: &str) -> String {

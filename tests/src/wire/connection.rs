@@ -73,16 +73,22 @@ pub struct Connection {
 impl Connection {
     /// Connects; fails the test when nothing listens there.
     pub async fn open(address: &Address) -> Self {
+        Self::attempt(address)
+            .await
+            .unwrap_or_else(|error| panic!("no connection to {address}: {error}"))
+    }
+
+    /// Connects, where something listens.
+    pub async fn attempt(address: &Address) -> std::io::Result<Self> {
         let stream = timeout(DEADLINE, address.connect())
             .await
-            .unwrap_or_else(|_| panic!("no connection to {address} within {DEADLINE:?}"))
-            .unwrap_or_else(|error| panic!("no connection to {address}: {error}"));
+            .unwrap_or_else(|_| panic!("no connection to {address} within {DEADLINE:?}"))?;
         let (reader, writer) = tokio::io::split(stream);
-        Self {
+        Ok(Self {
             reader,
             writer,
             buffer: Vec::new(),
-        }
+        })
     }
 
     /// Connects from one of this machine's loopback addresses, so that a test has several clients.

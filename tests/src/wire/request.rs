@@ -178,6 +178,13 @@ impl Request {
         connection.answer_to(&self.method).await
     }
 
+    /// As [`Request::send`], to a program that may be gone, or go before it has answered.
+    pub async fn attempt(&self, address: &Address) -> Option<Answer> {
+        let mut connection = Connection::attempt(address).await.ok()?;
+        connection.send(&self.bytes(address)).await;
+        connection.one_answer(&self.method).await
+    }
+
     /// As [`Request::send`], from one of this machine's loopback addresses.
     pub async fn send_from(&self, client: Ipv4Addr, address: &Address) -> Answer {
         let mut connection = Connection::open_from(client, address).await;

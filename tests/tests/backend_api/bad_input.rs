@@ -179,15 +179,7 @@ async fn unknown_things_are_not_found_and_wrong_methods_are_named() {
             assert_problem(&backend.get(&target).await, 404, &target);
         }
     }
-    for target in [
-        "/",
-        "/v1",
-        "/v2/runs",
-        "/v1/runs/",
-        "/V1/runs",
-        "/v1//runs",
-        "/metrics",
-    ] {
+    for target in ["/", "/v1", "/v2/runs", "/v1/runs/", "/V1/runs", "/v1//runs"] {
         assert_problem(&backend.get(target).await, 404, target);
     }
     for (method, target, allow) in [
@@ -253,4 +245,24 @@ async fn headers_that_occur_twice_or_are_no_text_are_refused() {
         assert_problem(&odd.send(backend.address()).await, 400, name);
     }
     nothing_was_made(&backend).await;
+}
+
+#[tokio::test]
+async fn an_id_that_is_a_route_is_refused() {
+    let backend = Backend::start("").await;
+    for (target, body) in [
+        ("/v1/runs", json!({ "id": "replay", "command": ["true"] })),
+        (
+            "/v1/cards",
+            json!({ "id": "archive", "title": "t", "command": ["true"] }),
+        ),
+    ] {
+        let answer = backend.post(target, &body).await;
+        assert_eq!(answer.status, 400, "{}", answer.text());
+        assert!(
+            answer.text().contains("the name of a route"),
+            "{}",
+            answer.text()
+        );
+    }
 }

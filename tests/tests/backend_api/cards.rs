@@ -287,3 +287,68 @@ async fn the_command_line_archives_through_the_running_backend_and_without_one()
     backend.restart().await;
     assert_eq!(card(&backend, "two").await["status"], "archived");
 }
+
+#[tokio::test]
+async fn any_number_of_cards_is_archived_and_their_history_is_kept() {
+    let mut backend = Backend::start("").await;
+    create(
+        &backend,
+        &json!({ "id": "first", "title": "t", "build_id": "big", "command": ["true"] }),
+    )
+    .await;
+    let run = json!({ "card_id": "first" });
+    assert_eq!(backend.post("/v1/runs", &run).await.status, 201);
+    becomes(&backend, "first", "done").await;
+    assert!(backend.terminate().await.success());
+    let store = rusqlite::Connection::open(backend.database()).unwrap();
+    let more = "INSERT INTO cards (id, title, build_id, priority, status, depends_on, work, \
+                created_at, updated_at) WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL \
+                SELECT i + 1 FROM n WHERE i < 1200) SELECT 'c' || i, title, build_id, priority, \
+                'ready', depends_on, work, created_at, updated_at FROM n, cards WHERE id = 'first'";
+    assert_eq!(store.execute(more, []).unwrap(), 1200);
+    drop(store);
+    backend.restart().await;
+
+    let config = backend.dir().join("backend.toml");
+    let arguments = [
+        "archive",
+        "--config",
+        config.to_str().unwrap(),
+        "--build",
+        "big",
+        "--card",
+        "nobody",
+        "--related",
+        "no such text",
+        "--reason",
+        "it is over",
+        "--by",
+        "ops",
+    ];
+    let ended = orket_tests::backend::run(backend.dir(), &arguments).await;
+    assert!(
+        ended.stdout.starts_with("1201 cards archived\n"),
+        "{}",
+        ended.stdout
+    );
+    assert_eq!(ended.stderr.trim(), "no card nobody");
+    assert_eq!(ended.status.code(), Some(1));
+    let first = card(&backend, "first").await;
+    assert_eq!(first["archive_reason"], "it is over");
+    // Once more: the same answer, and nothing is changed.
+    let again = json!({ "build_id": "big", "reason": "another", "archived_by": "someone" });
+    let again = backend.post("/v1/cards/archive", &again).await.json();
+    assert_eq!(again["archived_count"], 1201, "{}", again["archived_count"]);
+    assert_eq!(card(&backend, "first").await, first);
+    let runs = backend.get("/v1/runs?card_id=first").await.json();
+    assert_eq!(runs["items"].as_array().unwrap().len(), 1);
+    let store = rusqlite::Connection::open(backend.database()).unwrap();
+    let told: i64 = store
+        .query_row(
+            "SELECT count(*) FROM events WHERE kind = 'card.archived'",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    assert_eq!(told, 1201, "each was told once");
+}

@@ -80,6 +80,17 @@ async fn the_total_time_ends_an_attempt_and_all_retries() {
 }
 
 #[tokio::test]
+async fn what_is_beyond_the_limit_of_its_output_is_no_silence() {
+    let backend = Backend::start("[runs]\noutput_limit = \"1KiB\"\ngrace = \"300ms\"\n").await;
+    let talks = "n=0; while [ $n -lt 40 ]; do n=$((n+1)); printf '%0200d' $n; sleep 0.1; done";
+    let body =
+        json!({ "id": "talks", "command": ["sh", "-c", talks], "bounds": { "silence": "2s" } });
+    submit(&backend, &body).await;
+    let run = ended(&backend, "talks").await;
+    assert_eq!(run["state"], "succeeded", "{run}");
+}
+
+#[tokio::test]
 async fn silence_ends_an_attempt_and_a_talking_one_goes_on() {
     let mut backend = Backend::start("[runs]\ngrace = \"1s\"\n").await;
     let talks = "for i in 1 2 3 4 5 6; do echo $i; sleep 0.2; done";

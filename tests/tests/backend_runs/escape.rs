@@ -79,6 +79,60 @@ async fn a_run_that_removes_its_attempt_does_not_outlive_a_restart_unseen() {
 }
 
 #[tokio::test]
+async fn a_supervisor_killed_before_it_took_its_attempt_on_costs_none() {
+    let mut backend = Backend::start("").await;
+    let script_text = "touch begun; while [ ! -e go ]; do sleep 0.02; done";
+    let id = script(&backend, script_text).await;
+    let begun = backend.workspace().join("begun");
+    eventually("it has begun", DEADLINE, || async { begun.exists() }).await;
+    eventually("it is known to have started", DEADLINE, || async {
+        super::run(&backend, &id).await["attempt_list"][0]["state"] == "started"
+    })
+    .await;
+    backend.kill().await;
+    // As a supervisor leaves it that is in the store, and came no further.
+    let claim = backend
+        .state_dir()
+        .join(format!("attempts/{id}.1/claim.json"));
+    let text = std::fs::read_to_string(&claim).unwrap();
+    let supervisor: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let pid = supervisor["supervisor"]["pid"].to_string();
+    let killed = std::process::Command::new("kill")
+        .args(["-9", &pid])
+        .status();
+    assert!(killed.unwrap().success());
+    std::fs::remove_file(&claim).unwrap();
+    backend.restart().await;
+    std::fs::write(backend.workspace().join("go"), "").unwrap();
+    let run = ended(&backend, &id).await;
+    assert_eq!(
+        (&run["state"], &run["attempts"]),
+        (&json!("succeeded"), &json!(1)),
+        "{run}"
+    );
+    let first = &run["attempt_list"][0]["exit"]["kind"];
+    assert_eq!(first, "never_started", "{run}");
+    convergence::settled(&mut backend).await;
+}
+
+#[tokio::test]
+async fn a_run_that_removes_its_output_is_followed_after_a_restart() {
+    let mut backend = Backend::start("").await;
+    let script_text = "rm \"$(dirname \"$TMPDIR\")/output\"; echo x >> begun; \
+         while [ ! -e go ]; do sleep 0.02; done";
+    let body = json!({ "command": ["sh", "-c", script_text], "retries": 1 });
+    let id = submit(&backend, &body).await;
+    let begun = backend.workspace().join("begun");
+    eventually("it has begun", DEADLINE, || async { begun.exists() }).await;
+    backend.kill_and_restart().await;
+    std::fs::write(backend.workspace().join("go"), "").unwrap();
+    let run = ended(&backend, &id).await;
+    assert_eq!(run["state"], "succeeded", "{run}");
+    assert_eq!(std::fs::read_to_string(begun).unwrap(), "x\n");
+    convergence::settled(&mut backend).await;
+}
+
+#[tokio::test]
 async fn a_stopped_supervisor_keeps_no_run_from_its_timeout_or_a_restart() {
     let mut backend = Backend::start("[runs]\ngrace = \"1s\"\n").await;
     let stop = "touch stopped; kill -STOP $PPID; exec sleep 1000";

@@ -63,9 +63,43 @@ const NEVER_THE_CLIENTS: &[&str] = &[
     "X-HTTP-Method-Override",
     "X-HTTP-Method",
     "X-Method-Override",
+    "Remote-User",
+    "Remote-Groups",
+    "Remote-Email",
+    "Remote-Name",
+    "X-Remote-User",
+    "X-WebAuth-User",
+    "X-Authentik-Username",
+    "X-Authentik-Meta-Outpost",
+    "X-Auth-Request-User",
+    "X-Auth-Request-Preferred-Username",
+    "X-Vouch-User",
+    "X-Vouch-Idp-Claims-Groups",
+    "X-Pomerium-Jwt-Assertion",
+    "X-Pomerium-Claim-Email",
+    "X-Consumer-Username",
+    "X-Consumer-Custom-ID",
+    "X-Credential-Identifier",
+    "X-Userinfo",
+    "CF-Access-Jwt-Assertion",
+    "CF-Access-Authenticated-User-Email",
+    "X-Goog-IAP-JWT-Assertion",
+    "X-Goog-Authenticated-User-Email",
+    "X-Endpoint-API-UserInfo",
+    "X-Amzn-Oidc-Data",
+    "X-Amzn-Oidc-Identity",
+    "X-Amzn-Mtls-Clientcert-Subject",
+    "X-MS-CLIENT-PRINCIPAL",
+    "X-MS-CLIENT-PRINCIPAL-NAME",
+    "Tailscale-User-Login",
+    "X-ExeDev-Email",
+    "X-SSL-Client-Verify",
+    "SSL-Client-S-DN",
+    "Client-Cert",
+    "X-Client-Cert-Subject",
 ];
 
-fn spellings(name: &str) -> [String; 4] {
+fn spellings(name: &str) -> [String; 6] {
     let half: String = name
         .char_indices()
         .map(|(at, c)| if c == '-' && at % 2 == 0 { '_' } else { c })
@@ -74,6 +108,9 @@ fn spellings(name: &str) -> [String; 4] {
         name.to_owned(),
         name.to_lowercase(),
         name.replace('-', "_"),
+        // Some servers fold every mark, not `_` alone.
+        name.replace('-', "."),
+        name.replace('-', "~"),
         half,
     ]
 }
@@ -374,4 +411,42 @@ upstream = "python"
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(upstream.last().header("x-api-key"), Some(inner));
     assert!(!String::from_utf8_lossy(&upstream.last().raw).contains(API_KEY));
+}
+
+#[tokio::test]
+async fn a_header_that_the_policy_sets_stands_alone_in_every_spelling() {
+    let upstream = Upstream::tcp().await;
+    let inner = "set-by-the-policy-7Kd2Wq9Zx";
+    let policy = Policy::new()
+        .secrets("inner = [{ file = \"{dir}/inner\" }]")
+        .upstream("set_headers = { \"X-Service-User\" = \"inner\" }");
+    let (name, bytes) = orket_tests::policy::SECRET_FILE;
+    let gateway = Gateway::before(upstream.address())
+        .file(name, bytes)
+        .file("inner", inner.as_bytes())
+        .policy(&policy.to_string())
+        .start()
+        .await;
+    let all = spellings("X-Service-User").into_iter().chain([
+        "x-service_user".to_owned(),
+        "X_SERVICE-USER".to_owned(),
+        "X_Orket_Actor".to_owned(),
+        "x-orket_actor".to_owned(),
+    ]);
+    for spelling in all {
+        let api = Request::get("/v1/version").key(API_KEY);
+        let webhook = Delivery::fresh().signed(PATH, WEBHOOK_SECRET);
+        for request in [api, webhook] {
+            let request = request
+                .header(&spelling, PLANTED)
+                .header(&spelling, PLANTED);
+            let answer = request.send(gateway.address()).await;
+            assert_eq!(answer.status, 200, "{spelling}: {}", answer.text());
+            let recorded = upstream.last();
+            let raw = String::from_utf8_lossy(&recorded.raw).into_owned();
+            assert!(!raw.contains(PLANTED), "{spelling}: {raw}");
+            assert_eq!(recorded.all("x-service-user"), [inner], "{raw}");
+            assert_eq!(recorded.all("x-orket-actor").len(), 1, "{raw}");
+        }
+    }
 }

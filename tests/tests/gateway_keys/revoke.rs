@@ -102,7 +102,14 @@ async fn what_names_no_key_revokes_nothing() {
     let upstream = Upstream::tcp().await;
     let gateway = Gateway::with_policy(upstream.address(), &two_keys()).await;
     assert_eq!(revoke(&gateway, "nobody").await["known"], false);
-    for body in ["", "{}", "[]", r#"{"id":1}"#, r#"{"id":"ci","all":true}"#] {
+    for body in [
+        "",
+        "{}",
+        "[]",
+        r#"{"id":1}"#,
+        r#"{"id":"ci","all":true}"#,
+        r#"{"id":"ci","secrets":["sha256:12"]}"#,
+    ] {
         let request = Request::post("/keys/revoke", body);
         assert_eq!(control(&gateway, &request).await.status, 400, "{body}");
     }
@@ -132,6 +139,56 @@ async fn a_list_of_revoked_keys_that_cannot_be_read_keeps_the_gateway_from_start
         "{}",
         started.stderr
     );
+}
+
+#[tokio::test]
+async fn a_list_of_revoked_keys_that_others_could_have_changed_keeps_the_gateway_from_starting() {
+    let upstream = Upstream::tcp().await;
+    let mut gateway = Gateway::with_policy(upstream.address(), &two_keys()).await;
+    revoke(&gateway, "ci").await;
+    gateway.program().kill().await;
+    let state = gateway.dir().join("state");
+    let list = state.join("revoked-keys");
+    let mode = |path: &std::path::Path, mode: u32| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let refused = async || {
+        let serve = ["serve", "--config", "gateway.toml"];
+        let started = orket_tests::gateway::run(gateway.dir(), &serve, &[]).await;
+        assert!(!started.status.success(), "{}", started.output());
+        assert!(
+            started.stderr.contains("nobody knows which keys to refuse"),
+            "{}",
+            started.stderr
+        );
+    };
+    mode(&list, 0o666);
+    refused().await;
+    mode(&list, 0o600);
+    // A directory that cannot be used is not one without revocations.
+    mode(&state, 0o777);
+    refused().await;
+    mode(&state, 0o700);
+    gateway.restart().await;
+    assert_eq!(status(&gateway, API_KEY).await, 403);
+    assert_eq!(status(&gateway, OTHER_KEY).await, 200);
+}
+
+#[tokio::test]
+async fn a_gateway_beside_the_owner_of_its_state_refuses_what_the_owner_revoked() {
+    let upstream = Upstream::tcp().await;
+    let owner = Gateway::with_policy(upstream.address(), &two_keys()).await;
+    revoke(&owner, "ci").await;
+    let second = Gateway::before(upstream.address())
+        .env("ORKET_API_KEY", API_KEY)
+        .env(
+            "ORKET_STATE_DIR",
+            owner.dir().join("state").to_str().unwrap(),
+        )
+        .start()
+        .await;
+    assert_eq!(status(&second, API_KEY).await, 403);
+    assert_eq!(status(&owner, OTHER_KEY).await, 200);
 }
 
 #[tokio::test]

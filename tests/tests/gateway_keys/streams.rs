@@ -302,6 +302,80 @@ async fn a_key_that_expires_takes_its_streams_with_it_at_that_moment() {
 }
 
 #[tokio::test]
+async fn an_end_that_a_reload_moves_is_the_one_that_counts() {
+    let upstream = Upstream::tcp().await;
+    let far = Timestamp::now() + SignedDuration::from_secs(6);
+    let policy = two_keys().to_string().replace(
+        "id = \"ci\"\n",
+        &format!("id = \"ci\"\nexpires = {far:.3}\n"),
+    );
+    let (name, bytes) = orket_tests::policy::SECRET_FILE;
+    let gateway = Gateway::before(upstream.address())
+        .file(name, bytes)
+        .policy(&policy)
+        .start()
+        .await;
+    // The first key's end goes away, and the other's comes.
+    let mut first = tunnel(&gateway, &upstream, API_KEY).await;
+    let mut others = tunnel(&gateway, &upstream, OTHER_KEY).await;
+    let mut events = stream(&gateway, &upstream, OTHER_KEY, "text/event-stream").await;
+    let end = Timestamp::now() + SignedDuration::from_secs(4);
+    reload(&gateway, |text| {
+        text.replace(&format!("expires = {far:.3}\n"), "").replace(
+            "id = \"other\"\n",
+            &format!("id = \"other\"\nexpires = {end:.3}\n"),
+        )
+    })
+    .await;
+    assert!(echoes(&mut others).await, "its new end is to come");
+    assert_eq!(others.read_to_end().await, GOODBYE);
+    assert!(Timestamp::now() >= end - SignedDuration::from_millis(1));
+    assert_eq!(events.read_to_end().await, b"");
+    let closed = "streams_closed_total{reason=\"api_key_expired\"} 2";
+    assert!(metrics(&gateway).await.contains(closed));
+    eventually("the end that was taken away is past", DEADLINE, || async {
+        Timestamp::now() > far + SignedDuration::from_millis(500)
+    })
+    .await;
+    assert!(echoes(&mut first).await);
+    assert_eq!(open_streams(&gateway).await, "1");
+}
+
+#[tokio::test]
+async fn a_client_that_ends_its_side_of_a_stream_has_left() {
+    let upstream = Upstream::tcp().await;
+    // So that no silence of the upstream ends it.
+    let policy = two_keys().upstream("response_timeout = \"300s\"");
+    let gateway = Gateway::with_policy(upstream.address(), &policy).await;
+    let mut events = stream(&gateway, &upstream, API_KEY, "text/event-stream").await;
+    let mut tunnel = tunnel(&gateway, &upstream, API_KEY).await;
+    events.finish().await;
+    eventually("the inside is free of the events", DEADLINE, || async {
+        upstream.ended() == 1
+    })
+    .await;
+    assert_eq!(events.read_to_end().await, b"");
+    tunnel.finish().await;
+    eventually("and of the tunnel", DEADLINE, || async {
+        upstream.ended() == 2
+    })
+    .await;
+    eventually("both are forgotten", DEADLINE, || async {
+        open_streams(&gateway).await == "0"
+    })
+    .await;
+    // Whoever ends its side before an ordinary answer may still be waiting for it (RFC 9112, section 9.6).
+    upstream.react(Reaction::Hold);
+    let mut patient = Connection::open(gateway.address()).await;
+    let ask = Request::get("/v1/version").key(API_KEY);
+    patient.send(&ask.bytes(gateway.address())).await;
+    patient.finish().await;
+    upstream.arrived(3).await;
+    upstream.react(Reaction::ok());
+    assert_eq!(patient.answer().await.status, 200);
+}
+
+#[tokio::test]
 async fn a_stream_that_begins_after_the_revocation_is_closed_before_it_says_anything() {
     let upstream = Upstream::tcp().await;
     let gateway = Gateway::with_policy(upstream.address(), &two_keys()).await;

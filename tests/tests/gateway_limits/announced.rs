@@ -5,30 +5,38 @@ use std::time::Duration;
 use orket_tests::gateway::{API_KEY, WEBHOOK_SECRET};
 use orket_tests::refusal::retry_after;
 use orket_tests::{Answer, Delivery, Gateway, Policy, Request, Upstream, assert_refused};
+use sfv::{ListEntry, Parser};
 
-/// One item of a structured field (RFC 8941): its quoted name and integer parameters.
-fn item(answer: &Answer, header: &str) -> (String, Vec<(String, u64)>) {
+/// What a limit's header lists, parsed as a list of structured fields (RFC 9651): each item's name, which is a string, and its
+/// parameters, which are integers.
+fn items(answer: &Answer, header: &str) -> Vec<(String, Vec<(String, u64)>)> {
     let value = answer
         .header(header)
         .unwrap_or_else(|| panic!("{} without {header}: {:?}", answer.status, answer.headers));
-    let mut parts = value.split(';');
-    let name = parts.next().unwrap().trim();
-    let name = name
-        .strip_prefix('"')
-        .and_then(|name| name.strip_suffix('"'));
-    let name = name.unwrap_or_else(|| panic!("{header} names its limit as a string: {value}"));
-    let parameters = parts
-        .map(|part| {
-            let (key, number) = part.trim().split_once('=').expect("a parameter");
-            (
-                key.to_owned(),
-                number
-                    .parse()
-                    .unwrap_or_else(|_| panic!("{header}: {value}")),
-            )
+    let list = Parser::parse_list(value.as_bytes())
+        .unwrap_or_else(|e| panic!("{header} is no list of structured fields: {e}: {value}"));
+    list.into_iter()
+        .map(|entry| {
+            let ListEntry::Item(item) = entry else {
+                panic!("{header} lists no inner lists: {value}")
+            };
+            let name = item.bare_item.as_str();
+            let name = name.unwrap_or_else(|| panic!("{header} names its limit: {value}"));
+            let parameters = item.params.iter().map(|(key, number)| {
+                let number = number.as_int().and_then(|n| u64::try_from(n).ok());
+                let number = number.unwrap_or_else(|| panic!("{header}: {value}"));
+                (key.clone(), number)
+            });
+            (name.to_owned(), parameters.collect())
         })
-        .collect();
-    (name.to_owned(), parameters)
+        .collect()
+}
+
+/// The one item of a limit's header.
+fn item(answer: &Answer, header: &str) -> (String, Vec<(String, u64)>) {
+    let mut all = items(answer, header);
+    assert_eq!(all.len(), 1, "{all:?}");
+    all.remove(0)
 }
 
 fn parameter(parameters: &[(String, u64)], key: &str) -> u64 {
@@ -73,6 +81,29 @@ async fn an_admitted_request_is_told_what_remains() {
         remaining[0] <= 4,
         "the first request was spent: {remaining:?}"
     );
+}
+
+/// draft-ietf-httpapi-ratelimit-headers-10: one item of each limit in both fields, under the same name, with `q` and `w` in the
+/// policy, `r` and `t` in the state, and no parameter that the draft does not know.
+#[tokio::test]
+async fn every_limit_of_a_route_is_announced_in_one_list() {
+    let upstream = Upstream::tcp().await;
+    let policy = Policy::new()
+        .api("rate_limits = [\"per-key\", \"of.the_route\"]")
+        .rest("[[rate_limits]]\nid = \"per-key\"\nby = \"key\"\nrate = \"600/min\"")
+        .rest("[[rate_limits]]\nid = \"of.the_route\"\nby = \"route\"\nrate = \"2/h\"");
+    let gateway = Gateway::with_policy(upstream.address(), &policy).await;
+    let request = Request::get("/v1/a").key(API_KEY);
+    let answer = request.send(gateway.address()).await;
+    for (header, keys) in [("ratelimit-policy", ["q", "w"]), ("ratelimit", ["r", "t"])] {
+        let all = items(&answer, header);
+        let names: Vec<&str> = all.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["per-key", "of.the_route"], "{header}");
+        for (_, parameters) in &all {
+            let found: Vec<&str> = parameters.iter().map(|(key, _)| key.as_str()).collect();
+            assert_eq!(found, keys, "{header}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -86,6 +86,27 @@ async fn a_delivery_refused_for_the_budget_is_not_remembered_as_done() {
 }
 
 #[tokio::test]
+async fn what_one_limit_refuses_spends_nothing_of_another() {
+    let upstream = Upstream::tcp().await;
+    let policy = Policy::new()
+        .api("rate_limits = [\"key\", \"route\"]")
+        .rest("[[rate_limits]]\nid = \"key\"\nby = \"key\"\nrate = \"3/h\"\n[[rate_limits]]\nid = \"route\"\nby = \"route\"\nrate = \"1/h\"\n[[routes]]\nid = \"other\"\npath = \"/other\"\nmethods = [\"GET\"]\nauth = { kind = \"api_key\" }\nrate_limits = [\"key\"]\nupstream = \"backend\"");
+    let gateway = Gateway::with_policy(upstream.address(), &policy).await;
+    let ask = async |path: &str| {
+        let request = Request::get(path).key(API_KEY);
+        request.send(gateway.address()).await.status
+    };
+    assert_eq!(ask("/v1/a").await, 200);
+    for _ in 0..10 {
+        assert_eq!(ask("/v1/a").await, 429);
+    }
+    // One of three is spent.
+    assert_eq!(ask("/other").await, 200);
+    assert_eq!(ask("/other").await, 200);
+    assert_eq!(ask("/other").await, 429);
+}
+
+#[tokio::test]
 async fn a_wrong_key_spends_nothing_of_a_key() {
     let upstream = Upstream::tcp().await;
     let env = [KEY, NO_FAILURE_LIMIT, ("ORKET_API_RATE_LIMIT", "3")];

@@ -5,7 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use orket_tests::gateway::{self, API_KEY, TEST_TOKEN, WEBHOOK_SECRET};
-use orket_tests::{Connection, DEADLINE, Delivery, Gateway, Policy, Request, Upstream, eventually};
+use orket_tests::{
+    Address, Connection, DEADLINE, Delivery, Gateway, Policy, Request, Upstream, eventually,
+};
 
 /// What must be found nowhere, beside the three secrets of the harness. Every other planted text begins with this.
 const PLANTED: &str = "planted";
@@ -108,6 +110,91 @@ fn requests() -> Vec<Request> {
             .key(API_KEY),
     );
     all.extend((0..8).map(|_| Request::get("/v1/a").key(API_KEY)));
+    all
+}
+
+/// Places of the policy, and what somebody could paste there.
+const PASTED: [(&str, &str); 14] = [
+    (
+        "token = [{ file = \"{dir}/token\" }]",
+        "token = [{ file = \"planted-0123456789abcdef }]",
+    ),
+    (
+        "token = [{ file = \"{dir}/token\" }]",
+        "token = \"planted-0123456789abcdef\"",
+    ),
+    (
+        "token = [{ file = \"{dir}/token\" }]",
+        "token = planted-0123456789abcdef",
+    ),
+    (
+        "token = [{ file = \"{dir}/token\" }]",
+        "token = [{ value = \"planted-0123456789abcdef\" }]",
+    ),
+    (
+        "token = [{ file = \"{dir}/token\" }]",
+        "token = [{ planted-0123456789abcdef = \"x\" }]",
+    ),
+    (
+        "token = [{ file = \"{dir}/token\" }]",
+        "token = [{ file = \"planted-0123456789abcdef\" }]",
+    ),
+    (
+        "token = [{ file = \"{dir}/token\" }]",
+        "token = [{ env = \"planted-0123456789abcdef\" }]",
+    ),
+    (
+        "token = [{ file = \"{dir}/token\" }]",
+        "token = [{ digest = \"planted-0123456789abcdef\" }]",
+    ),
+    (
+        "token = [{ file = \"{dir}/token\" }]",
+        "token = [{ digest = \"sha256:planted-0123456789abcdef }]",
+    ),
+    (
+        "\"X-Upstream-Key\" = \"upstream\"",
+        "\"X-Upstream-Key\" = \"planted-0123456789abcdef\"",
+    ),
+    (
+        "\"X-Upstream-Key\" = \"upstream\" }",
+        "\"X-Upstream-Key\" = \"planted-0123456789abcdef",
+    ),
+    ("token = \"token\"", "token = \"planted-0123456789abcdef\""),
+    ("token = \"token\"", "token = \"planted-0123456789abcdef"),
+    (
+        "secret = \"ci\"",
+        "secret = \"planted-0123456789abcdef\" planted",
+    ),
+];
+
+/// What a program that steers the gateway could ask, rightly and wrongly.
+fn asked_of_the_operator() -> Vec<Request> {
+    let mut all: Vec<Request> = ["/status", "/keys", "/spool", "/planted?planted"]
+        .map(Request::get)
+        .into();
+    for path in [
+        "/explain",
+        "/keys/revoke",
+        "/spool/retry",
+        "/spool/drop",
+        "/reload",
+        "/planted",
+    ] {
+        for body in [
+            "planted",
+            "{\"planted\":1}",
+            "{\"id\":\"planted\"}",
+            "{\"id\":\"x\",\"secrets\":[\"planted\"]}",
+        ] {
+            all.push(Request::post(path, body));
+        }
+    }
+    let explain = serde_json::json!({
+        "method": "POST", "path": "/webhook/gitea?planted", "address": "127.0.0.1",
+        "headers": [["X-Gitea-Signature", "planted"], ["X-API-Key", "planted"], ["Cookie", "planted"]],
+        "body": "cGxhbnRlZA==",
+    });
+    all.push(Request::post_json("/explain", &explain));
     all
 }
 
@@ -252,6 +339,78 @@ async fn planted_secrets_are_found_in_nothing_that_is_written_or_said() {
         &forbidden,
     );
     search_files(&folder.join("log"), &forbidden);
+    search_files(&folder.join("state"), &forbidden);
+}
+
+#[tokio::test]
+async fn what_is_pasted_into_a_policy_or_asked_of_the_operator_is_told_to_nobody() {
+    let upstream = Upstream::tcp().await;
+    let forbidden = forbidden();
+    let builder = Gateway::before(upstream.address())
+        .standard(&policy())
+        .file("token", TEST_TOKEN.as_bytes())
+        .file("upstream", UPSTREAM_KEY.as_bytes());
+    let audit = builder.dir().join("audit");
+    let mut gateway = builder
+        .env("ORKET_LOG", "trace")
+        .env("ORKET_LOG_AUDIT", audit.to_str().unwrap())
+        .start()
+        .await;
+    let folder = gateway.dir().to_owned();
+    let file = folder.join("gateway.toml");
+    let config = file.to_str().unwrap();
+    let header = format!("X-API-Key: {API_KEY}");
+    for asked in asked_of_the_operator() {
+        let asked = planted(asked);
+        let answer = asked
+            .send(&Address::Unix(folder.join("state/gateway.sock")))
+            .await;
+        search("the control socket", &answer.raw, &forbidden);
+    }
+    let body = folder.join("body");
+    fs::write(&body, r#"{"planted":"planted-body"}"#).unwrap();
+    for (path, field) in [
+        ("/v1/a?planted", header.as_str()),
+        ("/v1/a", "X-API-Key: planted"),
+        ("/webhook/gitea", "X-Gitea-Signature: planted"),
+        ("/webhook/test", "X-Webhook-Test-Token: planted"),
+    ] {
+        let mut live = vec!["explain", "--live", "--config", config, "--method", "POST"];
+        live.extend(["--path", path, "--header", field]);
+        live.extend(["--body-file", body.to_str().unwrap()]);
+        let ended = gateway::run(&folder, &live, &[]).await;
+        search("explain --live", ended.output().as_bytes(), &forbidden);
+    }
+    // A secret pasted into the policy, and a mistake in that very line.
+    let good = fs::read_to_string(&file).unwrap();
+    for (from, to) in PASTED {
+        let from = from.replace("{dir}", folder.to_str().unwrap());
+        assert!(good.contains(&from), "{from}");
+        fs::write(&file, good.replacen(&from, to, 1)).unwrap();
+        for command in [
+            vec!["reload", "--control", "state/gateway.sock"],
+            vec!["check", config],
+            vec!["check", config, "--format", "json"],
+            vec!["keys", "list", "--config", config],
+        ] {
+            let ended = gateway::run(&folder, &command, &[]).await;
+            assert!(!ended.status.success(), "{to}: {}", ended.output());
+            search(to, ended.output().as_bytes(), &forbidden);
+        }
+    }
+
+    let told = || fs::read_to_string(&audit).unwrap_or_default();
+    eventually("each refused reload is written", DEADLINE, || async {
+        told().matches("\"reload_refused\"").count() == PASTED.len()
+    })
+    .await;
+    search("the audit log", told().as_bytes(), &forbidden);
+    gateway.program().terminate().await;
+    search(
+        "standard output and error",
+        gateway.output().as_bytes(),
+        &forbidden,
+    );
     search_files(&folder.join("state"), &forbidden);
 }
 

@@ -1,14 +1,11 @@
 //! Full is said, with 503: by the policy's bounds, by a disk that is full, by one that takes nothing. Nothing is dropped silently.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
 use orket_tests::{
     DEADLINE, Delivery, Gateway, Policy, Reaction, Upstream, assert_refused, eventually,
 };
-use rustix::process::geteuid;
 use tempfile::TempDir;
 
+use super::disk::{Disk, remount};
 use super::{
     deliver, emptied, files, keys, logged, metric, nowhere, spool, spooled, spooling, waiting,
 };
@@ -64,42 +61,11 @@ async fn dead_letters_are_bounded_and_dropped_loudly() {
     logged(&gateway, "dead_letter_dropped", 3).await;
 }
 
-/// A small file system on a directory, gone with the value.
-struct Disk(PathBuf);
-
-impl Disk {
-    /// `None`, said loudly, where this user may not mount.
-    fn on(dir: &Path) -> Option<Self> {
-        std::fs::create_dir_all(dir).unwrap();
-        let mounted = geteuid().is_root()
-            && mount(&["-t", "tmpfs", "-o", "size=256k,mode=0700", "tmpfs"], dir);
-        if !mounted {
-            eprintln!("SKIPPED: only root can mount a small file system");
-            return None;
-        }
-        Some(Self(dir.to_owned()))
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-fn mount(arguments: &[&str], dir: &Path) -> bool {
-    Command::new("mount")
-        .args(arguments)
-        .arg(dir)
-        .output()
-        .is_ok_and(|output| output.status.success())
-}
-
 #[tokio::test]
 async fn a_full_disk_is_a_503_and_what_waits_is_handed_over_all_the_same() {
     let dir = TempDir::new().unwrap();
     let builder = Gateway::before(&nowhere(dir.path())).standard(&spooling());
-    let Some(_disk) = Disk::on(&builder.dir().join("state")) else {
+    let Some(_disk) = Disk::small(&builder.dir().join("state")) else {
         return;
     };
     let gateway = builder.start().await;
@@ -139,7 +105,7 @@ async fn a_full_disk_is_a_503_and_what_waits_is_handed_over_all_the_same() {
 async fn a_full_disk_keeps_dead_letters_all_the_same() {
     let dir = TempDir::new().unwrap();
     let builder = Gateway::before(&nowhere(dir.path())).standard(&spooling());
-    let Some(_disk) = Disk::on(&builder.dir().join("state")) else {
+    let Some(_disk) = Disk::small(&builder.dir().join("state")) else {
         return;
     };
     let gateway = builder.start().await;
@@ -164,7 +130,7 @@ async fn a_disk_that_takes_nothing_is_a_503_and_loses_nothing() {
     let dir = TempDir::new().unwrap();
     let builder = Gateway::before(&nowhere(dir.path())).standard(&spooling());
     let state = builder.dir().join("state");
-    let Some(_disk) = Disk::on(&state) else {
+    let Some(_disk) = Disk::small(&state) else {
         return;
     };
     let mut gateway = builder.start().await;
@@ -172,7 +138,7 @@ async fn a_disk_that_takes_nothing_is_a_503_and_loses_nothing() {
     spooled(&deliver(&gateway, &delivery).await);
     // Whatever holds a file open for writing would keep it writable.
     gateway.program().kill().await;
-    assert!(mount(&["-o", "remount,ro"], &state));
+    assert!(remount("ro", &state));
     let ended = Gateway::before(&nowhere(dir.path()))
         .standard(&spooling())
         .policy(
@@ -187,7 +153,7 @@ async fn a_disk_that_takes_nothing_is_a_503_and_loses_nothing() {
         "{}",
         ended.output()
     );
-    assert!(mount(&["-o", "remount,rw"], &state));
+    assert!(remount("rw", &state));
     gateway.restart().await;
     let upstream = Upstream::unix(dir.path());
     emptied(&gateway).await;
@@ -199,10 +165,10 @@ async fn without_a_disk_a_policy_without_a_spool_is_served() {
     let upstream = Upstream::tcp().await;
     let builder = Gateway::before(upstream.address()).standard(&Policy::new());
     let state = builder.dir().join("state");
-    let Some(_disk) = Disk::on(&state) else {
+    let Some(_disk) = Disk::small(&state) else {
         return;
     };
-    assert!(mount(&["-o", "remount,ro"], &state));
+    assert!(remount("ro", &state));
     let gateway = builder.start().await;
     assert_eq!(deliver(&gateway, &Delivery::fresh()).await.status, 200);
     eventually("it says so", DEADLINE, || async {

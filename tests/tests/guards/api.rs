@@ -6,7 +6,7 @@ use orket_tests::{Cases, Gateway, Request, Upstream};
 use serde_json::Value;
 
 /// Paths of the backend that the gateway does not offer, or answers itself.
-const NOT_OFFERED: &[&str] = &["/health", "/openapi.json"];
+const NOT_OFFERED: &[&str] = &["/health", "/metrics", "/openapi.json"];
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
 /// Method and path of every operation, parameters filled in.

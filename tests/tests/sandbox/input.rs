@@ -107,13 +107,3 @@ async fn there_is_a_limit() {
         (429, Some("too_many_sandboxes"))
     );
 }
-
-#[tokio::test]
-async fn a_driver_that_is_not_built_in_is_refused_at_the_start() {
-    let ended = Backend::refused("[sandboxes]\ndriver = \"docker\"\n").await;
-    assert!(
-        ended.output().contains("only process"),
-        "{}",
-        ended.output()
-    );
-}

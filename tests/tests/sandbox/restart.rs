@@ -103,12 +103,45 @@ async fn a_service_that_died_meanwhile_is_noticed() {
 }
 
 #[tokio::test]
+async fn a_service_that_removes_its_attempt_does_not_outlive_a_restart_unseen() {
+    let mut backend = Backend::start(&config(65)).await;
+    let script = "echo $$ > pid; rm -rf \"$(dirname \"$TMPDIR\")\"; touch gone; exec sleep 1000";
+    let service = json!({ "name": "a", "command": ["sh", "-c", script] });
+    let created = create(&backend, &json!({ "services": [service] })).await;
+    let id = id(&created).to_owned();
+    reaches(&backend, &id, "running").await;
+    let work = folder(&backend, &id).join("work");
+    eventually("its files are gone", DEADLINE, || async {
+        work.join("gone").exists()
+    })
+    .await;
+    let pid = std::fs::read_to_string(work.join("pid")).unwrap();
+    backend.kill_and_restart().await;
+    assert_eq!(
+        reaches(&backend, &id, "failed").await["reason"],
+        "service_vanished"
+    );
+    eventually("its end is recorded", DEADLINE, || async {
+        look(&backend, &id).await["ended_at"].is_string()
+    })
+    .await;
+    let there = Path::new("/proc").join(pid.trim()).exists();
+    assert!(!there, "it lives on, and nobody knows");
+    delete(&backend, &id).await;
+    reaches(&backend, &id, "deleted").await;
+}
+
+#[tokio::test]
 async fn one_that_was_being_created_is_brought_to_its_end() {
     let mut backend = Backend::start(&config(62)).await;
     // Nobody listens, so it stays where it is.
     let service = json!({ "name": "a", "command": ["sleep", "1000"], "role": "api" });
     let created = create(&backend, &json!({ "services": [service] })).await;
     let id = id(&created).to_owned();
+    eventually("its service was begun", DEADLINE, || async {
+        !supervisors(&backend, &id).is_empty()
+    })
+    .await;
     backend.kill_and_restart().await;
     assert_eq!(
         reaches(&backend, &id, "failed").await["reason"],

@@ -48,7 +48,7 @@ async fn started_elsewhere(bench: &Bench, script: &str) {
 async fn adopt(executor: &Executor, after_seq: u64) -> Attempt {
     match executor.adopt("a.1", after_seq).await.unwrap() {
         Adoption::Running(attempt) => attempt,
-        Adoption::Vanished { detail } => panic!("vanished: {detail}"),
+        Adoption::Vanished { detail, .. } => panic!("vanished: {detail}"),
     }
 }
 

@@ -19,7 +19,7 @@ use futures_util::{Stream as Flow, stream};
 use http::HeaderMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::{task::spawn_blocking, time::sleep};
+use tokio::time::sleep;
 
 use super::{
     super::{events, extract},
@@ -104,10 +104,8 @@ pub(super) async fn logs(
         Err(error) => return Err(ApiError::fault(format!("logs cannot be opened: {error}"))),
     };
     let (records, source) = match from {
-        Some(source) => spawn_blocking(move || read_tail(source, tail))
+        Some(source) => read_tail(source, tail)
             .await
-            .map_err(io::Error::other)
-            .flatten()
             .map(|(records, source)| (records, Some(source)))
             .map_err(|error| ApiError::fault(format!("logs cannot be read: {error}")))?,
         None => (VecDeque::new(), None),
@@ -132,7 +130,7 @@ pub(super) async fn logs(
 }
 
 /// The service that was named, or the only one there is.
-fn service(sandbox: &Sandbox, name: Option<&str>) -> Result<String, ApiError> {
+pub(super) fn service(sandbox: &Sandbox, name: Option<&str>) -> Result<String, ApiError> {
     let names: BTreeSet<&str> = sandbox
         .services
         .iter()
@@ -155,12 +153,12 @@ fn service(sandbox: &Sandbox, name: Option<&str>) -> Result<String, ApiError> {
 type Tail = (VecDeque<OutputRecord>, Box<dyn LogSource>);
 
 /// Reads a source to its present end, keeping only what the last `lines` lines need.
-fn read_tail(mut source: Box<dyn LogSource>, lines: usize) -> io::Result<Tail> {
+async fn read_tail(mut source: Box<dyn LogSource>, lines: usize) -> io::Result<Tail> {
     let mut kept: VecDeque<OutputRecord> = VecDeque::new();
     let (mut kept_lines, mut kept_bytes) = (0, 0);
     let breaks = |record: &OutputRecord| record.bytes.split(|byte| *byte == b'\n').count() - 1;
     loop {
-        let batch = source.next()?;
+        let batch = source.next().await?;
         if batch.is_empty() {
             return Ok((kept, source));
         }
@@ -256,9 +254,7 @@ impl Follow {
         let Some(mut source) = self.source.take() else {
             return Some(());
         };
-        let read = spawn_blocking(move || source.next().map(|batch| (batch, source)));
-        let (batch, source) = read.await.ok()?.ok()?;
-        self.ready.extend(batch);
+        self.ready.extend(source.next().await.ok()?);
         self.source = Some(source);
         Some(())
     }
@@ -272,8 +268,9 @@ mod tests {
 
     struct Pieces(Vec<Vec<OutputRecord>>);
 
+    #[async_trait::async_trait]
     impl LogSource for Pieces {
-        fn next(&mut self) -> io::Result<Vec<OutputRecord>> {
+        async fn next(&mut self) -> io::Result<Vec<OutputRecord>> {
             Ok(if self.0.is_empty() {
                 Vec::new()
             } else {
@@ -282,7 +279,7 @@ mod tests {
         }
     }
 
-    fn tail(pieces: &[&str], lines: usize) -> String {
+    async fn tail(pieces: &[&str], lines: usize) -> String {
         let record = |(at, piece): (usize, &&str)| OutputRecord {
             seq: at as u64 + 1,
             stream: Stream::Stdout,
@@ -294,17 +291,20 @@ mod tests {
             .enumerate()
             .map(|piece| vec![record(piece)])
             .collect();
-        let (records, _) = read_tail(Box::new(Pieces(batches)), lines).unwrap();
+        let (records, _) = read_tail(Box::new(Pieces(batches)), lines).await.unwrap();
         last_lines(&records, lines)
     }
 
-    #[test]
-    fn the_last_lines_are_whole_wherever_the_reads_fell() {
-        assert_eq!(tail(&["on", "e\ntw", "o\nthr", "ee\n"], 2), "two\nthree\n");
-        assert_eq!(tail(&["one\ntwo\nthree\n"], 1), "three\n");
-        assert_eq!(tail(&["one\n", "two\n", "thr"], 2), "two\nthr");
-        assert_eq!(tail(&["one\n", "two\n"], 9), "one\ntwo\n");
-        assert_eq!(tail(&[], 9), "");
-        assert_eq!(tail(&["\n", "\n", "\n"], 2), "\n\n");
+    #[tokio::test]
+    async fn the_last_lines_are_whole_wherever_the_reads_fell() {
+        assert_eq!(
+            tail(&["on", "e\ntw", "o\nthr", "ee\n"], 2).await,
+            "two\nthree\n"
+        );
+        assert_eq!(tail(&["one\ntwo\nthree\n"], 1).await, "three\n");
+        assert_eq!(tail(&["one\n", "two\n", "thr"], 2).await, "two\nthr");
+        assert_eq!(tail(&["one\n", "two\n"], 9).await, "one\ntwo\n");
+        assert_eq!(tail(&[], 9).await, "");
+        assert_eq!(tail(&["\n", "\n", "\n"], 2).await, "\n\n");
     }
 }

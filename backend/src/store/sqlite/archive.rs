@@ -10,8 +10,11 @@ use super::{
     Database, StoreError,
     cards::{find, step},
 };
-use crate::card::{Status, Step};
 pub(super) use crate::store::archive::*;
+use crate::{
+    card::{Status, Step},
+    crash_point::CrashPoint,
+};
 
 #[async_trait]
 impl ArchiveStore for Database {
@@ -143,6 +146,7 @@ fn put_away(
             .execute((&id, now.as_microsecond(), by, reason))?;
         }
         there.push(id);
+        CrashPoint::CardArchived.reached();
     }
     Ok((there, missing))
 }

@@ -14,7 +14,7 @@ pub(super) use crate::store::attempts::*;
 use crate::{
     executor::{Exit, Identity, Isolation, Outcome},
     plan::{
-        attempt::{self, Facts, Report},
+        attempt::{self, Current, Facts, Report},
         deadline::Bound,
     },
     run::{Ending, State, Step},
@@ -34,7 +34,7 @@ impl AttemptStore for Database {
             let changed = tx
                 .prepare_cached(
                     "UPDATE attempts SET state = 'started', supervisor = ?3, isolation = ?4, \
-                     started_at = ?5 WHERE run_id = ?1 AND epoch = ?2 AND state = 'claimed'",
+                     started_at = max(?5, claimed_at) WHERE run_id = ?1 AND epoch = ?2 AND state = 'claimed'",
                 )?
                 .execute((
                     &run_id,
@@ -57,15 +57,11 @@ impl AttemptStore for Database {
         verdict: Verdict,
     ) -> Result<Finished, StoreError> {
         self.write(move |tx| {
-            let Some(run) = runs::find(tx, &run_id)? else {
-                return Ok(Finished::Stale);
-            };
-            let open = open_attempt(tx, &run_id, epoch)?;
-            let Some(current) = attempt::fence(run.epoch, epoch, open.is_some()) else {
+            let Some((run, open, current)) = speaker(tx, &run_id, epoch)? else {
                 return Ok(Finished::Stale);
             };
             end(tx, &run_id, epoch, &exit)?;
-            let verdict = match open.and_then(|open| open.ended_for) {
+            let verdict = match open.ended_for {
                 Some(bound) if verdict.ending == Ending::Canceled => Verdict::over(bound),
                 Some(_) | None => verdict,
             };
@@ -74,7 +70,7 @@ impl AttemptStore for Database {
                 state: run.state,
                 spent: run.attempts,
                 retries: i64::from(run.work.retries),
-                created: run.created_at,
+                created: run.counted_from,
                 bounds: &run.work.bounds,
             };
             let report = Report {
@@ -128,17 +124,13 @@ impl AttemptStore for Database {
         detail: String,
     ) -> Result<Finished, StoreError> {
         self.write(move |tx| {
-            let Some(run) = runs::find(tx, &run_id)? else {
-                return Ok(Finished::Stale);
-            };
-            let open = open_attempt(tx, &run_id, epoch)?;
-            let Some(current) = attempt::fence(run.epoch, epoch, open.is_some()) else {
+            let Some((run, _, current)) = speaker(tx, &run_id, epoch)? else {
                 return Ok(Finished::Stale);
             };
             attempt::take_back(current, run.state)
                 .map_err(|illegal| StoreError::Fault(illegal.to_string()))?;
             tx.prepare_cached(
-                "UPDATE attempts SET state = 'ended', ended_at = ?3, outcome = ?4 \
+                "UPDATE attempts SET state = 'ended', ended_at = max(?3, claimed_at), outcome = ?4 \
                  WHERE run_id = ?1 AND epoch = ?2",
             )?
             .execute((
@@ -248,6 +240,20 @@ fn open_attempt(
     }))
 }
 
+/// The run that this attempt may speak for, and the proof that it may.
+fn speaker(
+    tx: &Connection,
+    run_id: &str,
+    epoch: i64,
+) -> Result<Option<(runs::Run, OpenAttempt, Current)>, StoreError> {
+    let (Some(run), Some(open)) = (runs::find(tx, run_id)?, open_attempt(tx, run_id, epoch)?)
+    else {
+        return Ok(None);
+    };
+    let current = attempt::fence(run.epoch, epoch, true);
+    Ok(current.map(|current| (run, open, current)))
+}
+
 /// What to add to the numbers of this attempt's output; `None` when it may not speak for its run.
 pub(super) fn open_base(
     tx: &Connection,
@@ -265,8 +271,10 @@ pub(super) fn open_base(
 
 fn end(tx: &Connection, run_id: &str, epoch: i64, exit: &Exit) -> Result<(), StoreError> {
     let outcome: &Outcome = &exit.outcome;
+    // The supervisor looks at a clock that may have been set meanwhile.
     tx.prepare_cached(
-        "UPDATE attempts SET state = 'ended', ended_at = ?3, outcome = ?4, cpu_ms = ?5, \
+        "UPDATE attempts SET state = 'ended', \
+         ended_at = max(?3, coalesce(started_at, claimed_at)), outcome = ?4, cpu_ms = ?5, \
          memory_peak = ?6, dropped_bytes = ?7 WHERE run_id = ?1 AND epoch = ?2",
     )?
     .execute((

@@ -4,38 +4,30 @@ use std::collections::HashSet;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _, Row, ToSql};
+use rusqlite::{Connection, OptionalExtension as _, Row};
 use serde_json::json;
 
-use super::{Database, StoreError, feed, optional_time, runs, time};
+use super::{
+    Database, StoreError, feed,
+    idempotency::{Answer, Idempotency, Once, once},
+    one, optional_time, runs,
+    select::{Conditions, Order},
+    time,
+};
 use crate::card::{Status, Step};
 pub(super) use crate::store::cards::*;
 
 #[async_trait]
 impl CardStore for Database {
-    async fn create_card(&self, now: Timestamp, new: NewCard) -> Result<Card, CardError> {
-        self.write(move |tx| {
-            if find(tx, &new.id)?.is_some() {
-                return Err(CardError::Exists(new.id));
-            }
-            check_dependencies(tx, &new.id, &new.depends_on)?;
-            tx.prepare_cached(
-                "INSERT INTO cards (id, title, build_id, priority, status, depends_on, work, \
-                 created_at, updated_at) VALUES (?1, ?2, ?3, ?4, 'ready', ?5, ?6, ?7, ?7)",
-            )?
-            .execute((
-                &new.id,
-                &new.title,
-                &new.build_id,
-                new.priority,
-                json!(new.depends_on).to_string(),
-                serde_json::to_string(&new.work).map_err(StoreError::from)?,
-                now.as_microsecond(),
-            ))?;
-            announce(tx, now, &new.id, Status::Ready)?;
-            find(tx, &new.id)?.ok_or(CardError::Unknown)
-        })
-        .await
+    async fn create_card(
+        &self,
+        now: Timestamp,
+        new: NewCard,
+        idempotency: Option<Idempotency>,
+        answer: Answer<Card>,
+    ) -> Result<Once<Card>, CardError> {
+        self.write(move |tx| once(tx, now, idempotency, answer, || create(tx, now, new)))
+            .await
     }
 
     async fn change_card(
@@ -81,30 +73,15 @@ impl CardStore for Database {
 
     async fn cards(&self, filter: Filter) -> Result<Vec<Card>, StoreError> {
         self.read(move |conn| {
-            let status = filter.status.map(Status::as_str);
-            let mut sql = format!("SELECT {COLUMNS} FROM cards WHERE 1");
-            let mut values: Vec<&dyn ToSql> = Vec::new();
-            match &status {
-                Some(status) => {
-                    sql.push_str(" AND status = ?");
-                    values.push(status);
-                }
-                None => sql.push_str(" AND status <> 'archived'"),
+            let mut wanted = Conditions::default();
+            match filter.status {
+                Some(status) => wanted.also("status = ?", Some(status.as_str())),
+                None => wanted.also("status <> ?", Some(Status::Archived.as_str())),
             }
-            if let Some(build) = &filter.build_id {
-                sql.push_str(" AND build_id = ?");
-                values.push(build);
-            }
-            if let Some(before) = &filter.before {
-                sql.push_str(" AND seq < ?");
-                values.push(before);
-            }
-            sql.push_str(" ORDER BY seq DESC LIMIT ?");
-            values.push(&filter.limit);
-            conn.prepare_cached(&sql)?
-                .query_map(values.as_slice(), |row| Ok(read(row)))?
-                .map(|row| row?)
-                .collect()
+            wanted.also("build_id = ?", filter.build_id);
+            wanted.also("seq < ?", filter.before);
+            let sql = format!("SELECT {COLUMNS} FROM cards");
+            wanted.rows(conn, &sql, Order::Newest, filter.limit, read)
         })
         .await
     }
@@ -141,10 +118,8 @@ fn read(row: &Row<'_>) -> Result<Card, StoreError> {
 
 /// The card of that id.
 pub(super) fn find(conn: &Connection, id: &str) -> Result<Option<Card>, StoreError> {
-    conn.prepare_cached(&format!("SELECT {COLUMNS} FROM cards WHERE id = ?1"))?
-        .query_row([id], |row| Ok(read(row)))
-        .optional()?
-        .transpose()
+    let sql = format!("SELECT {COLUMNS} FROM cards WHERE id = ?1");
+    one(conn, &sql, id, read)
 }
 
 /// A card it depends on that is not done, if there is one. What was archived no longer stands in
@@ -198,6 +173,28 @@ fn announce(tx: &Connection, now: Timestamp, id: &str, status: Status) -> Result
         id,
         &json!({ "status": status }),
     )
+}
+
+fn create(tx: &Connection, now: Timestamp, new: NewCard) -> Result<Card, CardError> {
+    if find(tx, &new.id)?.is_some() {
+        return Err(CardError::Exists(new.id));
+    }
+    check_dependencies(tx, &new.id, &new.depends_on)?;
+    tx.prepare_cached(
+        "INSERT INTO cards (id, title, build_id, priority, status, depends_on, work, \
+         created_at, updated_at) VALUES (?1, ?2, ?3, ?4, 'ready', ?5, ?6, ?7, ?7)",
+    )?
+    .execute((
+        &new.id,
+        &new.title,
+        &new.build_id,
+        new.priority,
+        json!(new.depends_on).to_string(),
+        serde_json::to_string(&new.work).map_err(StoreError::from)?,
+        now.as_microsecond(),
+    ))?;
+    announce(tx, now, &new.id, Status::Ready)?;
+    find(tx, &new.id)?.ok_or(CardError::Unknown)
 }
 
 /// Whether these dependencies exist and lead nowhere back.

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
 use super::{
-    Database, StoreError, optional_time,
+    Database, StoreError, clock, optional_time,
     runs::{self, Run, Why},
 };
 pub(super) use crate::store::claims::*;
@@ -15,7 +15,7 @@ use crate::{
     plan::{
         Rules,
         claim::{Head, Lane, Usage, next},
-        deadline,
+        deadline::{self, Bound},
     },
     run::{State, Step},
 };
@@ -25,8 +25,11 @@ impl ClaimStore for Database {
     async fn claim_runs(&self, now: Timestamp, rules: Arc<Rules>) -> Result<Claims, StoreError> {
         let boot = self.epoch();
         self.write(move |tx| {
-            let mut moved = expire(tx, now)?;
-            moved += promote_due(tx, now)?;
+            let mut moved = 0;
+            if !clock::in_doubt() {
+                moved += expire(tx, now)?;
+                moved += promote_due(tx, now)?;
+            }
             let claimed = fill_slots(tx, now, &rules, boot)?;
             let next_due = if moved >= MOVED {
                 Some(now)
@@ -39,16 +42,34 @@ impl ClaimStore for Database {
     }
 }
 
+// Each names its index: without figures about the tables the engine would read all that waits.
+
+/// Runs that have waited too long.
+const LATE: &str = "SELECT id FROM runs INDEXED BY runs_given_up \
+     WHERE state IN ('queued', 'scheduled') AND give_up_at <= ?1 ORDER BY give_up_at LIMIT ?2";
+/// Runs whose time has come, or that a clock was set back behind.
+const DUE: &str = "SELECT id FROM runs INDEXED BY runs_scheduled \
+     WHERE state = 'scheduled' AND holds = 0 AND not_before <= ?1 UNION \
+     SELECT id FROM runs INDEXED BY runs_scheduled_since \
+     WHERE state = 'scheduled' AND holds = 0 AND since > ?1 LIMIT ?2";
+/// What is active in each lane.
+const ACTIVE: &str = "SELECT queue, turn_key, count(*) FROM runs INDEXED BY runs_active \
+     WHERE state IN ('running', 'canceling') GROUP BY queue, turn_key";
+/// Queues that are paused.
+const PAUSED: &str = "SELECT name FROM queues WHERE paused_at IS NOT NULL";
+/// When something is due next.
+const NEXT_DUE: &str = "SELECT min(at) FROM (SELECT min(not_before) AS at FROM runs \
+     INDEXED BY runs_scheduled WHERE state = 'scheduled' AND holds = 0 UNION ALL \
+     SELECT min(give_up_at) FROM runs INDEXED BY runs_given_up \
+     WHERE state IN ('queued', 'scheduled'))";
+
 /// Runs moved on by one claim at most, so that no other write waits long; the next one goes on.
 const MOVED: i64 = 500;
 
 /// Ends runs that have waited too long; how many.
 fn expire(tx: &Connection, now: Timestamp) -> Result<i64, StoreError> {
     let late: Vec<String> = tx
-        .prepare_cached(
-            "SELECT id FROM runs WHERE state IN ('queued', 'scheduled') AND give_up_at <= ?1 \
-             ORDER BY give_up_at LIMIT ?2",
-        )?
+        .prepare_cached(LATE)?
         .query_map((now.as_microsecond(), MOVED), |row| row.get(0))?
         .collect::<Result<_, _>>()?;
     let mut expired = 0;
@@ -59,10 +80,17 @@ fn expire(tx: &Connection, now: Timestamp) -> Result<i64, StoreError> {
             continue;
         };
         let bounds = &run.work.bounds;
-        let bound = deadline::given_up(run.state, run.since, run.created_at, bounds);
+        // One whose starts were taken back has waited for longer than since then.
+        let bound = deadline::given_up(run.state, run.since, run.counted_from, bounds)
+            .filter(|(at, _)| *at <= now)
+            .map_or(Bound::Waiting, |(_, bound)| bound);
+        let detail = match &run.detail {
+            Some(last) => format!("{}; last: {last}", bound.detail()),
+            None => bound.detail().to_owned(),
+        };
         let why = Why {
-            reason: bound.map(|(_, bound)| bound.reason().to_owned()),
-            detail: bound.map(|(_, bound)| bound.detail().to_owned()),
+            reason: Some(bound.reason().to_owned()),
+            detail: Some(detail),
         };
         runs::step(tx, now, &run, Step::Expire, &why)?;
         expired += 1;
@@ -73,11 +101,7 @@ fn expire(tx: &Connection, now: Timestamp) -> Result<i64, StoreError> {
 /// Queues the retries whose time has come; how many.
 fn promote_due(tx: &Connection, now: Timestamp) -> Result<i64, StoreError> {
     let due: Vec<String> = tx
-        .prepare_cached(
-            "SELECT id FROM runs WHERE state = 'scheduled' AND holds = 0 AND not_before <= ?1 \
-             UNION SELECT id FROM runs WHERE state = 'scheduled' AND holds = 0 AND since > ?1 \
-             LIMIT ?2",
-        )?
+        .prepare_cached(DUE)?
         .query_map((now.as_microsecond(), MOVED), |row| row.get(0))?
         .collect::<Result<_, _>>()?;
     let mut promoted = 0;
@@ -122,10 +146,7 @@ fn fill_slots(
 /// The active runs, counted by lane.
 fn usage(tx: &Connection) -> Result<Usage, StoreError> {
     let mut usage = Usage::default();
-    let mut statement = tx.prepare_cached(
-        "SELECT queue, turn_key, count(*) FROM runs WHERE state IN ('running', 'canceling') \
-         GROUP BY queue, turn_key",
-    )?;
+    let mut statement = tx.prepare_cached(ACTIVE)?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let lane = Lane {
@@ -139,7 +160,7 @@ fn usage(tx: &Connection) -> Result<Usage, StoreError> {
 
 fn paused(tx: &Connection) -> Result<BTreeSet<String>, StoreError> {
     Ok(tx
-        .prepare_cached("SELECT name FROM queues WHERE paused_at IS NOT NULL")?
+        .prepare_cached(PAUSED)?
         .query_map([], |row| row.get(0))?
         .collect::<Result<_, _>>()?)
 }
@@ -162,33 +183,39 @@ fn head(row: &Row<'_>) -> Result<Head, rusqlite::Error> {
 /// The first run of every lane. It goes from lane to lane: the cost grows with the number of lanes
 /// that wait, not with that of runs.
 fn heads(tx: &Connection) -> Result<Vec<Head>, StoreError> {
-    let sql = format!(
-        "WITH RECURSIVE first (seq) AS (
-           SELECT (SELECT seq FROM runs WHERE state = 'queued'
-                   ORDER BY queue, turn_key, priority DESC, seq LIMIT 1)
-           UNION ALL
-           SELECT (SELECT n.seq FROM runs n WHERE n.state = 'queued'
-                     AND (n.queue, n.turn_key) > (h.queue, h.turn_key)
-                   ORDER BY n.queue, n.turn_key, n.priority DESC, n.seq LIMIT 1)
-             FROM first JOIN runs h ON h.seq = first.seq)
-         SELECT {HEAD} FROM first JOIN runs r ON r.seq = first.seq"
-    );
     Ok(tx
-        .prepare_cached(&sql)?
+        .prepare_cached(&first_of_all())?
         .query_map([], head)?
         .collect::<Result<_, _>>()?)
 }
 
+fn first_of_all() -> String {
+    format!(
+        "WITH RECURSIVE first (seq) AS (
+           SELECT (SELECT seq FROM runs INDEXED BY runs_queued WHERE state = 'queued'
+                   ORDER BY queue, turn_key, priority DESC, seq LIMIT 1)
+           UNION ALL
+           SELECT (SELECT n.seq FROM runs n INDEXED BY runs_queued WHERE n.state = 'queued'
+                     AND (n.queue, n.turn_key) > (h.queue, h.turn_key)
+                   ORDER BY n.queue, n.turn_key, n.priority DESC, n.seq LIMIT 1)
+             FROM first JOIN runs h ON h.seq = first.seq)
+         SELECT {HEAD} FROM first JOIN runs r ON r.seq = first.seq"
+    )
+}
+
 /// The first run of one lane.
 fn head_of(tx: &Connection, lane: &Lane) -> Result<Option<Head>, StoreError> {
-    let sql = format!(
-        "SELECT {HEAD} FROM runs r WHERE r.state = 'queued' AND r.queue = ?1 AND r.turn_key = ?2 \
-         ORDER BY r.priority DESC, r.seq LIMIT 1"
-    );
     Ok(tx
-        .prepare_cached(&sql)?
+        .prepare_cached(&first_of_lane())?
         .query_row((&lane.queue, &lane.key), head)
         .optional()?)
+}
+
+fn first_of_lane() -> String {
+    format!(
+        "SELECT {HEAD} FROM runs r INDEXED BY runs_queued WHERE r.state = 'queued' AND r.queue = ?1 AND r.turn_key = ?2 \
+         ORDER BY r.priority DESC, r.seq LIMIT 1"
+    )
 }
 
 fn claim(tx: &Connection, now: Timestamp, head: &Head, boot: i64) -> Result<Run, StoreError> {
@@ -203,12 +230,17 @@ fn claim(tx: &Connection, now: Timestamp, head: &Head, boot: i64) -> Result<Run,
          coalesce((SELECT max(seq) FROM output WHERE run_id = ?1), 0), ?3 FROM runs WHERE id = ?1",
     )?
     .execute((id, boot, now.as_microsecond()))?;
-    tx.prepare_cached(
-        "INSERT INTO turns (queue, turn_key, served) \
-         VALUES (?1, ?2, (SELECT coalesce(max(served), 0) + 1 FROM turns)) \
-         ON CONFLICT (queue, turn_key) DO UPDATE SET served = excluded.served",
-    )?
-    .execute((&head.lane.queue, &head.lane.key))?;
+    let turn: i64 = tx
+        .prepare_cached(
+            "INSERT INTO turns (queue, turn_key, served) \
+             VALUES (?1, ?2, (SELECT coalesce(max(served), 0) + 1 FROM turns)) \
+             ON CONFLICT (queue, turn_key) DO UPDATE SET served = excluded.served \
+             RETURNING served",
+        )?
+        .query_row((&head.lane.queue, &head.lane.key), |row| row.get(0))?;
+    if turn % FORGETTING == 0 {
+        forget_turns(tx, turn - TURNS)?;
+    }
     let state = runs::step(tx, now, &run, Step::Claim, &Why::default())?;
     if state != State::Running {
         return Err(StoreError::Fault(format!(
@@ -219,14 +251,175 @@ fn claim(tx: &Connection, now: Timestamp, head: &Head, boot: i64) -> Result<Run,
     runs::find(tx, id)?.ok_or_else(gone)
 }
 
+/// So many turns are remembered of lanes that have nothing to do; one that was served before them
+/// counts as never served when it comes back, which puts it in the same place.
+const TURNS: i64 = 1000;
+/// Turns from one forgetting to the next.
+const FORGETTING: i64 = 100;
+
+/// Forgets when idle lanes were served, of all turns up to this one.
+fn forget_turns(tx: &Connection, up_to: i64) -> Result<(), StoreError> {
+    tx.prepare_cached(
+        "DELETE FROM turns WHERE served <= ?1 AND NOT EXISTS (SELECT 1 FROM runs \
+         WHERE runs.queue = turns.queue AND runs.turn_key = turns.turn_key \
+         AND state = 'queued') AND NOT EXISTS (SELECT 1 FROM runs \
+         WHERE runs.queue = turns.queue AND runs.turn_key = turns.turn_key \
+         AND state IN ('running', 'canceling'))",
+    )?
+    .execute([up_to])?;
+    Ok(())
+}
+
 /// When the next retry is due, or the next run that waits is given up.
 fn next_due(tx: &Connection) -> Result<Option<Timestamp>, StoreError> {
     let due: Option<i64> = tx
-        .prepare_cached(
-            "SELECT min(at) FROM (SELECT min(not_before) AS at FROM runs \
-             WHERE state = 'scheduled' AND holds = 0 UNION ALL \
-             SELECT min(give_up_at) FROM runs WHERE state IN ('queued', 'scheduled'))",
-        )?
+        .prepare_cached(NEXT_DUE)?
         .query_row([], |row| row.get(0))?;
     optional_time(due)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail")]
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::{
+        plan::Bounds,
+        store::submissions::{NewRun, Subject, SubmissionStore as _},
+        work::Work,
+    };
+
+    /// The indexes that hold none of the runs that have ended.
+    const SMALL: [&str; 7] = [
+        "runs_queued",
+        "runs_scheduled",
+        "runs_scheduled_since",
+        "runs_active",
+        "runs_waiting",
+        "runs_given_up",
+        "turns_by_service",
+    ];
+
+    /// The lines of a statement's plan that grow with what has ended.
+    async fn costly(store: &Database, sql: String) -> Vec<String> {
+        let lines: Vec<String> = store
+            .read(move |conn| {
+                let mut plan = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
+                let values = vec![1_i64; plan.parameter_count()];
+                let lines = plan
+                    .query_map(rusqlite::params_from_iter(values), |row| row.get(3))?
+                    .collect::<Result<_, _>>()?;
+                Ok::<_, StoreError>(lines)
+            })
+            .await
+            .unwrap();
+        assert!(!lines.is_empty());
+        let is_cheap = |line: &String| {
+            let by_key = line.starts_with("SEARCH") && line.contains("(seq=?)")
+                || line.contains("USING INTEGER PRIMARY KEY")
+                || line.contains("sqlite_autoindex")
+                || line.contains("USING PRIMARY KEY");
+            let small = SMALL.iter().any(|index| {
+                let words = line.split_whitespace().collect::<Vec<_>>();
+                words.contains(index)
+            });
+            let reads = line.starts_with("SCAN") || line.starts_with("SEARCH");
+            // What is named here is no table of runs.
+            let elsewhere = ["first", "(subquery", "queues", "CONSTANT", "t"];
+            let table = line.split_whitespace().nth(1).unwrap_or_default();
+            !reads
+                || by_key
+                || small
+                || elsewhere
+                    .iter()
+                    .any(|name| table == *name || name.starts_with('(') && table.starts_with(name))
+        };
+        lines.into_iter().filter(|line| !is_cheap(line)).collect()
+    }
+
+    #[tokio::test]
+    async fn no_statement_of_a_claim_reads_what_has_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Database::open(&dir.path().join("o.db")).unwrap();
+        for sql in [
+            LATE.to_owned(),
+            DUE.to_owned(),
+            ACTIVE.to_owned(),
+            PAUSED.to_owned(),
+            NEXT_DUE.to_owned(),
+            first_of_all(),
+            first_of_lane(),
+            crate::store::sqlite::submissions::WAITING_IN.to_owned(),
+        ] {
+            let costly = costly(&store, sql.clone()).await;
+            assert!(costly.is_empty(), "{sql}: {costly:#?}");
+        }
+        let whole = "SELECT id FROM runs WHERE reason = 'x'".to_owned();
+        assert_eq!(costly(&store, whole).await.len(), 1, "this test can fail");
+        let by_state = "SELECT id FROM runs WHERE state = 'succeeded'".to_owned();
+        assert_eq!(costly(&store, by_state).await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn turns_of_idle_lanes_are_forgotten_and_of_busy_ones_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Database::open(&dir.path().join("o.db")).unwrap();
+        let rules = Arc::new(Rules {
+            concurrency: 2,
+            queue_limit: 10,
+            queues: BTreeMap::new(),
+            bounds: Bounds::default(),
+        });
+        let now = Timestamp::from_second(1_000).unwrap();
+        // The third one waits for a slot.
+        for key in ["runs", "runs-too", "waits"] {
+            let work = Work {
+                command: vec!["true".into()],
+                ..Work::default()
+            };
+            let subject = Subject::Command { work, priority: 0 };
+            let new = NewRun {
+                build_id: Some(key.into()),
+                ..NewRun::new(key, runs::Cause::Api, "a", "q", subject)
+            };
+            let rules = Arc::clone(&rules);
+            let submitted = store.submit_run(now, new, rules, None, |_| ().into());
+            submitted.await.unwrap();
+        }
+        store
+            .write(|tx| {
+                for turn in 3..2 * TURNS {
+                    let key = if turn == 3 {
+                        "waits".into()
+                    } else {
+                        format!("k{turn}")
+                    };
+                    tx.execute("INSERT INTO turns VALUES ('default', ?1, ?2)", (key, turn))?;
+                }
+                Ok::<_, StoreError>(())
+            })
+            .await
+            .unwrap();
+        let claimed = store.claim_runs(now, rules).await.unwrap().claimed;
+        assert_eq!(claimed.len(), 2, "{claimed:?}");
+        let kept: Vec<String> = store
+            .read(|conn| {
+                Ok::<_, StoreError>(
+                    conn.prepare("SELECT turn_key FROM turns")?
+                        .query_map([], |row| row.get(0))?
+                        .collect::<Result<_, _>>()?,
+                )
+            })
+            .await
+            .unwrap();
+        assert!(
+            kept.len() <= usize::try_from(TURNS + 4).unwrap(),
+            "{}",
+            kept.len()
+        );
+        for key in ["runs", "runs-too", "waits"] {
+            assert!(kept.iter().any(|found| found == key), "{key}");
+        }
+    }
 }

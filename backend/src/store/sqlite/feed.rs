@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use rusqlite::{Connection, Row};
 
 use super::{Database, StoreError};
-use crate::store::feed::RING;
 pub(super) use crate::store::feed::*;
+use crate::{metrics::Metrics, store::feed::RING};
 
 #[async_trait]
 impl EventStore for Database {
@@ -39,15 +39,23 @@ impl EventStore for Database {
 
 /// The feed of a store just opened.
 pub(super) fn load(conn: &Connection) -> Result<Feed, StoreError> {
-    let newest = conn.query_row("SELECT coalesce(max(seq), 0) FROM events", [], |r| r.get(0))?;
+    // Not the newest that is there: old ones are removed, and numbers are never given out again.
+    let newest = conn.query_row(
+        "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0)",
+        [],
+        |row| row.get(0),
+    )?;
     Ok(Feed::new(newest))
 }
 
 /// Publishes what was committed since the last call. Called by the writer thread only.
-pub(super) fn publish(feed: &Feed, conn: &Connection) -> Result<(), StoreError> {
+pub(super) fn publish(feed: &Feed, conn: &Connection, metrics: &Metrics) -> Result<(), StoreError> {
     loop {
         let events = after(conn, feed.newest(), RING)?;
         let full = events.len() == RING;
+        for event in &events {
+            metrics.observe(event);
+        }
         feed.publish(events);
         if !full {
             return Ok(());
@@ -55,7 +63,12 @@ pub(super) fn publish(feed: &Feed, conn: &Connection) -> Result<(), StoreError> 
     }
 }
 
-/// Adds an event to the transaction at hand; it is published when that commits.
+/// By how much the time of an event is raised at most, in microseconds: a day.
+pub(super) const RAISED: i64 = 86_400_000_000;
+
+/// Adds an event to the transaction at hand; it is published when that commits. Its time is not
+/// before that of the event before it: who asked first may be served later, and clocks are set back.
+/// Where that one was told by a clock more than a day ahead, it is: times follow the clock again.
 pub(super) fn append(
     tx: &Connection,
     now: Timestamp,
@@ -63,8 +76,18 @@ pub(super) fn append(
     subject: &str,
     data: &serde_json::Value,
 ) -> Result<(), StoreError> {
-    tx.prepare_cached("INSERT INTO events (time, kind, subject, data) VALUES (?1, ?2, ?3, ?4)")?
-        .execute((now.as_microsecond(), kind, subject, data.to_string()))?;
+    tx.prepare_cached(
+        "INSERT INTO events (time, kind, subject, data) VALUES (coalesce((SELECT time FROM \
+         (SELECT time FROM events ORDER BY seq DESC LIMIT 1) \
+         WHERE time BETWEEN ?1 AND ?1 + ?5), ?1), ?2, ?3, ?4)",
+    )?
+    .execute((
+        now.as_microsecond(),
+        kind,
+        subject,
+        data.to_string(),
+        RAISED,
+    ))?;
     Ok(())
 }
 

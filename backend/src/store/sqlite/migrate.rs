@@ -3,6 +3,7 @@
 use rusqlite::Connection;
 
 use super::OpenError;
+use crate::crash_point::CrashPoint;
 
 /// Marks a database file as Orket's (`ORKT` in ASCII): a foreign file is never touched.
 const APPLICATION_ID: i32 = 0x4f52_4b54;
@@ -17,6 +18,20 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ),
     ("queues", include_str!("migrations/0004_queues.sql")),
     ("schedules", include_str!("migrations/0005_schedules.sql")),
+    ("retention", include_str!("migrations/0006_retention.sql")),
+    (
+        "supervisors",
+        include_str!("migrations/0007_supervisors.sql"),
+    ),
+    (
+        "steps of the clock",
+        include_str!("migrations/0008_steps_of_the_clock.sql"),
+    ),
+    ("engine", include_str!("migrations/0009_engine.sql")),
+    (
+        "age of deliveries",
+        include_str!("migrations/0010_age_of_deliveries.sql"),
+    ),
 ];
 
 /// Brings the schema up to this program's version.
@@ -53,6 +68,7 @@ pub(super) fn run(conn: &mut Connection) -> Result<(), OpenError> {
         tx.pragma_update(None, "application_id", APPLICATION_ID)?;
         tx.pragma_update(None, "user_version", version)?;
         tx.commit()?;
+        CrashPoint::SchemaStepCommitted.reached();
         tracing::info!(step = name, version, "store schema migrated");
     }
     Ok(())

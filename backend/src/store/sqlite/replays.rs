@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _, ToSql};
+use rusqlite::{Connection, OptionalExtension as _};
 
 use super::{
     Database, StoreError,
     runs::{self, Run},
+    select::{Conditions, Order},
     submissions::{NewRun, Subject, SubmitError, submit},
 };
 pub(super) use crate::store::replays::*;
-use crate::{plan::Rules, run::State};
+use crate::{crash_point::CrashPoint, plan::Rules, run::State};
 
 #[async_trait]
 impl ReplayStore for Database {
@@ -48,52 +49,30 @@ fn select(tx: &Connection, selection: &Selection) -> Result<Vec<String>, StoreEr
     if !selection.ids.is_empty() {
         return Ok(selection.ids.clone());
     }
+    let mut wanted = Conditions::default();
     // Replayed ones do not fill the page, or the rest would never be reached.
-    let mut sql = "SELECT id FROM runs WHERE NOT EXISTS \
-                   (SELECT 1 FROM runs AS again WHERE again.replay_of = runs.id)"
-        .to_owned();
-    let mut values: Vec<&dyn ToSql> = Vec::new();
-    let names: Vec<&str> = selection.states.iter().map(|s| s.as_str()).collect();
-    sql.push_str(" AND state IN (");
-    for (place, name) in names.iter().enumerate() {
-        sql.push_str(if place == 0 { "?" } else { ", ?" });
-        values.push(name);
-    }
-    sql.push(')');
-    let since = selection.since.map(Timestamp::as_microsecond);
-    for (condition, value) in [
-        (
-            " AND card_id = ?",
-            selection.card_id.as_ref().map(|v| v as &dyn ToSql),
-        ),
-        (
-            " AND build_id = ?",
-            selection.build_id.as_ref().map(|v| v as &dyn ToSql),
-        ),
-        (
-            " AND queue = ?",
-            selection.queue.as_ref().map(|v| v as &dyn ToSql),
-        ),
-        (
-            " AND reason = ?",
-            selection.reason.as_ref().map(|v| v as &dyn ToSql),
-        ),
-        (
-            " AND ended_at >= ?",
-            since.as_ref().map(|v| v as &dyn ToSql),
-        ),
-    ] {
-        if let Some(value) = value {
-            sql.push_str(condition);
-            values.push(value);
-        }
-    }
-    sql.push_str(" ORDER BY seq LIMIT ?");
-    values.push(&selection.limit);
-    Ok(tx
-        .prepare_cached(&sql)?
-        .query_map(values.as_slice(), |row| row.get(0))?
-        .collect::<Result<_, _>>()?)
+    wanted.raw("NOT EXISTS (SELECT 1 FROM runs AS again WHERE again.replay_of = runs.id)");
+    let states: Vec<_> = selection
+        .states
+        .iter()
+        .map(|state| state.as_str())
+        .collect();
+    wanted.one_of("state", &states);
+    wanted.also("card_id = ?", selection.card_id.clone());
+    wanted.also("build_id = ?", selection.build_id.clone());
+    wanted.also("queue = ?", selection.queue.clone());
+    wanted.also("reason = ?", selection.reason.clone());
+    wanted.also(
+        "ended_at >= ?",
+        selection.since.map(Timestamp::as_microsecond),
+    );
+    wanted.rows(
+        tx,
+        "SELECT id FROM runs",
+        Order::Oldest,
+        selection.limit,
+        |row| Ok(row.get(0)?),
+    )
 }
 
 /// The run made for `run`, or why there is none.
@@ -150,6 +129,7 @@ fn replay(
     match submit(tx, now, &new, rules) {
         Ok(made) => {
             tx.execute_batch("RELEASE replay")?;
+            CrashPoint::RunReplayed.reached();
             Ok(Ok(made.id))
         }
         Err(SubmitError::Store(error)) => Err(error),

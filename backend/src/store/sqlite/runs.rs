@@ -1,14 +1,19 @@
 //! The engine's side of [`crate::store::runs`].
 
 use async_trait::async_trait;
-use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _, Row, ToSql};
+use jiff::{SignedDuration, Timestamp};
+use rusqlite::{Connection, OptionalExtension as _, Row};
 use serde_json::json;
 
-use super::{Database, StoreError, cards, feed, optional_time, time};
+use super::{
+    Database, StoreError, cards, feed, one, optional_time,
+    select::{Conditions, Order},
+    time,
+};
 pub(super) use crate::store::runs::*;
 use crate::{
     card,
+    crash_point::CrashPoint,
     plan::{
         claim::Lane,
         deadline,
@@ -29,43 +34,15 @@ impl RunStore for Database {
 
     async fn runs(&self, filter: Filter) -> Result<Vec<Run>, StoreError> {
         self.read(move |conn| {
-            let state = filter.state.map(State::as_str);
-            let mut sql = format!("SELECT {COLUMNS} FROM runs WHERE 1");
-            let mut values: Vec<&dyn ToSql> = Vec::new();
-            for (condition, value) in [
-                (" AND state = ?", state.as_ref().map(|v| v as &dyn ToSql)),
-                (
-                    " AND card_id = ?",
-                    filter.card_id.as_ref().map(|v| v as &dyn ToSql),
-                ),
-                (
-                    " AND build_id = ?",
-                    filter.build_id.as_ref().map(|v| v as &dyn ToSql),
-                ),
-                (
-                    " AND queue = ?",
-                    filter.queue.as_ref().map(|v| v as &dyn ToSql),
-                ),
-                (
-                    " AND schedule_id = ?",
-                    filter.schedule_id.as_ref().map(|v| v as &dyn ToSql),
-                ),
-                (
-                    " AND seq < ?",
-                    filter.before.as_ref().map(|v| v as &dyn ToSql),
-                ),
-            ] {
-                if let Some(value) = value {
-                    sql.push_str(condition);
-                    values.push(value);
-                }
-            }
-            sql.push_str(" ORDER BY seq DESC LIMIT ?");
-            values.push(&filter.limit);
-            conn.prepare_cached(&sql)?
-                .query_map(values.as_slice(), |row| Ok(read(row)))?
-                .map(|row| row?)
-                .collect()
+            let mut wanted = Conditions::default();
+            wanted.also("state = ?", filter.state.map(State::as_str));
+            wanted.also("card_id = ?", filter.card_id);
+            wanted.also("build_id = ?", filter.build_id);
+            wanted.also("queue = ?", filter.queue);
+            wanted.also("schedule_id = ?", filter.schedule_id);
+            wanted.also("seq < ?", filter.before);
+            let sql = format!("SELECT {COLUMNS} FROM runs");
+            wanted.rows(conn, &sql, Order::Newest, filter.limit, read)
         })
         .await
     }
@@ -115,7 +92,8 @@ const COLUMNS: &str = "seq, id, state, reason, detail, card_id, build_id, cause,
      request_id, priority, spec, card_snapshot, epoch, created_at, not_before, queued_at, \
      started_at, canceling_at, ended_at, (SELECT count(*) FROM attempts WHERE run_id = runs.id \
      AND coalesce(outcome ->> 'kind', '') <> 'never_started'), queue, turn_key, holds, replay_of, \
-     schedule_id, since";
+     schedule_id, since, nullif(logs_removed_at, 0), \
+     stepped";
 
 fn read(row: &Row<'_>) -> Result<Run, StoreError> {
     let state: String = row.get(2)?;
@@ -147,7 +125,9 @@ fn read(row: &Row<'_>) -> Result<Run, StoreError> {
         replay_of: row.get(24)?,
         schedule_id: row.get(25)?,
         since: time(row.get(26)?)?,
+        logs_removed_at: optional_time(row.get(27)?)?,
         created_at: time(row.get(14)?)?,
+        counted_from: moved(time(row.get(14)?)?, row.get(28)?),
         not_before: optional_time(row.get(15)?)?,
         queued_at: optional_time(row.get(16)?)?,
         started_at: optional_time(row.get(17)?)?,
@@ -156,12 +136,21 @@ fn read(row: &Row<'_>) -> Result<Run, StoreError> {
     })
 }
 
+/// A time moved by so many microseconds.
+fn moved(time: Timestamp, by: i64) -> Timestamp {
+    let edge = if by < 0 {
+        Timestamp::MIN
+    } else {
+        Timestamp::MAX
+    };
+    time.checked_add(SignedDuration::from_micros(by))
+        .unwrap_or(edge)
+}
+
 /// The run of that id.
 pub(super) fn find(conn: &Connection, id: &str) -> Result<Option<Run>, StoreError> {
-    conn.prepare_cached(&format!("SELECT {COLUMNS} FROM runs WHERE id = ?1"))?
-        .query_row([id], |row| Ok(read(row)))
-        .optional()?
-        .transpose()
+    let sql = format!("SELECT {COLUMNS} FROM runs WHERE id = ?1");
+    one(conn, &sql, id, read)
 }
 
 /// A run of that card that has not ended, if there is one.
@@ -171,8 +160,8 @@ pub(super) fn unfinished_of_card(
 ) -> Result<Option<String>, StoreError> {
     Ok(tx
         .prepare_cached(
-            "SELECT id FROM runs WHERE card_id = ?1 AND state IN \
-             ('scheduled', 'queued', 'running', 'canceling') ORDER BY seq DESC LIMIT 1",
+            "SELECT id FROM runs WHERE card_id = ?1 AND ended_at IS NULL \
+             ORDER BY seq DESC LIMIT 1",
         )?
         .query_row([card], |row| row.get(0))
         .optional()?)
@@ -184,12 +173,12 @@ fn is_worked_on(tx: &Connection, card: &str) -> Result<bool, StoreError> {
     Ok(tx
         .prepare_cached(
             "SELECT EXISTS (SELECT 1 FROM runs WHERE card_id = ?1 AND cause <> 'review' \
-             AND state IN ('scheduled', 'queued', 'running', 'canceling'))",
+             AND ended_at IS NULL)",
         )?
         .query_row([card], |row| row.get(0))?)
 }
 
-/// Adds the event that tells of a run's new state.
+/// Adds the event that tells of a run's new state, and how long it was in the one before.
 pub(super) fn announce(
     tx: &Connection,
     now: Timestamp,
@@ -197,8 +186,15 @@ pub(super) fn announce(
     state: State,
     card_id: Option<&str>,
     reason: Option<&str>,
+    before: Option<&Run>,
 ) -> Result<(), StoreError> {
-    let data = json!({ "state": state, "card_id": card_id, "reason": reason });
+    let mut data = json!({ "state": state, "card_id": card_id, "reason": reason });
+    if let Some(before) = before {
+        data["from"] = json!(before.state);
+        // A clock that was set back spends no time.
+        let spent = now.duration_since(before.since).as_secs_f64().max(0.0);
+        data["seconds"] = json!(spent);
+    }
     feed::append(tx, now, &format!("run.{}", state.as_str()), id, &data)
 }
 
@@ -256,6 +252,7 @@ fn settle_need(
     };
     match effect {
         Effect::Released => {
+            CrashPoint::DependencyReleased.reached();
             tx.prepare_cached("UPDATE runs SET holds = holds - 1 WHERE id = ?1")?
                 .execute([waiting])?;
             if run.holds == 1 {
@@ -288,10 +285,18 @@ fn step_alone(
     if to == run.state {
         return Ok(to);
     }
-    let at = now.as_microsecond();
-    let given_up = deadline::given_up(to, now, run.created_at, &run.work.bounds);
+    // What is recorded never goes back, whatever a clock that was set says; what is waited for goes by
+    // the clock as it is.
+    let recorded = [run.queued_at, run.started_at, run.canceling_at];
+    let latest = recorded.into_iter().flatten().max();
+    let at = now.max(run.created_at).max(latest.unwrap_or(now));
+    let at = at.as_microsecond();
+    let given_up = deadline::given_up(to, now, run.counted_from, &run.work.bounds);
+    // An attempt that never came to life has not ended the wait.
+    let same_wait = matches!(step, Step::Claim | Step::Unclaim);
     tx.prepare_cached(
-        "UPDATE runs SET state = ?2, reason = ?3, detail = ?4, since = ?5, give_up_at = ?7, \
+        "UPDATE runs SET state = ?2, reason = ?3, detail = ?4, since = ?8, \
+         give_up_at = iif(?9 AND NOT ?6, coalesce(give_up_at, ?7), ?7), \
          queued_at = iif(?2 = 'queued', ?5, queued_at), \
          not_before = iif(?2 = 'scheduled', not_before, NULL), \
          started_at = iif(?2 = 'running', coalesce(started_at, ?5), started_at), \
@@ -306,6 +311,8 @@ fn step_alone(
         at,
         to.is_final(),
         given_up.map(|(at, _)| at.as_microsecond()),
+        now.as_microsecond(),
+        same_wait,
     ))?;
     announce(
         tx,
@@ -314,6 +321,7 @@ fn step_alone(
         to,
         run.card_id.as_deref(),
         why.reason.as_deref(),
+        Some(run),
     )?;
     if to.is_final()
         && run.cause != Cause::Review

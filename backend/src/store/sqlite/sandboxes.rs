@@ -11,8 +11,11 @@ use rusqlite::{Connection, OptionalExtension as _, Row};
 use serde_json::json;
 
 use super::{Database, StoreError, feed, optional_time, time};
-use crate::sandbox_state::{Reason, State, Step};
 pub(super) use crate::store::sandboxes::*;
+use crate::{
+    executor::Identity,
+    sandbox_state::{Reason, State, Step},
+};
 use steps::{current, describe, write};
 
 mod steps;
@@ -78,6 +81,17 @@ impl SandboxStore for Database {
             if count >= new.limit {
                 return Err(SandboxError::TooMany(count));
             }
+            if let Some(build) = &new.build_id {
+                let count: i64 = tx
+                    .prepare_cached(
+                        "SELECT count(*) FROM sandboxes \
+                         WHERE state <> 'deleted' AND build_id = ?1",
+                    )?
+                    .query_row([build], |row| row.get(0))?;
+                if count >= new.build_limit {
+                    return Err(SandboxError::TooManyOfBuild(count));
+                }
+            }
             let health: BTreeMap<_, _> = new
                 .services
                 .iter()
@@ -86,9 +100,9 @@ impl SandboxStore for Database {
             tx.prepare_cached(
                 "INSERT INTO sandboxes (id, name, state, goal, epoch, driver, isolation, actor, \
                  request_id, \
-                 services, health, secrets, created_at, updated_at, expires_at) \
+                 services, health, secrets, created_at, updated_at, expires_at, build_id) \
                  VALUES (?1, ?2, 'creating', 'live', ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, \
-                 ?12)",
+                 ?12, ?13)",
             )?
             .execute((
                 &new.id,
@@ -103,18 +117,10 @@ impl SandboxStore for Database {
                 json!(new.secrets).to_string(),
                 now.as_microsecond(),
                 new.expires_at.as_microsecond(),
+                &new.build_id,
             ))?;
-            let taken = held(tx, now, new.cool_down)?;
             for port in new.services.iter().filter_map(|service| service.port) {
-                if taken.contains(&port) {
-                    return Err(SandboxError::PortTaken(port));
-                }
-                tx.prepare_cached(
-                    "INSERT INTO sandbox_ports (port, sandbox_id) VALUES (?1, ?2) \
-                     ON CONFLICT (port) \
-                     DO UPDATE SET sandbox_id = excluded.sandbox_id, released_at = NULL",
-                )?
-                .execute((port, &new.id))?;
+                take_port(tx, now, new.cool_down, &new.id, port)?;
             }
             feed::append(
                 tx,
@@ -149,6 +155,10 @@ impl SandboxStore for Database {
     ) -> Result<Sandbox, SandboxError> {
         self.write(move |tx| {
             let sandbox = known(tx, &id)?;
+            if why == Reason::TtlExpired && sandbox.expires_at > now {
+                // It was extended, or the clock was set, since it was found.
+                return Ok(sandbox);
+            }
             let to = match (sandbox.state, goal) {
                 // A removal is asked for in any state; it is repeated without harm.
                 (State::Stopped | State::Failed | State::Deleted, Goal::Deleted) => sandbox.state,
@@ -195,6 +205,42 @@ impl SandboxStore for Database {
         .await
     }
 
+    async fn move_sandbox_port(
+        &self,
+        now: Timestamp,
+        id: String,
+        service: String,
+        to: u16,
+        cool_down: Duration,
+    ) -> Result<Sandbox, SandboxError> {
+        let epoch = self.epoch();
+        self.write(move |tx| {
+            let mut sandbox = current(tx, &id, epoch)?;
+            let from = sandbox.state;
+            let moved = sandbox
+                .services
+                .iter_mut()
+                .find(|found| found.name == service && from == State::Creating);
+            let Some(moved) = moved else {
+                return Err(SandboxError::Illegal { id, from });
+            };
+            take_port(tx, now, cool_down, &id, to)?;
+            tx.prepare_cached(
+                "UPDATE sandbox_ports SET sandbox_id = NULL, released_at = ?2 WHERE port = ?1",
+            )?
+            .execute((moved.port, now.as_microsecond()))?;
+            moved.port = Some(to);
+            tx.prepare_cached("UPDATE sandboxes SET services = ?2, updated_at = ?3 WHERE id = ?1")?
+                .execute((
+                    &id,
+                    serde_json::to_string(&sandbox.services).map_err(StoreError::from)?,
+                    now.as_microsecond(),
+                ))?;
+            known(tx, &id)
+        })
+        .await
+    }
+
     async fn observe_sandbox(
         &self,
         now: Timestamp,
@@ -217,6 +263,45 @@ impl SandboxStore for Database {
                 ))?;
             write(tx, now, &sandbox, to, why)?;
             known(tx, &id)
+        })
+        .await
+    }
+
+    async fn service_supervised(
+        &self,
+        id: String,
+        service: String,
+        supervisor: Identity,
+    ) -> Result<(), SandboxError> {
+        let epoch = self.epoch();
+        self.write(move |tx| {
+            current(tx, &id, epoch)?;
+            let supervisor = serde_json::to_string(&supervisor).map_err(StoreError::from)?;
+            tx.prepare_cached(
+                "INSERT INTO sandbox_supervisors (sandbox_id, service, supervisor) \
+                 VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET supervisor = excluded.supervisor",
+            )?
+            .execute((&id, &service, supervisor))?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn service_supervisors(
+        &self,
+        id: String,
+    ) -> Result<BTreeMap<String, Identity>, StoreError> {
+        self.read(move |conn| {
+            let mut statement = conn.prepare_cached(
+                "SELECT service, supervisor FROM sandbox_supervisors WHERE sandbox_id = ?1",
+            )?;
+            let mut rows = statement.query([id])?;
+            let mut supervisors = BTreeMap::new();
+            while let Some(row) = rows.next()? {
+                let supervisor = serde_json::from_str(&row.get::<_, String>(1)?)?;
+                supervisors.insert(row.get(0)?, supervisor);
+            }
+            Ok(supervisors)
         })
         .await
     }
@@ -262,6 +347,8 @@ impl SandboxStore for Database {
                     StoreError::Fault("a sandbox to be removed still has ports".into()).into(),
                 );
             }
+            tx.prepare_cached("DELETE FROM sandbox_supervisors WHERE sandbox_id = ?1")?
+                .execute([&id])?;
             let to = sandbox.step(Step::Remove)?;
             write(tx, now, &sandbox, to, None)?;
             known(tx, &id)
@@ -277,7 +364,7 @@ impl From<rusqlite::Error> for SandboxError {
 }
 
 const COLUMNS: &str = "seq, id, name, state, reason, detail, goal, epoch, driver, isolation, services, \
-     health, secrets, created_at, updated_at, expires_at, ended_at";
+     health, secrets, created_at, updated_at, expires_at, ended_at, build_id";
 
 fn read(row: &Row<'_>) -> Result<Sandbox, StoreError> {
     let word = |at: usize| -> Result<String, StoreError> { Ok(row.get(at)?) };
@@ -303,6 +390,7 @@ fn read(row: &Row<'_>) -> Result<Sandbox, StoreError> {
         updated_at: time(row.get(14)?)?,
         expires_at: time(row.get(15)?)?,
         ended_at: optional_time(row.get(16)?)?,
+        build_id: row.get(17)?,
     })
 }
 
@@ -324,6 +412,25 @@ fn active(conn: &Connection) -> Result<Vec<Sandbox>, StoreError> {
     .query_map([], |row| Ok(read(row)))?
     .map(|row| row?)
     .collect()
+}
+
+/// Takes a port for a sandbox unless it is held or cools down.
+fn take_port(
+    tx: &Connection,
+    now: Timestamp,
+    cool_down: Duration,
+    id: &str,
+    port: u16,
+) -> Result<(), SandboxError> {
+    if held(tx, now, cool_down)?.contains(&port) {
+        return Err(SandboxError::PortTaken(port));
+    }
+    tx.prepare_cached(
+        "INSERT INTO sandbox_ports (port, sandbox_id) VALUES (?1, ?2) ON CONFLICT (port) \
+         DO UPDATE SET sandbox_id = excluded.sandbox_id, released_at = NULL",
+    )?
+    .execute((port, id))?;
+    Ok(())
 }
 
 /// Ports that may not be given out at this moment.

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _, Row};
+use rusqlite::{Connection, Row};
 use serde_json::json;
 
 use super::{
-    Database, StoreError, feed, optional_time,
+    Database, StoreError, feed,
+    idempotency::{Answer, Idempotency, Once, once},
+    one, optional_time,
     runs::{self, CancelOutcome, Cause},
     submissions::{NewRun, Subject, SubmitError, submit},
     time,
@@ -26,41 +28,11 @@ impl ScheduleStore for Database {
         now: Timestamp,
         new: NewSchedule,
         next: Option<Timestamp>,
-    ) -> Result<Schedule, ScheduleError> {
-        self.write(move |tx| {
-            if find(tx, &new.id)?.is_some() {
-                return Err(ScheduleError::Exists(new.id));
-            }
-            check_card(tx, &new.subject)?;
-            tx.prepare_cached(
-                "INSERT INTO schedules (id, cron, time_zone, missed, overlap, catch_up, subject, \
-                 queue, build_id, actor, next_at, created_at, updated_at) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?12)",
-            )?
-            .execute((
-                &new.id,
-                &new.cron,
-                &new.time_zone,
-                new.missed.as_str(),
-                new.overlap.as_str(),
-                new.catch_up,
-                serde_json::to_string(&new.subject).map_err(StoreError::from)?,
-                &new.queue,
-                &new.build_id,
-                &new.actor,
-                next.map(Timestamp::as_microsecond),
-                now.as_microsecond(),
-            ))?;
-            feed::append(
-                tx,
-                now,
-                "schedule.created",
-                &new.id,
-                &json!({ "next": next }),
-            )?;
-            find(tx, &new.id)?.ok_or(ScheduleError::Unknown)
-        })
-        .await
+        idempotency: Option<Idempotency>,
+        answer: Answer<Schedule>,
+    ) -> Result<Once<Schedule>, ScheduleError> {
+        self.write(move |tx| once(tx, now, idempotency, answer, || create(tx, now, new, next)))
+            .await
     }
 
     async fn change_schedule(
@@ -255,10 +227,47 @@ fn read(row: &Row<'_>) -> Result<Schedule, StoreError> {
 }
 
 fn find(conn: &Connection, id: &str) -> Result<Option<Schedule>, StoreError> {
-    conn.prepare_cached(&format!("SELECT {COLUMNS} FROM schedules WHERE id = ?1"))?
-        .query_row([id], |row| Ok(read(row)))
-        .optional()?
-        .transpose()
+    let sql = format!("SELECT {COLUMNS} FROM schedules WHERE id = ?1");
+    one(conn, &sql, id, read)
+}
+
+fn create(
+    tx: &Connection,
+    now: Timestamp,
+    new: NewSchedule,
+    next: Option<Timestamp>,
+) -> Result<Schedule, ScheduleError> {
+    if find(tx, &new.id)?.is_some() {
+        return Err(ScheduleError::Exists(new.id));
+    }
+    check_card(tx, &new.subject)?;
+    tx.prepare_cached(
+        "INSERT INTO schedules (id, cron, time_zone, missed, overlap, catch_up, subject, \
+         queue, build_id, actor, next_at, created_at, updated_at) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?12)",
+    )?
+    .execute((
+        &new.id,
+        &new.cron,
+        &new.time_zone,
+        new.missed.as_str(),
+        new.overlap.as_str(),
+        new.catch_up,
+        serde_json::to_string(&new.subject).map_err(StoreError::from)?,
+        &new.queue,
+        &new.build_id,
+        &new.actor,
+        next.map(Timestamp::as_microsecond),
+        now.as_microsecond(),
+    ))?;
+    feed::append(
+        tx,
+        now,
+        "schedule.created",
+        &new.id,
+        &json!({ "next": next }),
+    )?;
+    find(tx, &new.id)?.ok_or(ScheduleError::Unknown)
 }
 
 fn check_card(tx: &Connection, subject: &Scheduled) -> Result<(), ScheduleError> {
@@ -349,8 +358,7 @@ fn make_run(
 fn unfinished(tx: &Connection, id: &str) -> Result<Vec<String>, StoreError> {
     Ok(tx
         .prepare_cached(
-            "SELECT id FROM runs WHERE schedule_id = ?1 AND state IN \
-             ('scheduled', 'queued', 'running', 'canceling') ORDER BY seq DESC",
+            "SELECT id FROM runs WHERE schedule_id = ?1 AND ended_at IS NULL ORDER BY seq DESC",
         )?
         .query_map([id], |row| row.get(0))?
         .collect::<Result<_, _>>()?)

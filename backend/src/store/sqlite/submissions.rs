@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use jiff::{SignedDuration, Timestamp};
-use rusqlite::{Connection, OptionalExtension as _};
-use sha2::{Digest as _, Sha256};
+use jiff::Timestamp;
+use rusqlite::Connection;
 
 use super::{
     Database, StoreError, cards,
+    idempotency::{Answer, Idempotency, once},
     runs::{Cause, Run, announce, find, unfinished_of_card},
 };
 pub(super) use crate::store::submissions::*;
@@ -29,19 +29,12 @@ impl SubmissionStore for Database {
         new: NewRun,
         rules: Arc<Rules>,
         idempotency: Option<Idempotency>,
-        answer: Answer,
+        answer: Answer<Run>,
     ) -> Result<Submitted, SubmitError> {
         self.write(move |tx| {
-            if let Some(idempotency) = &idempotency
-                && let Some(answer) = remembered(tx, now, idempotency)?
-            {
-                return Ok(Submitted::Before(answer));
-            }
-            let run = submit(tx, now, &new, &rules)?;
-            if let Some(idempotency) = &idempotency {
-                remember(tx, now, idempotency, &answer(&run))?;
-            }
-            Ok(Submitted::New(Box::new(run)))
+            once(tx, now, idempotency, answer, || {
+                submit(tx, now, &new, &rules)
+            })
         })
         .await
     }
@@ -51,14 +44,6 @@ impl From<rusqlite::Error> for SubmitError {
     fn from(error: rusqlite::Error) -> Self {
         Self::Store(error.into())
     }
-}
-
-/// How long an idempotency key is remembered.
-const KEPT: SignedDuration = SignedDuration::from_hours(7 * 24);
-
-/// What is kept of a body: enough to tell another one, and nothing of what it says.
-fn digest(body: &[u8]) -> Vec<u8> {
-    Sha256::digest(body).to_vec()
 }
 
 /// Queues a run inside a transaction.
@@ -138,10 +123,17 @@ pub(super) fn submit(
         state,
         card.as_ref().map(|c| c.id.as_str()),
         None,
+        None,
     )?;
     find(tx, &new.id)?
         .ok_or_else(|| StoreError::Fault("a run just stored is not there".into()).into())
 }
+
+/// How many runs wait.
+pub(super) const WAITING: &str = "SELECT count(*) FROM runs WHERE state IN ('queued', 'scheduled')";
+/// How many runs wait in a queue.
+pub(super) const WAITING_IN: &str =
+    "SELECT count(*) FROM runs WHERE state IN ('queued', 'scheduled') AND queue = ?1";
 
 /// Whether another run may wait, in its queue and in all.
 fn check_room(tx: &Connection, queue: &str, rules: &Rules) -> Result<(), SubmitError> {
@@ -154,19 +146,13 @@ fn check_room(tx: &Connection, queue: &str, rules: &Rules) -> Result<(), SubmitE
             .prepare_cached(sql)?
             .query_row(values, |row| row.get(0))?)
     };
-    let all = count(
-        "SELECT count(*) FROM runs WHERE state IN ('queued', 'scheduled')",
-        &[],
-    )?;
+    let all = count(WAITING, &[])?;
     if all >= rules.queue_limit {
         let limit = rules.queue_limit;
         return Err(SubmitError::QueueFull { limit });
     }
     if let Some(limit) = rule.length {
-        let own = count(
-            "SELECT count(*) FROM runs WHERE state IN ('queued', 'scheduled') AND queue = ?1",
-            &[queue],
-        )?;
+        let own = count(WAITING_IN, &[queue])?;
         if own >= limit {
             return Err(SubmitError::QueueFull { limit });
         }
@@ -229,53 +215,4 @@ fn startable(
     }
     cards::step(tx, now, &card, step)?;
     Ok(card)
-}
-
-fn remembered(
-    tx: &Connection,
-    now: Timestamp,
-    idempotency: &Idempotency,
-) -> Result<Option<serde_json::Value>, SubmitError> {
-    let forgotten = now.checked_sub(KEPT).unwrap_or(Timestamp::MIN);
-    let found: Option<(Vec<u8>, String)> = tx
-        .prepare_cached(
-            "SELECT body, answer FROM idempotency WHERE actor = ?1 AND key = ?2 AND created_at >= ?3",
-        )?
-        .query_row(
-            (&idempotency.actor, &idempotency.key, forgotten.as_microsecond()),
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )
-        .optional()?;
-    match found {
-        None => Ok(None),
-        // Rows of earlier versions hold the body itself.
-        Some((seen, _)) if seen != digest(&idempotency.body) && seen != idempotency.body => {
-            Err(SubmitError::KeyReused)
-        }
-        Some((_, answer)) => Ok(Some(
-            serde_json::from_str(&answer).map_err(StoreError::from)?,
-        )),
-    }
-}
-
-fn remember(
-    tx: &Connection,
-    now: Timestamp,
-    idempotency: &Idempotency,
-    answer: &serde_json::Value,
-) -> Result<(), SubmitError> {
-    let forgotten = now.checked_sub(KEPT).unwrap_or(Timestamp::MIN);
-    tx.prepare_cached("DELETE FROM idempotency WHERE created_at < ?1")?
-        .execute([forgotten.as_microsecond()])?;
-    tx.prepare_cached(
-        "INSERT INTO idempotency (actor, key, body, answer, created_at) VALUES (?1, ?2, ?3, ?4, ?5)",
-    )?
-    .execute((
-        &idempotency.actor,
-        &idempotency.key,
-        digest(&idempotency.body),
-        answer.to_string(),
-        now.as_microsecond(),
-    ))?;
-    Ok(())
 }

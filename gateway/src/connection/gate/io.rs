@@ -3,7 +3,7 @@
 use std::{
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -117,6 +117,8 @@ impl AsyncRead for Gate {
                     } else if next {
                         this.arm(this.limits.keepalive_timeout);
                         this.stage = Stage::Idle;
+                    } else if this.ended && this.connection.events.load(Ordering::Acquire) {
+                        return Poll::Ready(Ok(()));
                     } else if this.ended || this.inbound.len() >= HEAD_READ_BYTES {
                         // Enough is held of what comes before its turn; the socket's own buffer holds the rest. And who
                         // has ended its side looks as one who has left: which it is, writing will show.

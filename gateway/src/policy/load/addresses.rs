@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::{DEFAULT_ADMIN, DEFAULT_HTTP, Loader, Weakness, secrets::Secrets};
 use crate::{
-    config::{Written, reader::At},
+    config::{self, Written, reader::At},
     policy::{Listen, SetHeader, Upstream, UpstreamAddress},
 };
 
@@ -119,8 +119,17 @@ impl Loader<'_> {
             let Some(parsed) = self.upstream_address(address) else {
                 continue;
             };
-            if upstream.tls.is_none() {
-                self.warn_of_clear_text(address, &parsed);
+            match (&upstream.tls, &upstream.clear_text) {
+                (None, _) => self.clear_text(written, upstream, address, &parsed),
+                (Some(_), Some(clear)) if clear.value => self.error(
+                    &clear.span,
+                    format!(
+                        "`clear_text` contradicts `tls`: nothing goes to `{}` in clear text",
+                        upstream.id.value
+                    ),
+                    "take one of them out",
+                ),
+                (Some(_), _) => {}
             }
             let trust = match &upstream.tls {
                 None => None,
@@ -193,15 +202,17 @@ impl Loader<'_> {
     pub(super) fn upstream_address(&mut self, address: &At<String>) -> Option<UpstreamAddress> {
         if let Some(path) = address.value.strip_prefix("unix:") {
             // 107 bytes: sun_path less its terminating NUL (unix(7)).
-            if path.is_empty() || path.len() > 107 {
+            let named = path;
+            let path = self.lies(Path::new(path)).to_string_lossy().into_owned();
+            if named.is_empty() || path.len() > 107 {
                 self.error(
                     &address.span,
                     "the path of a unix socket has 1 to 107 bytes",
-                    "use a shorter path",
+                    "use a shorter path; a relative one is taken from the directory of the policy file",
                 );
                 return None;
             }
-            return Some(UpstreamAddress::Unix(path.to_owned()));
+            return Some(UpstreamAddress::Unix(path));
         }
         if address.value.contains('@') {
             self.problems.conceal(&address.span);
@@ -228,17 +239,48 @@ impl Loader<'_> {
         found.map(UpstreamAddress::Tcp)
     }
 
-    fn warn_of_clear_text(&mut self, at: &At<String>, address: &UpstreamAddress) {
-        match address {
-            UpstreamAddress::Tcp(beyond) if !beyond.ip().is_loopback() => self.problems.warning(
-                &at.span,
-                format!("requests to `{beyond}` leave this machine as plain HTTP"),
-                Some(
-                    "give the upstream `tls`, or let it listen on loopback or a unix socket".into(),
-                ),
-            ),
-            UpstreamAddress::Tcp(_) | UpstreamAddress::Unix(_) => {}
+    /// Says what goes to another machine in clear text. That it is meant has to be written.
+    fn clear_text(
+        &mut self,
+        written: &Written,
+        upstream: &config::Upstream,
+        at: &At<String>,
+        address: &UpstreamAddress,
+    ) {
+        let beyond = match address {
+            UpstreamAddress::Tcp(beyond) if !beyond.ip().is_loopback() => beyond,
+            UpstreamAddress::Tcp(_) | UpstreamAddress::Unix(_) => return,
+        };
+        let keeps = |kept: &Option<At<bool>>| kept.as_ref().is_some_and(|k| k.value);
+        let authorized = written.routes.iter().any(|route| {
+            let here = |to: &At<String>| to.value == upstream.id.value;
+            route.upstream.as_ref().is_some_and(here) && keeps(&route.keep_authorization)
+        });
+        let mut goes = vec!["bodies", "and whom the gateway admitted"];
+        if authorized {
+            goes.insert(0, "`Authorization`,");
         }
+        if !upstream.set_headers.is_empty() {
+            goes.insert(0, "the secrets of `set_headers`,");
+        }
+        let meant = keeps(&upstream.clear_text);
+        self.weak(
+            if meant {
+                Weakness::ClearUpstreamMeant
+            } else {
+                Weakness::ClearUpstream
+            },
+            &at.span,
+            format!(
+                "requests to `{beyond}` leave this machine as plain HTTP: {} can be read and changed on the way",
+                goes.join(" ")
+            ),
+            if meant {
+                "give the upstream `tls` as soon as it speaks it"
+            } else {
+                "give the upstream `tls`, or let it listen on loopback or a unix socket; `clear_text = true` says that the network between is trusted"
+            },
+        );
     }
 }
 

@@ -4,9 +4,10 @@ use std::{num::NonZeroU32, time::Duration};
 
 use super::{Loader, Weakness};
 use crate::{
+    bodies::{self, UNPROVEN_PART},
     config::{Written, reader::At, value::RateWritten},
     limit::Rate,
-    policy::{BudgetOf, Limits, Mode, RateLimit},
+    policy::{Auth, BudgetOf, Limits, Mode, Policy, RateLimit},
 };
 
 impl Loader<'_> {
@@ -60,6 +61,39 @@ impl Loader<'_> {
             connections,
             connections_per_address,
             failures_per_address: failures,
+            webhook_memory: w
+                .webhook_memory
+                .as_ref()
+                .map_or(bodies::MEMORY, |size| size.value.0),
+        }
+    }
+
+    /// The memory for webhook bodies has to hold, as the share of one address, the largest that a route takes.
+    pub(super) fn room_for_bodies(&mut self, written: &Written, policy: &Policy) {
+        let Some(at) = &written.limits.webhook_memory else {
+            // The largest body that a route may take fits the default.
+            return;
+        };
+        let largest = policy
+            .routes
+            .iter()
+            .filter(|route| matches!(route.auth, Auth::Webhook(_)))
+            .max_by_key(|route| route.body_limit);
+        if let Some(route) = largest
+            && route.body_limit > at.value.0 / UNPROVEN_PART
+        {
+            let needed = route
+                .body_limit
+                .saturating_mul(UNPROVEN_PART)
+                .div_ceil(1024);
+            self.error(
+                &at.span,
+                format!(
+                    "bodies of the route `{}` can be larger than an address's share, a quarter of this",
+                    route.id
+                ),
+                &format!("at least \"{needed}KiB\", or lower the route's `body_limit`"),
+            );
         }
     }
 

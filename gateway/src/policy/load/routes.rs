@@ -9,9 +9,10 @@ use crate::{
     config::{self, Written, reader::At},
     policy::{
         Auth, BudgetOf, Bypass, PathPattern, RateLimit, Route, Spooling, Upgrade, Upstream,
-        address::AddressRules, keys::KeyRing,
+        WebhookAuth, address::AddressRules, keys::KeyRing,
     },
     route::RouteTable,
+    webhook::Role,
 };
 
 /// The methods a route may take. CONNECT and TRACE are not among them: the first is a tunnel past every
@@ -31,6 +32,22 @@ const DEFAULT_BODY_LIMIT: usize = 1024 * 1024;
 
 /// The largest body a webhook may have: it is held in memory until it is proven.
 const MAX_WEBHOOK_BODY: usize = 64 * 1024 * 1024;
+
+/// Whether two routes remember deliveries under one name, by marks of two kinds.
+fn tell_apart_differently(one: &Route, other: &Route) -> bool {
+    let (Auth::Webhook(a), Auth::Webhook(b)) = (&one.auth, &other.auth) else {
+        return false;
+    };
+    let by_id = |auth: &WebhookAuth| {
+        let mut headers = auth.provider.headers().iter();
+        headers.any(|h| h.role == Role::SignedId)
+    };
+    a.replay
+        && b.replay
+        && a.source == b.source
+        && one.upstream == other.upstream
+        && by_id(a) != by_id(b)
+}
 
 impl Loader<'_> {
     #[expect(
@@ -64,7 +81,12 @@ impl Loader<'_> {
                         "route `{}` wants an API key and there is none: it refuses everything",
                         route.id
                     ),
-                    "set ORKET_API_KEY, or add [[keys]]",
+                    match origin {
+                        Origin::BuiltIn => "set ORKET_API_KEY",
+                        Origin::File(_) => {
+                            "add [[keys]]: `orket-gateway keys new --config FILE --id ID --scopes …` does"
+                        }
+                    },
                 );
             }
             if let Some(other) = routes.iter().find(|r| r.id == route.id) {
@@ -87,6 +109,19 @@ impl Loader<'_> {
                         other.id, route.id
                     ),
                     "give them different paths or methods",
+                );
+            }
+            if let Some(other) = routes
+                .iter()
+                .find(|other| tell_apart_differently(other, &route))
+            {
+                self.error(
+                    &w.at.span,
+                    format!(
+                        "routes `{}` and `{}` have one source, and know repetitions by different marks: one by the id that its sender signs, the other by the body. Whoever has one secret could have deliveries of the other taken for known",
+                        other.id, route.id
+                    ),
+                    "give each a `source` of its own",
                 );
             }
             routes.push(route);
@@ -182,7 +217,8 @@ impl Loader<'_> {
             keep_authorization: w.keep_authorization.as_ref().is_some_and(|k| k.value),
             upgrade,
             spool,
-            upstream: upstream?,
+            // One that is not there was told; the route is judged all the same, and nothing loads with it.
+            upstream: upstream.unwrap_or(usize::MAX),
         })
     }
 

@@ -3,6 +3,7 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
+    io::ErrorKind,
     ops::Range,
     os::unix::{ffi::OsStringExt, fs::PermissionsExt},
     path::Path,
@@ -13,6 +14,7 @@ use jiff::Timestamp;
 use super::{Loader, TOP, Weakness};
 use crate::{
     config::{SecretEntry, SecretSource, Written, diagnostic::Diagnostics, reader::At},
+    plain_file,
     secret::{self, Secret, SecretDigest},
 };
 
@@ -233,7 +235,7 @@ impl Loader<'_> {
                     }
                 };
             }
-            SecretSource::File(at) => match read_file(&at.value) {
+            SecretSource::File(at) => match read_file(&self.lies(&at.value)) {
                 Ok((bytes, exposed)) => {
                     if exposed {
                         self.problems.warning(
@@ -248,7 +250,11 @@ impl Loader<'_> {
                     (bytes, &at.span)
                 }
                 Err(e) => {
-                    let hint = "create it, readable by the gateway's user alone (chmod 600)";
+                    let hint = if e.kind() == ErrorKind::NotFound {
+                        "create it, readable by the gateway's user alone (chmod 600)"
+                    } else {
+                        "name a plain file that the gateway's user can read, and nobody else (chmod 600)"
+                    };
                     if at.value.components().count() > 1 {
                         self.error(
                             &at.span,
@@ -356,8 +362,8 @@ fn ended_digest(entry: &SecretEntry) -> Option<Presented> {
 
 /// A secret's file without its last line break, and whether other users can get at it.
 fn read_file(path: &Path) -> std::io::Result<(Vec<u8>, bool)> {
-    let mut bytes = std::fs::read(path)?;
-    let mode = std::fs::metadata(path)?.permissions().mode();
+    let (mut bytes, metadata) = plain_file::read(path, plain_file::SECRET_BYTES)?;
+    let mode = metadata.permissions().mode();
     if bytes.last() == Some(&b'\n') {
         bytes.pop();
         if bytes.last() == Some(&b'\r') {

@@ -34,7 +34,11 @@ impl Loader<'_> {
         let https = written.listen.https.as_ref()?;
         let (cert_file, key_file) = (https.cert_file.as_ref()?, https.key_file.as_ref()?);
         let now = Timestamp::now();
-        match Identity::read(&cert_file.value, &key_file.value, now) {
+        match Identity::read(
+            &self.lies(&cert_file.value),
+            &self.lies(&key_file.value),
+            now,
+        ) {
             Ok(identity) => {
                 if now.duration_until(identity.not_after()) < EXPIRES_SOON {
                     self.problems.warning(
@@ -96,7 +100,8 @@ impl Loader<'_> {
             return None;
         };
         let ca_file = written.ca_file.as_ref();
-        match Trust::new(server_name, ca_file.map(|f| f.value.as_path())) {
+        let roots = ca_file.map(|f| self.lies(&f.value));
+        match Trust::new(server_name, roots.as_deref()) {
             Ok(trust) => Some(trust),
             Err(e) => {
                 let hint = match e {

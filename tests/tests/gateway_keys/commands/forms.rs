@@ -42,7 +42,7 @@ async fn a_new_key_stands_with_the_others_and_nothing_else_moves() {
     assert_eq!(desk.text().replace(&digest(&key), "DIGEST"), expected);
 
     let before = desk.text();
-    let said = desk.keys(&["revoke", "a.b"]).await;
+    let said = desk.keys(&["revoke", "--not-running", "a.b"]).await;
     assert!(said.status.success(), "{}", said.output());
     assert!(
         before.starts_with(text.trim_end()) || desk.text().starts_with(&text),
@@ -105,6 +105,11 @@ async fn inline_lists_and_dotted_names_are_edited_in_their_own_form() {
             "# inline\n  { id = \"x\", secret = \"x_key\", scopes = [\"*\"] },\n",
         );
     assert_eq!(desk.text().replace(&digest(&key), "DIGEST"), expected);
-    assert!(desk.keys(&["revoke", "x"]).await.status.success());
+    assert!(
+        desk.keys(&["revoke", "--not-running", "x"])
+            .await
+            .status
+            .success()
+    );
     assert_eq!(desk.text(), text, "what came by command goes by command");
 }

@@ -76,6 +76,14 @@ pub(super) fn describe(why: Reason) -> &'static str {
         Reason::ServiceExited => "A service ended by itself.",
         Reason::NotHealthyInTime => "A service did not become well in time.",
         Reason::Interrupted => "The backend was restarted before all of it was started.",
-        Reason::ServiceVanished => "After a restart of the backend a service was not to be found.",
+        Reason::ServiceVanished => "A service was not to be found any more.",
+        Reason::RestartLoop => "A service was started again and again and ended every time.",
+        Reason::Idle => "Nobody had used it for as long as is allowed.",
+        Reason::EngineUnreachable => "The container engine was not there or did not answer.",
+        Reason::ImageNotFound => "An image is not on the engine and could not be fetched.",
+        Reason::BuildFailed => "An image could not be built.",
+        Reason::PortConflict => "A port was taken between its choice and its use.",
+        Reason::NameConflict => "Something that is not Orket's has a name that it needs.",
+        Reason::NoAddressPool => "The container engine has no addresses for another network.",
     }
 }

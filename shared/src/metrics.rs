@@ -1,19 +1,21 @@
-//! The form of a declaration: from one line come the field, the name, the help text and the row of the reference.
+//! The form of a declared metric: from one line come the field, the name, the help text and the row of the reference.
 //!
-//! To add a metric, add its declaration in [`crate::metrics`], with one of the types below, and run
-//! `ORKET_WRITE_REFERENCE=1 cargo nextest run -p orket-tests ops_reference`. A new set of labels goes to
-//! [`super::labels`].
+//! A program declares all of its metrics in its `metrics.rs` with [`declare_metrics!`](crate::declare_metrics) and the
+//! types below, its sets of labels with [`declare_labels!`](crate::declare_labels) in `metrics/labels.rs`. To add one, add its
+//! declaration and run `ORKET_WRITE_REFERENCE=1 cargo nextest run -p orket-tests ops_reference`.
 
 use std::{collections::HashMap, fmt, hash::Hash};
 
+pub use parking_lot::Mutex;
 use parking_lot::RwLock;
+pub use prometheus_client::registry::Registry;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
         family::{Family, MetricConstructor},
         histogram::Histogram,
     },
-    registry::{Metric, Registry, Unit},
+    registry::{Metric, Unit},
 };
 
 /// A number that only grows.
@@ -40,6 +42,8 @@ pub trait Labels: EncodeLabelSet + Clone + Hash + Eq + fmt::Debug + Send + Sync 
 /// A declared metric, for the reference and the tests.
 #[derive(Debug, Clone, Copy)]
 pub struct Declared {
+    /// What every name of its program begins with.
+    pub prefix: &'static str,
     /// Its name without the prefix and what its type adds.
     pub name: &'static str,
     /// Its help text.
@@ -53,7 +57,7 @@ pub struct Declared {
 impl Declared {
     /// The name of the family, as `# HELP` and `# TYPE` have it.
     pub fn family(&self) -> String {
-        format!("{}_{}", super::PREFIX, self.name)
+        format!("{}_{}", self.prefix, self.name)
     }
 
     /// The name its samples have, as a query names it.
@@ -66,8 +70,10 @@ impl Declared {
 }
 
 /// What can be declared.
-pub(super) trait Kind {
+pub trait Kind {
+    /// `counter`, `gauge` or `histogram`.
     const KIND: &'static str;
+    /// Its labels.
     const LABELS: &'static [LabelFacts];
     /// Makes it, and makes it known under this name.
     fn registered(registry: &mut Registry, name: &str, help: &str) -> Self;
@@ -149,6 +155,16 @@ impl<L: Labels> Gauges<L> {
         self.0.get_or_create(labels).set(value);
     }
 
+    /// One more.
+    pub fn inc(&self, labels: &L) {
+        self.0.get_or_create(labels).inc();
+    }
+
+    /// One less.
+    pub fn dec(&self, labels: &L) {
+        self.0.get_or_create(labels).dec();
+    }
+
     /// Forgets all numbers.
     pub fn clear(&self) {
         self.0.clear();
@@ -183,8 +199,21 @@ const BYTES: [f64; 9] = [
     16_777_216.0,
 ];
 
+/// From a millisecond to a day.
+const LONG: [f64; 16] = [
+    0.001, 0.005, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0,
+    43_200.0, 86_400.0,
+];
+
+/// Powers of two.
+const COUNTS: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+
 fn seconds() -> Histogram {
     Histogram::new(SECONDS)
+}
+
+fn long() -> Histogram {
+    Histogram::new(LONG)
 }
 
 fn bytes() -> Histogram {
@@ -207,6 +236,68 @@ impl<L: Labels> Kind for Seconds<L> {
     const LABELS: &'static [LabelFacts] = L::FACTS;
     fn registered(registry: &mut Registry, name: &str, help: &str) -> Self {
         Self(Series::registered(registry, name, help, seconds))
+    }
+}
+
+/// How long something lasted that may take a day, by labels.
+#[derive(Debug)]
+pub struct LongSeconds<L: Labels>(Series<L, Histogram, fn() -> Histogram>);
+
+impl<L: Labels> LongSeconds<L> {
+    /// Takes one in.
+    pub fn observe(&self, labels: &L, time: std::time::Duration) {
+        self.0.with(labels, |h| h.observe(time.as_secs_f64()));
+    }
+}
+
+impl<L: Labels> Kind for LongSeconds<L> {
+    const KIND: &'static str = "histogram";
+    const LABELS: &'static [LabelFacts] = L::FACTS;
+    fn registered(registry: &mut Registry, name: &str, help: &str) -> Self {
+        Self(Series::registered(registry, name, help, long))
+    }
+}
+
+/// How long something took, without labels.
+#[derive(Debug)]
+pub struct Time(Histogram);
+
+impl Time {
+    /// Takes one in.
+    pub fn observe(&self, time: std::time::Duration) {
+        self.0.observe(time.as_secs_f64());
+    }
+}
+
+impl Kind for Time {
+    const KIND: &'static str = "histogram";
+    const LABELS: &'static [LabelFacts] = &[];
+    fn registered(registry: &mut Registry, name: &str, help: &str) -> Self {
+        let histogram = seconds();
+        register(registry, name, help, histogram.clone());
+        Self(histogram)
+    }
+}
+
+/// How many of something there were at a time, without labels.
+#[derive(Debug)]
+pub struct Sizes(Histogram);
+
+impl Sizes {
+    /// Takes one in.
+    pub fn observe(&self, count: usize) {
+        self.0
+            .observe(u32::try_from(count).map_or(f64::MAX, f64::from));
+    }
+}
+
+impl Kind for Sizes {
+    const KIND: &'static str = "histogram";
+    const LABELS: &'static [LabelFacts] = &[];
+    fn registered(registry: &mut Registry, name: &str, help: &str) -> Self {
+        let histogram = Histogram::new(COUNTS);
+        register(registry, name, help, histogram.clone());
+        Self(histogram)
     }
 }
 
@@ -276,36 +367,39 @@ where
     }
 }
 
-/// Declares all metrics: the struct that holds them, the registry, and the table of the reference.
-macro_rules! metrics {
-    ($( $(#[doc = $help:literal])+ $field:ident: $kind:ty = $name:literal; )+) => {
+/// Declares all metrics of a program, under its prefix: the struct that holds them, the registry, and the table of the
+/// reference.
+#[macro_export]
+macro_rules! declare_metrics {
+    ($prefix:ident: $( $(#[doc = $help:literal])+ $field:ident: $kind:ty = $name:literal; )+) => {
         /// All that is counted. Made once; shared by all.
         #[derive(Debug)]
         pub struct Metrics {
             $( $(#[doc = $help])+ pub $field: $kind, )+
-            registry: Mutex<Registry>,
+            registry: $crate::metrics::Mutex<$crate::metrics::Registry>,
         }
 
         impl Metrics {
             /// Every metric, in the order of its declaration.
-            pub const TABLE: &'static [Declared] = &[
-                $( Declared {
+            pub const TABLE: &'static [$crate::metrics::Declared] = &[
+                $( $crate::metrics::Declared {
+                    prefix: $prefix,
                     name: $name,
                     help: concat!($($help),+).trim_ascii(),
-                    kind: <$kind as declare::Kind>::KIND,
-                    labels: <$kind as declare::Kind>::LABELS,
+                    kind: <$kind as $crate::metrics::Kind>::KIND,
+                    labels: <$kind as $crate::metrics::Kind>::LABELS,
                 }, )+
             ];
 
             /// All of them, at nothing.
             pub fn new() -> Self {
-                let mut registry = Registry::with_prefix(PREFIX);
-                $( let $field = <$kind as declare::Kind>::registered(
+                let mut registry = $crate::metrics::Registry::with_prefix($prefix);
+                $( let $field = <$kind as $crate::metrics::Kind>::registered(
                     &mut registry,
                     $name,
                     concat!($($help),+).trim_ascii(),
                 ); )+
-                Self { $( $field, )+ registry: Mutex::new(registry) }
+                Self { $( $field, )+ registry: $crate::metrics::Mutex::new(registry) }
             }
         }
 
@@ -318,16 +412,17 @@ macro_rules! metrics {
 }
 
 /// Declares sets of labels. The doc comment of a label says what its values are.
-macro_rules! labels {
+#[macro_export]
+macro_rules! declare_labels {
     ($( $(#[doc = $doc:literal])+ $name:ident { $( $(#[doc = $meaning:literal])+ $label:ident: $type:ty, )+ } )+) => {
         $(
             $(#[doc = $doc])+
-            #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+            #[derive(Debug, Clone, PartialEq, Eq, Hash, prometheus_client::encoding::EncodeLabelSet)]
             pub struct $name { $( $(#[doc = $meaning])+ pub $label: $type, )+ }
 
-            impl Labels for $name {
-                const FACTS: &'static [LabelFacts] = &[
-                    $( LabelFacts {
+            impl $crate::metrics::Labels for $name {
+                const FACTS: &'static [$crate::metrics::LabelFacts] = &[
+                    $( $crate::metrics::LabelFacts {
                         name: stringify!($label),
                         meaning: concat!($($meaning),+).trim_ascii(),
                     }, )+
@@ -336,5 +431,3 @@ macro_rules! labels {
         )+
     };
 }
-
-pub(super) use {labels, metrics};

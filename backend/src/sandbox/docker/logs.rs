@@ -1,0 +1,210 @@
+//! The output of a container: to its present end first, then as it is written, over restarts and
+//! replacements of the container.
+
+use std::{io, pin::Pin, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bollard::{container::LogOutput, errors::Error};
+use futures_util::{Stream as Flow, StreamExt as _};
+use jiff::Timestamp;
+use tokio::time::timeout;
+
+use super::{
+    super::{driver::LogSource, stack::label},
+    engine::{Engine, EngineError},
+};
+use crate::executor::{OutputRecord, Stream};
+
+/// How long one read waits for something to come.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long the engine may take to go on with what it began to say.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Pieces of one batch.
+const BATCH: usize = 512;
+
+type Said = Pin<Box<dyn Flow<Item = Result<LogOutput, Error>> + Send>>;
+
+/// Reads one service's output.
+pub(super) struct Output {
+    engine: Arc<Engine>,
+    /// What selects the container.
+    labels: Vec<String>,
+    reading: Reading,
+    seq: u64,
+    seen: Seen,
+}
+
+enum Reading {
+    /// Up to what is there now.
+    Past(Option<Said>),
+    /// What is written from now on; nothing is attached while the container does not run.
+    Live(Option<Said>),
+}
+
+/// Up to where the output was passed on. The engine finds a place by the second only.
+#[derive(Debug, Default, Clone, Copy)]
+struct Seen {
+    newest: Option<Mark>,
+    /// What had been passed on at the last attachment; nothing before the first. What is older than
+    /// it, or of its time and met again, is not new.
+    floor: Option<Mark>,
+    again: usize,
+}
+
+/// A time, and how many records of exactly that time there were.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    time: Timestamp,
+    count: usize,
+}
+
+impl Output {
+    pub(super) fn new(engine: Arc<Engine>, mut labels: Vec<String>, service: &str) -> Self {
+        labels.push(format!("{}={service}", label::SERVICE));
+        Self {
+            engine,
+            labels,
+            reading: Reading::Past(None),
+            seq: 0,
+            seen: Seen::default(),
+        }
+    }
+
+    /// Attaches to the container of the service, if there is one (that runs).
+    async fn attach(&mut self, live: bool) -> Result<Option<Said>, EngineError> {
+        let containers = self.engine.containers(&self.labels).await?;
+        let Some(container) = containers.iter().find(|found| found.runs || !live) else {
+            return Ok(None);
+        };
+        let since = self.seen.newest.map_or(0, |mark| mark.time.as_second());
+        let since = i32::try_from(since).unwrap_or(0);
+        self.seen.attach();
+        let said = self.engine.logs(&container.id, since, live).await?;
+        Ok(Some(Box::pin(said)))
+    }
+
+    fn take_in(&mut self, said: LogOutput) -> Option<OutputRecord> {
+        let stream = match &said {
+            LogOutput::StdErr { .. } => Stream::Stderr,
+            LogOutput::StdOut { .. } | LogOutput::StdIn { .. } | LogOutput::Console { .. } => {
+                Stream::Stdout
+            }
+        };
+        let (time, bytes) = timed(&said.into_bytes());
+        if !self.seen.is_new(time) {
+            return None;
+        }
+        self.seq += 1;
+        Some(OutputRecord {
+            seq: self.seq,
+            stream,
+            time: time.unwrap_or_else(Timestamp::now),
+            bytes,
+        })
+    }
+}
+
+#[async_trait]
+impl LogSource for Output {
+    async fn next(&mut self) -> io::Result<Vec<OutputRecord>> {
+        let live = matches!(self.reading, Reading::Live(_));
+        let attached = match &mut self.reading {
+            Reading::Past(said) | Reading::Live(said) => said.take(),
+        };
+        let attached = match attached {
+            Some(said) => Some(said),
+            None => self.attach(live).await?,
+        };
+        let Some(mut said) = attached else {
+            self.reading = Reading::Live(None);
+            return Ok(Vec::new());
+        };
+        let mut batch = Vec::new();
+        let patience = if live { LOOK } else { PATIENCE };
+        while batch.len() < BATCH {
+            match timeout(patience, said.next()).await {
+                Ok(Some(Ok(piece))) => batch.extend(self.take_in(piece)),
+                // Its end: of what there was, or of the container that wrote it.
+                Ok(None | Some(Err(_))) => {
+                    self.reading = Reading::Live(None);
+                    return Ok(batch);
+                }
+                Err(_) if live => break,
+                Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+            }
+        }
+        self.reading = if live {
+            Reading::Live(Some(said))
+        } else {
+            Reading::Past(Some(said))
+        };
+        Ok(batch)
+    }
+}
+
+impl Seen {
+    fn attach(&mut self) {
+        self.floor = self.newest;
+        self.again = 0;
+    }
+
+    /// Whether a record of that time was not passed on yet; counts it as passed on. The engine writes
+    /// two streams at once, so that times may run back a little.
+    fn is_new(&mut self, time: Option<Timestamp>) -> bool {
+        let Some(time) = time else {
+            return true;
+        };
+        if let Some(floor) = self.floor {
+            if time < floor.time {
+                return false;
+            }
+            if time == floor.time {
+                self.again += 1;
+                if self.again <= floor.count {
+                    return false;
+                }
+            }
+        }
+        match &mut self.newest {
+            Some(newest) if time < newest.time => {}
+            Some(newest) if time == newest.time => newest.count += 1,
+            Some(_) | None => self.newest = Some(Mark { time, count: 1 }),
+        }
+        true
+    }
+}
+
+/// A piece without the time that the engine wrote before it.
+fn timed(piece: &[u8]) -> (Option<Timestamp>, Vec<u8>) {
+    let parse = || {
+        let at = piece.iter().position(|byte| *byte == b' ')?;
+        let time = std::str::from_utf8(&piece[..at]).ok()?.parse().ok()?;
+        Some((time, piece[at + 1..].to_vec()))
+    };
+    match parse() {
+        Some((time, rest)) => (Some(time), rest),
+        None => (None, piece.to_vec()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_passed_on_is_not_passed_on_again() {
+        let at = |second| Timestamp::from_second(second).ok();
+        let mut seen = Seen::default();
+        assert!([1, 3, 2, 3].iter().all(|second| seen.is_new(at(*second))));
+        seen.attach();
+        let after: Vec<_> = [2, 3, 3, 3, 4, 3]
+            .iter()
+            .map(|second| seen.is_new(at(*second)))
+            .collect();
+        assert_eq!(after, [false, false, false, true, true, true]);
+        let (time, rest) = timed(b"2026-01-02T03:04:05.000000006Z a word\n");
+        assert_eq!(time.map(Timestamp::as_second), Some(1_767_323_045));
+        assert_eq!(rest, b"a word\n");
+        assert_eq!(timed(b"plain"), (None, b"plain".to_vec()));
+    }
+}

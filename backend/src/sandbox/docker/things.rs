@@ -1,0 +1,147 @@
+//! What the engine holds of this store's sandboxes, found by label and by nothing else.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+};
+
+use bollard::models::ContainerState;
+use futures_util::future::join_all;
+
+use super::{
+    super::{
+        driver::Held,
+        stack::{self, label},
+    },
+    DockerDriver,
+    engine::{EngineError, Thing},
+};
+
+impl DockerDriver {
+    /// What selects the things of a sandbox of ours.
+    pub(super) fn labels(&self, sandbox: &str) -> Vec<String> {
+        vec![
+            format!("{}={}", label::INSTANCE, self.owner.instance),
+            format!("{}={sandbox}", label::SANDBOX),
+        ]
+    }
+
+    /// Things of strangers that are called as ours would be.
+    pub(super) async fn strangers(&self, sandbox: &str) -> Result<Vec<String>, EngineError> {
+        let project = stack::project(sandbox);
+        let ours = |labels: &HashMap<String, String>| {
+            labels.get(label::INSTANCE) == Some(&self.owner.instance)
+                && labels.get(label::SANDBOX).map(String::as_str) == Some(sandbox)
+        };
+        let taken = |name: &str| {
+            name.strip_prefix(&project)
+                .is_some_and(|rest| rest.starts_with(['_', '-']))
+        };
+        let mut found = Vec::new();
+        for container in self.engine.containers_named(&project).await? {
+            if !ours(&container.labels) {
+                found.extend(container.names.into_iter().filter(|name| taken(name)));
+            }
+        }
+        let mut things = self.engine.networks("name", &project).await?;
+        things.extend(self.engine.volumes("name", &project).await?);
+        found.extend(
+            things
+                .into_iter()
+                .filter(|thing| !ours(&thing.labels) && taken(&thing.name))
+                .map(|thing| thing.name),
+        );
+        Ok(found)
+    }
+
+    /// Removes by label whatever is left of a sandbox; `Ok` after nothing was seen.
+    pub(super) async fn clear(&self, sandbox: &str) -> io::Result<()> {
+        let labels = self.labels(sandbox);
+        for container in self.engine.containers(&labels).await? {
+            self.engine.remove_container(&container.id).await?;
+        }
+        for network in self.networks(sandbox).await? {
+            self.engine.remove_network(&network).await?;
+        }
+        for volume in self.volumes(sandbox).await? {
+            self.engine.remove_volume(&volume).await?;
+        }
+        let containers = self.engine.containers(&labels).await?.len();
+        let (networks, volumes) = (self.networks(sandbox).await?, self.volumes(sandbox).await?);
+        if containers + networks.len() + volumes.len() == 0 {
+            return Ok(());
+        }
+        Err(io::Error::other(format!(
+            "{containers} containers, {} networks and {} volumes of it are still there",
+            networks.len(),
+            volumes.len()
+        )))
+    }
+
+    // The engine selects things by one label only as we ask it; the other one is compared here.
+    async fn networks(&self, sandbox: &str) -> Result<Vec<String>, EngineError> {
+        let of = format!("{}={sandbox}", label::SANDBOX);
+        let found = self.engine.networks("label", &of).await?;
+        Ok(self.own(found))
+    }
+
+    async fn volumes(&self, sandbox: &str) -> Result<Vec<String>, EngineError> {
+        let of = format!("{}={sandbox}", label::SANDBOX);
+        let found = self.engine.volumes("label", &of).await?;
+        Ok(self.own(found))
+    }
+
+    fn own(&self, things: Vec<Thing>) -> Vec<String> {
+        let own = things
+            .into_iter()
+            .filter(|thing| thing.labels.get(label::INSTANCE) == Some(&self.owner.instance));
+        own.map(|thing| thing.id).collect()
+    }
+
+    /// The states of the containers by their service.
+    pub(super) async fn states(
+        &self,
+        sandbox: &str,
+    ) -> Result<BTreeMap<String, (ContainerState, i64)>, EngineError> {
+        let listed = self.engine.containers(&self.labels(sandbox)).await?;
+        let seen = join_all(listed.iter().map(|one| self.engine.inspect(&one.id))).await;
+        let mut states = BTreeMap::new();
+        for (one, seen) in listed.iter().zip(seen) {
+            let service = one.labels.get(label::SERVICE).cloned();
+            if let (Some(service), Some(seen)) = (service, seen?) {
+                let state = seen.state.unwrap_or_default();
+                states.insert(service, (state, seen.restart_count.unwrap_or(0)));
+            }
+        }
+        Ok(states)
+    }
+
+    /// All that carries the mark of this store, by sandbox.
+    pub(super) async fn held(&self) -> io::Result<Vec<Held>> {
+        let instance = format!("{}={}", label::INSTANCE, self.owner.instance);
+        let mut held: BTreeMap<String, Held> = BTreeMap::new();
+        let mut of = |labels: &HashMap<String, String>, count: &dyn Fn(&mut Held)| {
+            let sandbox = labels.get(label::SANDBOX).cloned().unwrap_or_default();
+            count(held.entry(sandbox.clone()).or_insert(Held {
+                sandbox,
+                ..Held::default()
+            }));
+        };
+        for one in self
+            .engine
+            .containers(std::slice::from_ref(&instance))
+            .await?
+        {
+            of(&one.labels, &|held| {
+                held.containers += 1;
+                held.running += usize::from(one.runs);
+            });
+        }
+        let mut things = self.engine.networks("label", &instance).await?;
+        things.extend(self.engine.volumes("label", &instance).await?);
+        for thing in things {
+            of(&thing.labels, &|held| held.others += 1);
+        }
+        Ok(held.into_values().collect())
+    }
+}

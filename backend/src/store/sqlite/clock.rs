@@ -1,0 +1,150 @@
+//! Times of day that are waited for, when the clock that shows them is set.
+//!
+//! When a run is given up, or a sandbox removed, is stored as a time of day, which people can read and
+//! a restart does not lose. What is meant is a time from then on: so when the clock is set, all of
+//! them are moved along, before anything else of that transaction is decided. Schedules mean the time
+//! of day itself and are left alone.
+
+use std::{
+    cell::Cell,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use jiff::Timestamp;
+use rusqlite::Connection;
+
+use super::StoreError;
+use crate::{clock::since_boot, supervisor::identity::boot_id};
+
+/// What a clock may differ from another one before it counts as set: more than one that is slewed
+/// loses between two looks.
+const TOLERANCE: Duration = Duration::from_secs(1);
+
+/// The clock of this machine as it was last looked at.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock {
+    /// Time of day less the time since the machine's boot, in microseconds.
+    offset: i64,
+    of_day: SystemTime,
+    steady: Instant,
+    /// When it was last found to be set.
+    set: Option<Instant>,
+}
+
+/// How long somebody may take between looking at the time of day and asking the store by it.
+const MOMENT: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// Whether the request that is being carried out may go by a time of day of before the clock was set.
+    static IN_DOUBT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Says of the request that comes next whether its time of day is [in doubt](in_doubt).
+pub(super) fn doubt(in_doubt: bool) {
+    IN_DOUBT.set(in_doubt);
+}
+
+/// Whether the time of day by which a request was asked may be that of before the clock was set. What waits was
+/// moved along since: nothing is to be given up by it, whoever asks again does so by the clock as it is now.
+pub(super) fn in_doubt() -> bool {
+    IN_DOUBT.get()
+}
+
+impl Clock {
+    /// Looks at it; `None` when the time since the machine's boot cannot be read.
+    fn look() -> Option<Self> {
+        // Not /proc/uptime: in containers that begins anew with each of them.
+        let uptime = micros(since_boot()?);
+        let of_day = SystemTime::now();
+        let since = of_day.duration_since(UNIX_EPOCH).ok()?;
+        Some(Self {
+            offset: micros(since) - uptime,
+            of_day,
+            steady: Instant::now(),
+            set: None,
+        })
+    }
+
+    /// Looks at it when a store is opened. Set while no backend ran, it moves what waits, unless the
+    /// machine was restarted meanwhile: then nobody can tell.
+    pub(super) fn open(conn: &Connection) -> Result<Option<Self>, StoreError> {
+        let (Some(clock), Ok(machine)) = (Self::look(), boot_id()) else {
+            return Ok(None);
+        };
+        let before: (Option<String>, Option<i64>) =
+            conn.query_row("SELECT machine, clock FROM boot", [], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })?;
+        let tx = conn.unchecked_transaction()?;
+        if let (Some(of), Some(offset)) = before
+            && of == machine
+        {
+            move_along(&tx, clock.offset - offset)?;
+        }
+        tx.execute(
+            "UPDATE boot SET machine = ?1, clock = ?2",
+            (machine, clock.offset),
+        )?;
+        tx.commit()?;
+        Ok(Some(clock))
+    }
+
+    /// Looks again, inside a transaction: when it was set, moves along what waits and says what is to
+    /// be remembered once that is committed.
+    pub(super) fn follow(self, tx: &Connection) -> Result<Option<Self>, StoreError> {
+        let steady = self.steady.elapsed();
+        let differs = match self.of_day.elapsed() {
+            Ok(of_day) => of_day.abs_diff(steady) >= TOLERANCE,
+            Err(_) => true,
+        };
+        let Some(clock) = differs.then(Self::look).flatten() else {
+            return Ok(None);
+        };
+        move_along(tx, clock.offset - self.offset)?;
+        tx.prepare_cached("UPDATE boot SET clock = ?1")?
+            .execute([clock.offset])?;
+        Ok(Some(Self {
+            set: Some(clock.steady),
+            ..clock
+        }))
+    }
+
+    /// Whether it was set after this moment, or so shortly before that somebody who asked then may have looked at it
+    /// earlier.
+    pub(super) fn was_set_after(&self, asked: Instant) -> bool {
+        self.set.is_some_and(|set| asked <= set + MOMENT)
+    }
+}
+
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// Moves along everything that waits for a time, by so many microseconds.
+fn move_along(tx: &Connection, by: i64) -> Result<(), StoreError> {
+    if by.unsigned_abs() < u64::try_from(micros(TOLERANCE)).unwrap_or(0) {
+        return Ok(());
+    }
+    tracing::warn!(
+        event = "clock_set",
+        seconds = by / 1_000_000,
+        "the machine's clock was set: what is waited for is moved along"
+    );
+    let (first, last) = (
+        Timestamp::MIN.as_microsecond(),
+        Timestamp::MAX.as_microsecond(),
+    );
+    for sql in [
+        "UPDATE runs SET since = min(max(since + ?1, ?2), ?3), \
+         give_up_at = min(max(give_up_at + ?1, ?2), ?3), \
+         not_before = min(max(not_before + ?1, ?2), ?3), stepped = stepped + ?1 \
+         WHERE state IN ('scheduled', 'queued', 'running', 'canceling')",
+        "UPDATE sandboxes SET expires_at = min(max(expires_at + ?1, ?2), ?3) \
+         WHERE state <> 'deleted'",
+        "UPDATE sandbox_ports SET released_at = min(max(released_at + ?1, ?2), ?3) \
+         WHERE released_at IS NOT NULL",
+    ] {
+        tx.execute(sql, (by, first, last))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,300 @@
+//! `orket-gateway keys revoke`: the running gateway first, whatever the file is like, then the file.
+//!
+//! It ends with 0 only if every gateway that could run with this policy is known to refuse the key: one has said so, or the lock of the
+//! state directory says that none runs. That nobody answers proves nothing by itself.
+
+use std::{
+    collections::BTreeSet,
+    io::ErrorKind::{ConnectionRefused, NotFound},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use http::Method;
+use jiff::Timestamp;
+use orket_shared::{complain, say};
+use toml::Table;
+
+use super::{
+    Editor, KeysError,
+    data::{digests_of, key_of, list_of, other_user},
+    edit::Change,
+    failed, judged,
+};
+use crate::{
+    control::{self, ControlError},
+    key_ledger::{KeyLedger, Revocation, Revoke},
+    secret::SecretDigest,
+    state::StateDir,
+};
+
+/// How long a running gateway is waited for before the file is edited all the same.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the gateways that may run with a policy made of it.
+enum Told {
+    /// One refuses the key from now on.
+    Revoked(Revocation),
+    /// One runs, and has no such key.
+    Unknown,
+    /// None runs.
+    NotRunning {
+        socket: PathBuf,
+        /// Why the list of revoked keys does not have it; none where it does.
+        not_listed: Option<String>,
+    },
+    /// One may run and take the key.
+    Uncertain(String),
+}
+
+/// What became of the file.
+struct TakenOut {
+    note: String,
+    /// The digests that stood in it for the key.
+    digests: BTreeSet<String>,
+}
+
+pub(super) fn run(
+    config: &Path,
+    control: Option<PathBuf>,
+    not_running: bool,
+    id: &str,
+) -> ExitCode {
+    let gateway = Gateway {
+        config,
+        control,
+        not_running,
+    };
+    let mut digests = standing_in(config, id);
+    let mut told = gateway.tell(id, &digests);
+    let edited = take_out(config, id);
+    // A gateway that has started since, and a secret that has come since, are not left out.
+    if let Ok(Some(taken)) = &edited
+        && (matches!(told, Told::NotRunning { .. }) || !taken.digests.is_subset(&digests))
+    {
+        digests.extend(taken.digests.iter().cloned());
+        told = told.and_then(gateway.tell(id, &digests));
+    }
+    let known_to_gateway = matches!(told, Told::Revoked(_));
+    let revoked = say(id, told);
+    let gone = match edited {
+        Ok(Some(taken)) => {
+            say!(
+                "the key `{id}` is out of {}{}",
+                config.display(),
+                taken.note
+            );
+            true
+        }
+        Ok(None) if known_to_gateway => {
+            say!("the file {} has no key `{id}`", config.display());
+            true
+        }
+        Ok(None) => {
+            complain!(
+                "orket-gateway: there is no key `{id}` in {} either; `orket-gateway keys list` shows them",
+                config.display()
+            );
+            false
+        }
+        Err(e) => {
+            failed(&e);
+            complain!(
+                "orket-gateway: the key `{id}` may still stand in {}",
+                config.display()
+            );
+            false
+        }
+    };
+    if revoked && gone {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+impl Told {
+    /// What holds when a gateway was told a second time.
+    fn and_then(self, again: Self) -> Self {
+        match (self, again) {
+            (Self::Revoked(first), Self::Revoked(second)) => Self::Revoked(Revocation {
+                known: first.known || second.known,
+                secrets: first.secrets + second.secrets,
+                before: first.before,
+                streams: first.streams + second.streams,
+                not_kept: second.not_kept,
+            }),
+            (_, again) => again,
+        }
+    }
+}
+
+/// Says what a gateway was told. Whether it is certain that none takes the key.
+fn say(id: &str, told: Told) -> bool {
+    match told {
+        Told::Revoked(revocation) => {
+            say!(
+                "the running gateway refuses the key `{id}` from now on; {} of its open streams were closed",
+                revocation.streams
+            );
+            if let Some(why) = &revocation.not_kept {
+                complain!("orket-gateway: {why}");
+            }
+            revocation.not_kept.is_none()
+        }
+        Told::Unknown => {
+            say!("the running gateway knows no key `{id}`");
+            true
+        }
+        Told::NotRunning { socket, not_listed } => {
+            say!(
+                "no gateway runs with the control socket {}: that the key is revoked takes effect at its next start",
+                socket.display()
+            );
+            if let Some(why) = not_listed {
+                say!(
+                    "it is not in the list of revoked keys ({why}): an older copy of the file would bring it back"
+                );
+            }
+            true
+        }
+        Told::Uncertain(why) => {
+            complain!(
+                "orket-gateway: no running gateway was told, and one may still take the key: {why}"
+            );
+            false
+        }
+    }
+}
+
+/// The gateway that would run with a policy file.
+struct Gateway<'a> {
+    config: &'a Path,
+    control: Option<PathBuf>,
+    not_running: bool,
+}
+
+impl Gateway<'_> {
+    fn tell(&self, id: &str, digests: &BTreeSet<String>) -> Told {
+        let places = control::places_of(self.config);
+        let socket = match (&self.control, &places) {
+            (Some(socket), _) => socket.clone(),
+            (None, Ok(places)) => places.control.clone(),
+            (None, Err(e)) => return Told::Uncertain(e.to_string()),
+        };
+        let revoke = Revoke {
+            id: id.to_owned(),
+            secrets: digests.iter().cloned().collect(),
+        };
+        let body = serde_json::json!(revoke);
+        let asked = control::ask::<Revocation>(
+            &socket,
+            &Method::POST,
+            "/keys/revoke",
+            Some(&body),
+            PATIENCE,
+        );
+        match asked {
+            Ok(revocation) if revocation.known || revocation.secrets + revocation.before > 0 => {
+                Told::Revoked(revocation)
+            }
+            Ok(_) => Told::Unknown,
+            Err(e) if nobody_listens(&e) => match places {
+                Ok(places) => self.look(socket, &places.state_dir, &revoke),
+                Err(unknown) => Told::Uncertain(format!("{e}, and {unknown}")),
+            },
+            Err(e @ ControlError::NoAnswer { .. }) => Told::Uncertain(format!(
+                "{e}; end it (SIGKILL, if SIGTERM does not), or let it go on, and run this again"
+            )),
+            Err(e) => Told::Uncertain(e.to_string()),
+        }
+    }
+
+    /// What the lock of the state directory says, where nobody answers.
+    fn look(&self, socket: PathBuf, state_dir: &Path, revoke: &Revoke) -> Told {
+        let (nobody, state) = (socket.display(), state_dir.display());
+        match StateDir::is_owned(state_dir) {
+            Ok(false) => Told::NotRunning {
+                not_listed: list(state_dir, revoke).err(),
+                socket,
+            },
+            Ok(true) => Told::Uncertain(format!(
+                "one owns the state directory {state}, and nobody answers on {nobody}; name its control socket with --control, or stop it (SIGTERM) and run this again"
+            )),
+            Err(e) if self.not_running => Told::NotRunning {
+                socket,
+                not_listed: Some(e.to_string()),
+            },
+            Err(e) if e.kind() == NotFound => Told::Uncertain(format!(
+                "nobody answers on {nobody}, and no gateway was ever started with the state directory {state}; if one runs with another [state] dir, name its control socket with --control; if none runs, say so with --not-running"
+            )),
+            Err(e) => Told::Uncertain(format!(
+                "nobody answers on {nobody}, and whether one owns the state directory {state} cannot be seen: {e}; run this as the gateway's user, or say with --not-running that none runs"
+            )),
+        }
+    }
+}
+
+/// Puts the key on the list of revoked ones in a state directory that no gateway owns. `Err` says why not.
+fn list(state_dir: &Path, revoke: &Revoke) -> Result<(), String> {
+    let state = StateDir::open(state_dir).map_err(|e| e.to_string())?;
+    let ledger = KeyLedger::default();
+    let kept = ledger.keep_in(Arc::new(state)).and_then(|()| {
+        let digests = revoke.digests().unwrap_or_default();
+        ledger.revoke(&revoke.id, &digests, Timestamp::now());
+        ledger.keep()
+    });
+    kept.map_err(|e| e.to_string())
+}
+
+/// Whether this says that nobody listens there, and not that one could not be asked.
+pub(super) fn nobody_listens(e: &ControlError) -> bool {
+    match e {
+        ControlError::Unreachable { source, .. } => {
+            matches!(source.kind(), NotFound | ConnectionRefused)
+        }
+        ControlError::NoAnswer { .. }
+        | ControlError::Unknown { .. }
+        | ControlError::Answer(_)
+        | ControlError::Refused(_) => false,
+    }
+}
+
+/// The digests a file has for a key: what can be told of one that does not load, and of one that does all.
+fn standing_in(config: &Path, id: &str) -> BTreeSet<String> {
+    let Ok(text) = control::text_of(config) else {
+        return BTreeSet::new();
+    };
+    let data: Option<Table> = text.parse().ok();
+    let written = data.iter().flat_map(|data| digests_of(data, id));
+    let mut digests: BTreeSet<_> = written.collect();
+    if let Ok(snapshot) = judged(&text, config) {
+        let read = snapshot.policy.keys.digests_of(id);
+        digests.extend(read.iter().map(SecretDigest::written));
+    }
+    // What is no digest does not keep the others from being refused.
+    digests.retain(|digest| SecretDigest::parse(digest).is_some());
+    digests
+}
+
+/// Takes a key out of the file, with its secrets where nothing else uses them. `None`: the file has no such key.
+fn take_out(config: &Path, id: &str) -> Result<Option<TakenOut>, KeysError> {
+    let editor = Editor::open(config)?;
+    let Some(key) = key_of(&editor.data, id) else {
+        return Ok(None);
+    };
+    let list = list_of(key)?;
+    let user = other_user(&editor.data, list, id);
+    let change = Change::Revoke {
+        id: id.to_owned(),
+        list: user.is_none().then(|| list.to_owned()),
+    };
+    let note = user.map_or_else(String::new, |user| {
+        format!("; its secrets `{list}` stay, for {user}")
+    });
+    let digests = digests_of(&editor.data, id).into_iter().collect();
+    editor.make(&change, |snapshot| !snapshot.policy.keys.has(id))?;
+    Ok(Some(TakenOut { note, digests }))
+}

@@ -1,0 +1,273 @@
+//! The real container engine of this machine, as a test looks at it from the side: images made
+//! from one static program, everything that carries a store's mark, and a relay that can be cut.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+};
+
+use bollard::{
+    Docker,
+    query_parameters::{
+        CreateImageOptions, ListContainersOptions, ListNetworksOptions, ListVolumesOptions,
+        RemoveContainerOptions, RemoveVolumeOptions,
+    },
+};
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use rustix::fs::{FlockOperation, flock};
+use sha2::{Digest as _, Sha256};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::watch,
+};
+
+use crate::repository::root;
+
+/// Where the engine of the machine listens.
+pub const SOCKET: &str = "/run/docker.sock";
+/// The source of the program that images hold.
+const SERVICE: &str = "tests/images/service.rs";
+/// The mark of a store on what its sandboxes consist of.
+pub const INSTANCE: &str = "io.orket.instance";
+
+/// An engine that answers.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    docker: Docker,
+}
+
+impl Engine {
+    /// The engine of this machine. Where none answers: nothing, said loudly, or a failure where one
+    /// is expected.
+    pub async fn get() -> Option<Self> {
+        match Self::at(Path::new(SOCKET)).await {
+            Ok(engine) => Some(engine),
+            Err(error) => {
+                assert!(
+                    std::env::var_os("ORKET_EXPECT_DOCKER").is_none(),
+                    "ORKET_EXPECT_DOCKER is set and no container engine answers: {error}"
+                );
+                eprintln!("SKIPPED: no container engine answers at {SOCKET}: {error}");
+                None
+            }
+        }
+    }
+
+    /// The engine behind a socket.
+    pub async fn at(socket: &Path) -> Result<Self, bollard::errors::Error> {
+        let path = socket.to_string_lossy();
+        let docker = Docker::connect_with_unix(&path, 120, bollard::API_DEFAULT_VERSION)?
+            .negotiate_version()
+            .await?;
+        Ok(Self { docker })
+    }
+
+    /// The API itself.
+    pub fn api(&self) -> &Docker {
+        &self.docker
+    }
+
+    /// The name of an image that holds the service as `/service` and starts it; made when it is not
+    /// there yet.
+    pub async fn image(&self) -> String {
+        let program = program();
+        let key = hex::encode(&Sha256::digest(std::fs::read(&program).unwrap())[..6]);
+        let name = format!("orket-test-service:{key}");
+        if self.docker.inspect_image(&name).await.is_ok() {
+            return name;
+        }
+        let archive = Command::new("tar")
+            .arg("-C")
+            .arg(program.parent().unwrap())
+            .args(["-c", "service"])
+            .output()
+            .expect("tar");
+        let options = CreateImageOptions {
+            from_src: Some("-".into()),
+            repo: Some("orket-test-service".into()),
+            tag: Some(key),
+            changes: vec!["ENTRYPOINT [\"/service\"]".into()],
+            ..CreateImageOptions::default()
+        };
+        let body = bollard::body_full(Bytes::from(archive.stdout));
+        self.docker
+            .create_image(Some(options), Some(body), None)
+            .try_collect::<Vec<_>>()
+            .await
+            .expect("an image");
+        name
+    }
+
+    /// The ids of all containers that carry this label.
+    pub async fn containers(&self, label: &str) -> Vec<String> {
+        let options = ListContainersOptions {
+            all: true,
+            filters: Some(with(label)),
+            ..ListContainersOptions::default()
+        };
+        let list = self.docker.list_containers(Some(options)).await.unwrap();
+        list.into_iter().filter_map(|one| one.id).collect()
+    }
+
+    /// The names of all networks that carry this label.
+    pub async fn networks(&self, label: &str) -> Vec<String> {
+        let filters = Some(with(label));
+        let options = ListNetworksOptions { filters };
+        let list = self.docker.list_networks(Some(options)).await.unwrap();
+        list.into_iter().filter_map(|one| one.name).collect()
+    }
+
+    /// The names of all volumes that carry this label.
+    pub async fn volumes(&self, label: &str) -> Vec<String> {
+        let filters = Some(with(label));
+        let options = ListVolumesOptions { filters };
+        let list = self.docker.list_volumes(Some(options)).await.unwrap();
+        let list = list.volumes.unwrap_or_default();
+        list.into_iter().map(|one| one.name).collect()
+    }
+
+    /// How many containers, networks and volumes carry this label.
+    pub async fn holds(&self, label: &str) -> [usize; 3] {
+        [
+            self.containers(label).await.len(),
+            self.networks(label).await.len(),
+            self.volumes(label).await.len(),
+        ]
+    }
+
+    /// Removes a container, running or not.
+    pub async fn remove(&self, container: &str) {
+        let options = RemoveContainerOptions {
+            force: true,
+            v: true,
+            ..RemoveContainerOptions::default()
+        };
+        let removed = self.docker.remove_container(container, Some(options)).await;
+        removed.unwrap_or_else(|error| panic!("{container}: {error}"));
+    }
+
+    /// Removes everything that carries this label: after a test that failed.
+    pub async fn clear(&self, label: &str) {
+        for container in self.containers(label).await {
+            self.remove(&container).await;
+        }
+        for network in self.networks(label).await {
+            let _ = self.docker.remove_network(&network).await;
+        }
+        for volume in self.volumes(label).await {
+            let options = None::<RemoveVolumeOptions>;
+            let _ = self.docker.remove_volume(&volume, options).await;
+        }
+    }
+}
+
+fn with(label: &str) -> HashMap<String, Vec<String>> {
+    HashMap::from([("label".to_owned(), vec![label.to_owned()])])
+}
+
+/// The service of [`Engine::image`] as a program of this machine; compiled when it is not there yet.
+pub fn program() -> PathBuf {
+    let source = root().join(SERVICE);
+    let key = hex::encode(&Sha256::digest(std::fs::read(&source).unwrap())[..6]);
+    let test = std::env::current_exe().expect("the test's own path");
+    let dir = test
+        .ancestors()
+        .nth(2)
+        .expect("target/<profile>/deps/<test>")
+        .join(format!("test-service-{key}"));
+    std::fs::create_dir_all(&dir).unwrap();
+    let program = dir.join("service");
+    // Tests run in processes of their own: one of them compiles, the others wait.
+    let lock = File::create(dir.join("lock")).unwrap();
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
+    if !program.is_file() {
+        let made = dir.join("new");
+        let compiled = Command::new("rustc")
+            .args([
+                "--edition",
+                "2024",
+                "-O",
+                "-C",
+                "target-feature=+crt-static",
+            ])
+            .args(["-C", "strip=symbols", "-C", "panic=abort", "-o"])
+            .args([&made, &source])
+            .output()
+            .expect("rustc");
+        let said = String::from_utf8_lossy(&compiled.stderr);
+        assert!(compiled.status.success(), "{said}");
+        std::fs::set_permissions(&made, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::rename(made, &program).unwrap();
+    }
+    program
+}
+
+/// What a relay does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Everything goes through.
+    Open,
+    /// Connections are taken, and nothing comes back.
+    Hung,
+    /// Connections are closed, old and new ones.
+    Cut,
+}
+
+/// A socket before the engine's own, which can be cut off or hang as an engine would.
+#[derive(Debug)]
+pub struct Relay {
+    way: Arc<watch::Sender<Way>>,
+    path: PathBuf,
+}
+
+impl Relay {
+    /// A relay in `dir` to the engine of this machine.
+    pub fn open(dir: &Path) -> Self {
+        let path = dir.join("engine.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let way = Arc::new(watch::Sender::new(Way::Open));
+        let ways = Arc::clone(&way);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(pass(stream, ways.subscribe()));
+            }
+        });
+        Self { way, path }
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> &Path {
+        &self.path
+    }
+
+    /// From now on.
+    pub fn turn(&self, way: Way) {
+        self.way.send_replace(way);
+    }
+}
+
+async fn pass(mut client: UnixStream, mut ways: watch::Receiver<Way>) {
+    let way = *ways.borrow();
+    match way {
+        Way::Cut => {}
+        Way::Hung => drop(ways.wait_for(|way| *way != Way::Hung).await),
+        Way::Open => {
+            let Ok(mut engine) = UnixStream::connect(SOCKET).await else {
+                return;
+            };
+            let changed = async { ways.wait_for(|way| *way != Way::Open).await.map(|way| *way) };
+            let turned = tokio::select! {
+                _ = tokio::io::copy_bidirectional(&mut client, &mut engine) => None,
+                way = changed => way.ok(),
+            };
+            if turned == Some(Way::Hung) {
+                let _ = ways.wait_for(|way| *way != Way::Hung).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! Disks that are full, or may only be read.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use orket_tests::{Answer, Backend, DEADLINE, convergence::invariants, eventually};
+use rustix::process::geteuid;
+use serde_json::json;
+
+use super::{begun, order};
+use crate::backend_runs::{ended, reaches, submit};
+
+/// A small file system on a directory, gone with the value.
+pub(super) struct Disk(PathBuf);
+
+impl Disk {
+    /// `None`, said loudly, where this user may not mount.
+    pub(super) fn on(dir: &Path, size: &str) -> Option<Self> {
+        std::fs::create_dir_all(dir).unwrap();
+        let options = format!("size={size},mode=0700");
+        let mounted = geteuid().is_root() && mount(&["-t", "tmpfs", "-o", &options, "tmpfs"], dir);
+        if !mounted {
+            eprintln!("SKIPPED: only root can mount a small file system");
+            return None;
+        }
+        Some(Self(dir.to_owned()))
+    }
+
+    /// Leaves no room on it; what takes the room.
+    fn fill(&self) -> PathBuf {
+        let filler = self.0.join("filler");
+        let mut file = std::fs::File::create(&filler).unwrap();
+        for size in [64 * 1024, 4096, 1] {
+            while std::io::Write::write_all(&mut file, &vec![0; size]).is_ok() {}
+        }
+        filler
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+fn mount(arguments: &[&str], dir: &Path) -> bool {
+    Command::new("mount")
+        .args(arguments)
+        .arg(dir)
+        .output()
+        .is_ok_and(|output| output.status.success())
+}
+
+/// Makes a folder one that may only be read, on a disk of its own.
+fn read_only(dir: &Path) {
+    let text = dir.display().to_string();
+    assert!(mount(&["--bind", &text], dir));
+    assert!(mount(&["-o", "remount,ro,bind"], dir));
+}
+
+/// A backend whose store and state lie on a small disk of their own.
+async fn on_a_small_disk() -> Option<(Backend, Disk)> {
+    let mut backend = Backend::start("[store]\nurl = \"sqlite:{dir}/disk/orket.db\"\n").await;
+    backend.kill().await;
+    let disk = Disk::on(&backend.dir().join("disk"), "6m")?;
+    backend.restart().await;
+    Some((backend, disk))
+}
+
+fn refused(answer: &Answer, status: u16, reason: &str) {
+    assert_eq!(answer.status, status, "{}", answer.text());
+    assert_eq!(answer.json()["reason"], reason, "{}", answer.text());
+    assert!(answer.header("retry-after").is_some());
+}
+
+const WAITS: &str = "while [ ! -e go ]; do sleep 0.02; done";
+
+#[tokio::test]
+async fn a_full_disk_refuses_what_is_new_and_loses_nothing_that_was_promised() {
+    let Some((mut backend, disk)) = on_a_small_disk().await else {
+        return;
+    };
+    submit(&backend, &order("done", "echo out", &json!({}))).await;
+    ended(&backend, "done").await;
+    submit(&backend, &order("lives", WAITS, &json!({}))).await;
+    reaches(&backend, "lives", "running").await;
+    begun(&backend, "lives").await;
+
+    let filler = disk.fill();
+    let more = json!({ "env": { "PAD": "x".repeat(40_000) } });
+    // What is left in pages that were there before may take one or two.
+    let mut accepted = vec!["done".to_owned(), "lives".to_owned()];
+    let refusal = loop {
+        let id = format!("more-{}", accepted.len());
+        let answer = backend.post("/v1/runs", &order(&id, "true", &more)).await;
+        if answer.status != 201 {
+            break answer;
+        }
+        accepted.push(id);
+        assert!(accepted.len() < 200, "a full disk takes everything");
+    };
+    refused(&refusal, 507, "store_full");
+    let card = json!({ "id": "c", "title": "x".repeat(100), "command": ["true"],
+        "env": { "PAD": "x".repeat(40_000) } });
+    refused(&backend.post("/v1/cards", &card).await, 507, "store_full");
+    assert_eq!(backend.get("/health").await.status, 503);
+    // Reads go on.
+    let run = backend.get("/v1/runs/done").await;
+    assert_eq!(
+        (run.status, &run.json()["state"]),
+        (200, &json!("succeeded"))
+    );
+    assert_eq!(backend.get("/v1/runs").await.status, 200);
+    assert_eq!(backend.get("/v1/system/heartbeat").await.status, 200);
+    let logs = backend.get("/v1/runs/done/logs").await.json();
+    assert_eq!(logs["items"][0]["text"], "out\n");
+    // It ends while nothing can be written.
+    std::fs::write(backend.workspace().join("go"), "").unwrap();
+    let effects = backend.workspace().join("effects");
+    eventually("the command is done", DEADLINE, || async {
+        std::fs::read_to_string(&effects)
+            .unwrap()
+            .contains("lives end")
+    })
+    .await;
+
+    std::fs::remove_file(filler).unwrap();
+    let run = ended(&backend, "lives").await;
+    assert_eq!(
+        (&run["state"], &run["attempts"]),
+        (&json!("succeeded"), &json!(1)),
+        "{run}"
+    );
+    eventually("it is well again", DEADLINE, || async {
+        backend.get("/health").await.status == 200
+    })
+    .await;
+    submit(&backend, &order("after", "true", &json!({}))).await;
+    accepted.push("after".to_owned());
+    invariants(&mut backend, &accepted).await;
+    for id in accepted {
+        assert_eq!(ended(&backend, &id).await["state"], "succeeded");
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_and_a_kill_together_lose_nothing() {
+    let Some((mut backend, disk)) = on_a_small_disk().await else {
+        return;
+    };
+    submit(&backend, &order("lives", WAITS, &json!({}))).await;
+    reaches(&backend, "lives", "running").await;
+    begun(&backend, "lives").await;
+    let filler = disk.fill();
+    backend.kill().await;
+    std::fs::write(backend.workspace().join("go"), "").unwrap();
+    std::fs::remove_file(filler).unwrap();
+    backend.restart().await;
+    let run = ended(&backend, "lives").await;
+    assert_eq!(
+        (&run["state"], &run["attempts"]),
+        (&json!("succeeded"), &json!(1)),
+        "{run}"
+    );
+    invariants(&mut backend, &["lives".into()]).await;
+}
+
+#[tokio::test]
+async fn a_disk_that_may_only_be_read_keeps_it_from_starting_and_costs_nothing() {
+    let Some((mut backend, disk)) = on_a_small_disk().await else {
+        return;
+    };
+    submit(&backend, &order("done", "true", &json!({}))).await;
+    ended(&backend, "done").await;
+    eventually("its files are gone", DEADLINE, || async {
+        let attempts = backend.state_dir().join("attempts");
+        std::fs::read_dir(attempts).unwrap().next().is_none()
+    })
+    .await;
+    backend.kill().await;
+    assert!(mount(&["-o", "remount,ro"], &disk.0));
+    let ended_with = backend.restart_refused().await;
+    let said = ended_with.output();
+    assert!(
+        said.contains("orket.db") && said.contains("ead-only"),
+        "{said}"
+    );
+    assert!(mount(&["-o", "remount,rw"], &disk.0));
+    backend.restart().await;
+    submit(&backend, &order("after", "true", &json!({}))).await;
+    invariants(&mut backend, &["done".into(), "after".into()]).await;
+}
+
+#[tokio::test]
+async fn a_run_waits_for_a_disk_that_takes_its_attempt() {
+    let Some((mut backend, _disk)) = on_a_small_disk().await else {
+        return;
+    };
+    // The folder of attempts alone: the store can still tell what becomes of them.
+    let attempts = backend.state_dir().join("attempts");
+    read_only(&attempts);
+    submit(&backend, &order("waits", "true", &json!({}))).await;
+    let taken_back = eventually("a start is taken back", DEADLINE, || async {
+        let run = backend.get("/v1/runs/waits").await.json();
+        run["attempt_list"][0]["exit"]["kind"] == "never_started"
+    });
+    taken_back.await;
+    assert_eq!(backend.get("/health").await.status, 200);
+    assert!(mount(&["-o", "remount,rw,bind"], &attempts));
+    let run = ended(&backend, "waits").await;
+    assert_eq!(
+        (&run["state"], &run["attempts"]),
+        (&json!("succeeded"), &json!(1)),
+        "{run}"
+    );
+    invariants(&mut backend, &["waits".into()]).await;
+    let _ = Command::new("umount").arg("-l").arg(&attempts).status();
+}
+
+#[tokio::test]
+async fn starts_that_are_taken_back_do_not_begin_the_wait_anew() {
+    let Some((mut backend, _disk)) = on_a_small_disk().await else {
+        return;
+    };
+    let attempts = backend.state_dir().join("attempts");
+    read_only(&attempts);
+    // Longer than the pause before the first start is taken back.
+    let bounds = json!({ "bounds": { "waiting": "2s" } });
+    submit(&backend, &order("waits", "true", &bounds)).await;
+    let run = ended(&backend, "waits").await;
+    assert_eq!(
+        (&run["state"], &run["reason"], &run["attempts"]),
+        (&json!("timed_out"), &json!("waited_too_long"), &json!(0)),
+        "{run}"
+    );
+    let detail = run["detail"].as_str().unwrap();
+    assert!(detail.contains("ead-only"), "{detail}");
+    let _ = Command::new("umount").arg("-l").arg(&attempts).status();
+    invariants(&mut backend, &["waits".into()]).await;
+}
+
+#[tokio::test]
+async fn a_run_waits_where_its_supervisor_cannot_take_it_on() {
+    let Some((mut backend, disk)) = on_a_small_disk().await else {
+        return;
+    };
+    submit(&backend, &order("before", "true", &json!({}))).await;
+    ended(&backend, "before").await;
+    // As good as full: whoever comes first, the backend or its supervisor, meets the end of it.
+    let filler = disk.fill();
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(&filler)
+        .unwrap();
+    let length = file.metadata().unwrap().len();
+    let mut room = 4096;
+    let mut accepted = vec!["before".to_owned()];
+    while room <= 128 * 1024 {
+        file.set_len(length.saturating_sub(room)).unwrap();
+        let id = format!("room-{room}");
+        let answer = backend
+            .post("/v1/runs", &order(&id, "true", &json!({})))
+            .await;
+        if answer.status == 201 {
+            accepted.push(id);
+        }
+        room += 12 * 1024;
+    }
+    drop(file);
+    std::fs::remove_file(filler).unwrap();
+    for id in &accepted {
+        let run = ended(&backend, id).await;
+        assert_eq!(run["state"], "succeeded", "{run}");
+    }
+    invariants(&mut backend, &accepted).await;
+}
+
+#[tokio::test]
+async fn an_attempt_on_a_disk_that_may_only_be_read_is_followed_to_its_end() {
+    let Some((mut backend, _disk)) = on_a_small_disk().await else {
+        return;
+    };
+    submit(&backend, &order("lives", WAITS, &json!({ "retries": 1 }))).await;
+    reaches(&backend, "lives", "running").await;
+    begun(&backend, "lives").await;
+    backend.kill().await;
+    let attempt = backend.state_dir().join("attempts/lives.1");
+    read_only(&attempt);
+    backend.restart().await;
+    let run = backend.get("/v1/runs/lives").await.json();
+    assert_eq!(run["state"], "running", "{run}");
+    assert!(mount(&["-o", "remount,rw,bind"], &attempt));
+    let _ = Command::new("umount").arg("-l").arg(&attempt).status();
+    std::fs::write(backend.workspace().join("go"), "").unwrap();
+    let run = ended(&backend, "lives").await;
+    assert_eq!(
+        (&run["state"], &run["attempts"]),
+        (&json!("succeeded"), &json!(1)),
+        "{run}"
+    );
+    invariants(&mut backend, &["lives".into()]).await;
+}
+
+#[tokio::test]
+async fn an_attempt_that_cannot_be_read_for_a_while_stays_open_and_is_taken_over_then() {
+    let Some((mut backend, disk)) = on_a_small_disk().await else {
+        return;
+    };
+    submit(&backend, &order("lives", WAITS, &json!({ "retries": 1 }))).await;
+    reaches(&backend, "lives", "running").await;
+    begun(&backend, "lives").await;
+    backend.kill().await;
+    let attempts = backend.state_dir().join("attempts");
+    let (claim, aside) = (attempts.join("lives.1/claim.json"), disk.0.join("claim"));
+    std::fs::rename(&claim, &aside).unwrap();
+    // Neither read nor staked: as on a disk that fails.
+    read_only(&attempts.join("lives.1"));
+    backend.restart().await;
+    eventually("it was asked again", DEADLINE, || async {
+        backend.output().contains("it cannot be read; trying again")
+    })
+    .await;
+    let run = backend.get("/v1/runs/lives").await.json();
+    assert_eq!(run["state"], "running", "{run}");
+    // By another way to the same disk, at once.
+    let view = backend.dir().join("view");
+    std::fs::create_dir(&view).unwrap();
+    assert!(mount(&["--bind", &disk.0.display().to_string()], &view));
+    let same = |path: &Path| view.join(path.strip_prefix(&disk.0).unwrap());
+    std::fs::rename(same(&aside), same(&claim)).unwrap();
+    for place in [view.clone(), attempts.join("lives.1")] {
+        let _ = Command::new("umount").arg("-l").arg(place).status();
+    }
+    std::fs::write(backend.workspace().join("go"), "").unwrap();
+    let run = ended(&backend, "lives").await;
+    assert_eq!(
+        (&run["state"], &run["attempts"]),
+        (&json!("succeeded"), &json!(1)),
+        "{run}"
+    );
+    invariants(&mut backend, &["lives".into()]).await;
+}
