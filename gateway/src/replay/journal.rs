@@ -31,6 +31,9 @@ const RECORD: usize = 36;
 const WAITING: usize = 65_536;
 /// How many marks are written at once.
 const BATCH: usize = 4096;
+/// How long they are gathered while they keep coming: who notes one while the writer sleeps on the clock pays no
+/// system call to wake it. A kill takes what was gathered, as it takes what the system has not written yet.
+const GATHER: Duration = Duration::from_millis(4);
 /// How long a stop waits for the last of them.
 const FLUSH: Duration = Duration::from_secs(2);
 
@@ -116,6 +119,9 @@ fn write_all(mut log: Log, incoming: &Receiver<Note>, lost: &AtomicU64) {
                 }
                 told = true;
             }
+        }
+        if flushes.is_empty() {
+            std::thread::sleep(GATHER);
         }
         for done in flushes {
             let _ = done.try_send(());
