@@ -255,28 +255,13 @@ impl<'a> Supervision<'a> {
 
     /// Reaps whoever ended. `true` when no child is left.
     fn reap(&mut self) -> bool {
-        loop {
-            match wait(WaitOptions::NOHANG) {
-                Ok(Some((pid, status))) => {
-                    if pid == self.command {
-                        self.status = Some(status);
-                    }
-                }
-                Ok(None) => return false,
-                Err(Errno::CHILD) => return true,
-                Err(Errno::INTR) => {}
-                Err(errno) => {
-                    super::complain(format_args!("cannot wait for children: {errno}"));
-                    return false;
-                }
-            }
-        }
+        let (command, status) = (self.command, &mut self.status);
+        self.events.look_for_ended(|| reap(command, status))
     }
 
     /// Moves the phase on when something happened or time has come.
     fn advance(&mut self) {
         let now = Instant::now();
-        drain(&self.events.child);
         if drain(&self.events.stop) {
             let cause = if self.dir.cancel_requested() {
                 Outcome::Canceled
@@ -404,6 +389,26 @@ impl<'a> Supervision<'a> {
             memory_peak_bytes,
             dropped_bytes: self.journal.dropped(),
             ended_at: Timestamp::now(),
+        }
+    }
+}
+
+/// Reaps whoever ended and keeps how the command did. `true` when no child is left.
+fn reap(command: Pid, seen: &mut Option<WaitStatus>) -> bool {
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some((pid, status))) => {
+                if pid == command {
+                    *seen = Some(status);
+                }
+            }
+            Ok(None) => return false,
+            Err(Errno::CHILD) => return true,
+            Err(Errno::INTR) => {}
+            Err(errno) => {
+                super::complain(format_args!("cannot wait for children: {errno}"));
+                return false;
+            }
         }
     }
 }
