@@ -1,5 +1,6 @@
 //! What the scheduler decides, as functions of rows and time: who is claimed next, what the end of
-//! an attempt means, when another attempt may begin, what has waited too long.
+//! an attempt means, when another attempt may begin, what has waited too long, what becomes of
+//! all that waits when the clock is set.
 //!
 //! Pure: no I/O, no clock, no randomness. A store reads its rows, asks here, and writes the answer
 //! down in the same transaction. So every engine decides alike, and `simulation` can try thousands
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod attempt;
 pub mod claim;
+pub mod clock;
 pub mod deadline;
 pub mod dependency;
 pub mod retry;

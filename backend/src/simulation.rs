@@ -17,13 +17,13 @@ mod engine;
 mod model;
 mod world;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     plan::{Bounds, attempt::Report, claim::Lane, dependency::Need},
     run::State,
 };
-use model::{Fence, Model};
+use model::{Flaw, Model};
 use world::World;
 
 /// Histories in CI, over the pure core.
@@ -73,6 +73,7 @@ trait Ledger {
     fn cancel(&mut self, now: Timestamp, id: &str) -> Option<State>;
     fn pause(&mut self, now: Timestamp, queue: &str);
     fn resume(&mut self, now: Timestamp, queue: &str);
+    fn clock_was_set(&mut self, by: SignedDuration);
     fn open_attempts(&self) -> Vec<(String, i64)>;
     fn rows(&self) -> Vec<Row>;
 }
@@ -102,7 +103,7 @@ fn every_history_keeps_the_laws() {
     eprintln!("simulation: seeds {seeds:?}");
     let mut all = world::Tally::default();
     for seed in seeds.clone() {
-        match play(seed, Model::new(Fence::Epoch)) {
+        match play(seed, Model::new(Flaw::None)) {
             Ok(tally) => all.add(&tally),
             Err(broken) => panic!("{broken}"),
         }
@@ -120,28 +121,45 @@ fn the_engine_keeps_the_laws_and_decides_as_the_core_does() {
     eprintln!("simulation over the engine: seeds {seeds:?}");
     for seed in seeds {
         let engine = play(seed, engine::Engine::new());
-        let core = play(seed, Model::new(Fence::Epoch));
+        let core = play(seed, Model::new(Flaw::None));
         assert_eq!(engine, core, "seed {seed}");
         assert!(engine.is_ok(), "{engine:?}");
     }
 }
 
-#[test]
-fn a_store_without_a_fence_is_caught() {
+/// What the laws say of a store with this flaw.
+fn caught(flaw: Flaw) -> Vec<String> {
     let broken = (0..SCHEDULES)
-        .filter_map(|seed| play(seed, Model::new(Fence::None)).err())
+        .filter_map(|seed| play(seed, Model::new(flaw)).err())
         .collect::<Vec<_>>();
     assert!(
         broken.len() > 20,
         "only {} of {SCHEDULES} histories noticed",
         broken.len()
     );
-    let twice = |text: &&String| text.contains("lives twice") || text.contains("second result");
-    assert!(broken.iter().any(|text| twice(&text)), "{broken:#?}");
+    broken
+}
+
+#[test]
+fn a_store_without_a_fence_is_caught() {
+    let broken = caught(Flaw::Fence);
+    let believed = |text: &String| {
+        ["lives twice", "second result", "has a process of"]
+            .iter()
+            .any(|law| text.contains(law))
+    };
+    assert!(broken.iter().any(believed), "{broken:#?}");
+}
+
+#[test]
+fn a_store_that_does_not_follow_the_clock_is_caught() {
+    let broken = caught(Flaw::Clock);
+    let ill_timed = |text: &String| text.contains("given up after") || text.contains("waits for");
+    assert!(broken.iter().all(ill_timed), "{broken:#?}");
 }
 
 #[test]
 fn a_seed_is_a_history() {
-    let once = || play(7, Model::new(Fence::Epoch));
+    let once = || play(7, Model::new(Flaw::None));
     assert_eq!(once(), once());
 }

@@ -104,10 +104,15 @@ impl Backend {
 
     /// The store's file.
     pub fn database(&self) -> PathBuf {
-        let config = std::fs::read_to_string(&self.config).expect("the configuration");
-        let table: Table = config.parse().expect("TOML, as it was written");
-        let url = table["store"]["url"].as_str().expect("a text");
+        let written = self.written();
+        let url = written["store"]["url"].as_str().expect("a text");
         PathBuf::from(url.strip_prefix("sqlite:").expect("an embedded store"))
+    }
+
+    /// Its configuration, as it was written.
+    pub fn written(&self) -> Table {
+        let config = std::fs::read_to_string(&self.config).expect("the configuration");
+        config.parse().expect("TOML, as it was written")
     }
 
     /// The directory that belongs to the store.

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::backend::Backend;
+use crate::leftovers;
 use crate::program::no_process_left;
 use crate::wait::{DEADLINE, eventually};
 use crate::wire::Request;
@@ -89,16 +90,11 @@ pub fn work(id: &str, script: &str) -> serde_json::Value {
 /// that somebody was promised.
 pub async fn invariants(backend: &mut Backend, accepted: &[String]) {
     settled(backend).await;
-    eventually("the files of all attempts are gone", DEADLINE, || async {
-        let attempts = backend.state_dir().join("attempts");
-        std::fs::read_dir(attempts).is_ok_and(|mut left| left.next().is_none())
-    })
-    .await;
+    leftovers::none(backend).await;
     let effects = std::fs::read_to_string(backend.workspace().join(EFFECTS)).unwrap_or_default();
     if let Err(broken) = laws(&backend.database(), &effects, accepted) {
         panic!("{broken}\n--- the backend said\n{}", backend.output());
     }
-    sandboxes_agree(backend).await;
 }
 
 /// What the records say of all runs that do the same work, as far as the laws ask: a replay does
@@ -247,25 +243,3 @@ const LAWS: &[(&str, &str)] = &[
          WHERE ended_at IS NOT NULL",
     ),
 ];
-
-/// Nothing is left of a sandbox that is deleted, and no process of one that has ended.
-async fn sandboxes_agree(backend: &Backend) {
-    let listed = backend.get("/v1/sandboxes").await.json();
-    let listed: Vec<String> = listed["items"]
-        .as_array()
-        .expect("items is a list")
-        .iter()
-        .map(|sandbox| sandbox["id"].as_str().expect("an id").to_owned())
-        .collect();
-    for folder in ["boxes", "attempts"] {
-        let folder = backend.state_dir().join("sandboxes").join(folder);
-        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            assert!(
-                listed.iter().any(|id| name.starts_with(id.as_str())),
-                "{} is left of no sandbox in {listed:?}",
-                entry.path().display()
-            );
-        }
-    }
-}

@@ -17,9 +17,11 @@
 pub mod backend;
 pub mod convergence;
 pub mod corpus;
+pub mod disk;
 pub mod engine;
 pub mod gateway;
 pub mod gitea;
+pub mod leftovers;
 pub mod policy;
 pub mod program;
 pub mod refusal;

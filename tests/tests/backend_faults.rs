@@ -8,6 +8,7 @@ mod crash_points;
 mod disks;
 mod histories;
 mod hostile;
+mod leftovers;
 mod locks;
 
 use std::path::Path;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{Bounds, after};
-use crate::run::State;
+use crate::run::{State, Step};
 
 /// Which bound is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +89,12 @@ pub fn given_up(
         | State::Canceled
         | State::Lost => None,
     }
+}
+
+/// Whether a run goes on with the wait it was in after this step: an attempt that never came to life
+/// has not ended it.
+pub fn is_same_wait(step: Step) -> bool {
+    matches!(step, Step::Claim | Step::Unclaim)
 }
 
 /// Whether a retry, scheduled at `since` for `due`, may go on. A clock that was set back behind the

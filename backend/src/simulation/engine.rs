@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -12,16 +12,18 @@ use crate::{
     plan::{Rules, attempt::Report},
     run::State,
     store::{
-        Store,
-        attempts::{Finished, Verdict},
-        runs::{CancelOutcome, Cause, Filter, Why},
-        submissions::{NewRun, Subject},
+        Database,
+        attempts::{AttemptStore as _, Finished, Verdict},
+        claims::ClaimStore as _,
+        queues::QueueStore as _,
+        runs::{CancelOutcome, Cause, Filter, RunStore as _, Why},
+        submissions::{NewRun, Subject, SubmissionStore as _},
     },
     work::Work,
 };
 
 pub(super) struct Engine {
-    store: Store,
+    store: Database,
     runtime: Runtime,
     rules: Arc<Rules>,
     _dir: TempDir,
@@ -31,7 +33,7 @@ impl Engine {
     pub(super) fn new() -> Self {
         let dir = TempDir::new().unwrap();
         Self {
-            store: crate::store::open(&dir.path().join("orket.db")).unwrap(),
+            store: Database::open(&dir.path().join("orket.db")).unwrap(),
             runtime: tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
@@ -122,6 +124,12 @@ impl Ledger for Engine {
             .store
             .resume_queue(now, queue.to_owned(), "a".to_owned());
         self.runtime.block_on(resumed).unwrap();
+    }
+
+    fn clock_was_set(&mut self, by: SignedDuration) {
+        let by = i64::try_from(by.as_micros()).unwrap();
+        let moved = self.store.clock_was_set(by);
+        self.runtime.block_on(moved).unwrap();
     }
 
     fn open_attempts(&self) -> Vec<(String, i64)> {

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{Claimed, Ledger, Order, Row};
 use crate::{
@@ -13,19 +13,21 @@ use crate::{
         Rules,
         attempt::{self, Current, Facts, Report},
         claim::{Head, Lane, Usage, next},
-        deadline,
+        clock, deadline,
         dependency::{Effect, Need},
     },
     run::{State, Step},
 };
 
-/// Whether an older attempt's word is refused.
+/// What is wrong with a store on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fence {
-    /// As it must be.
-    Epoch,
-    /// The deliberate fault: whoever reports is believed.
+pub(super) enum Flaw {
+    /// Nothing.
     None,
+    /// No fence: whoever reports is believed.
+    Fence,
+    /// What waits is not moved along when the clock is set.
+    Clock,
 }
 
 struct Entry {
@@ -42,7 +44,7 @@ struct Entry {
 }
 
 pub(super) struct Model {
-    fence: Fence,
+    flaw: Flaw,
     rules: Arc<Rules>,
     runs: BTreeMap<String, Entry>,
     served: BTreeMap<Lane, i64>,
@@ -50,9 +52,9 @@ pub(super) struct Model {
 }
 
 impl Model {
-    pub(super) fn new(fence: Fence) -> Self {
+    pub(super) fn new(flaw: Flaw) -> Self {
         Self {
-            fence,
+            flaw,
             rules: super::world::rules(),
             runs: BTreeMap::new(),
             served: BTreeMap::new(),
@@ -66,7 +68,10 @@ impl Model {
         if to == entry.state {
             return Some(to);
         }
-        (entry.state, entry.since, entry.not_before) = (to, now, None);
+        (entry.state, entry.not_before) = (to, None);
+        if !deadline::is_same_wait(step) {
+            entry.since = now;
+        }
         if let Some(ending) = to.ending() {
             let waiting: Vec<(String, Need)> = self
                 .runs
@@ -92,9 +97,9 @@ impl Model {
 
     fn current(&self, id: &str, epoch: i64) -> Option<Current> {
         let entry = self.runs.get(id)?;
-        match self.fence {
-            Fence::Epoch => attempt::fence(entry.epoch, epoch, entry.is_open),
-            Fence::None => Some(Current::believed()),
+        match self.flaw {
+            Flaw::None | Flaw::Clock => attempt::fence(entry.epoch, epoch, entry.is_open),
+            Flaw::Fence => Some(Current::believed()),
         }
     }
 
@@ -269,6 +274,18 @@ impl Ledger for Model {
 
     fn resume(&mut self, _: Timestamp, queue: &str) {
         self.paused.remove(queue);
+    }
+
+    fn clock_was_set(&mut self, by: SignedDuration) {
+        if self.flaw == Flaw::Clock {
+            return;
+        }
+        let by = i64::try_from(by.as_micros()).unwrap();
+        for entry in self.runs.values_mut().filter(|e| !e.state.is_final()) {
+            entry.since = clock::moved(entry.since, by);
+            entry.created = clock::moved(entry.created, by);
+            entry.not_before = entry.not_before.map(|due| clock::moved(due, by));
+        }
     }
 
     fn open_attempts(&self) -> Vec<(String, i64)> {

@@ -9,11 +9,17 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
-use super::{Ledger, Order, Row};
+use super::{Ledger, Order};
 use crate::{
-    plan::{Bounds, QueueRule, Rules, attempt::Report, claim::Lane, dependency::Need},
-    run::{Ending, State},
+    plan::{Bounds, QueueRule, Rules, claim::Lane, dependency::Need},
+    run::State,
 };
+use machine::{AttemptId, Message, Process};
+pub(super) use tally::Tally;
+
+mod laws;
+mod machine;
+mod tally;
 
 const QUEUES: [&str; 3] = ["default", "slow", "wide"];
 const KEYS: [&str; 4] = ["", "a", "b", "c"];
@@ -41,75 +47,6 @@ pub(super) fn rules() -> Arc<Rules> {
     })
 }
 
-/// What happened, so that a history in which nothing did is noticed.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(super) struct Tally {
-    accepted: u64,
-    refused: u64,
-    attempts: u64,
-    retries: u64,
-    crashes: u64,
-    lost: u64,
-    stale: u64,
-    taken_back: u64,
-    jumps: u64,
-    ends: BTreeMap<State, u64>,
-}
-
-impl Tally {
-    pub(super) fn add(&mut self, other: &Self) {
-        self.accepted += other.accepted;
-        self.refused += other.refused;
-        self.attempts += other.attempts;
-        self.retries += other.retries;
-        self.crashes += other.crashes;
-        self.lost += other.lost;
-        self.stale += other.stale;
-        self.taken_back += other.taken_back;
-        self.jumps += other.jumps;
-        for (state, count) in &other.ends {
-            *self.ends.entry(*state).or_default() += count;
-        }
-    }
-
-    /// Whether everything that can happen did.
-    pub(super) fn is_eventful(&self) -> bool {
-        let all = [
-            self.accepted,
-            self.refused,
-            self.retries,
-            self.crashes,
-            self.lost,
-            self.stale,
-            self.taken_back,
-            self.jumps,
-        ];
-        all.iter().all(|count| *count > 0) && self.ends.len() == 5
-    }
-}
-
-type AttemptId = (String, i64);
-
-/// What is on its way within a backend.
-#[derive(Debug, Clone)]
-enum Message {
-    /// Start the process of an attempt.
-    Start(AttemptId),
-    /// Tell the store how an attempt ended.
-    Finish(AttemptId, Ending),
-    /// Look into the waiting runs: a retry, or a bound of waiting, is due.
-    Wake,
-}
-
-/// A supervisor with its command.
-#[derive(Debug, Clone)]
-struct Process {
-    is_alive: bool,
-    /// When it ends by itself, in steady time.
-    ends: i64,
-    ending: Ending,
-}
-
 pub(super) struct World<L> {
     ledger: L,
     rng: StdRng,
@@ -124,6 +61,8 @@ pub(super) struct World<L> {
     paused: BTreeSet<String>,
     results: BTreeMap<String, State>,
     orders: BTreeMap<String, Order>,
+    /// When each was submitted, in steady time; empty when nobody can tell.
+    submitted: BTreeMap<String, i64>,
     served: BTreeMap<Lane, u64>,
     tally: Tally,
 }
@@ -141,6 +80,7 @@ impl<L: Ledger> World<L> {
             paused: BTreeSet::new(),
             results: BTreeMap::new(),
             orders: BTreeMap::new(),
+            submitted: BTreeMap::new(),
             served: BTreeMap::new(),
             tally: Tally::default(),
         }
@@ -192,9 +132,7 @@ impl<L: Ledger> World<L> {
                 self.settle()
             }
             90..93 => {
-                let jump = if self.chance(50) { HOUR_MS } else { -HOUR_MS };
-                self.offset += jump;
-                self.tally.jumps += 1;
+                self.set_clock();
                 Ok(())
             }
             93..97 => {
@@ -234,6 +172,7 @@ impl<L: Ledger> World<L> {
         };
         if self.ledger.submit(self.now(), &order) {
             self.tally.accepted += 1;
+            self.submitted.insert(order.id.clone(), self.steady);
             self.orders.insert(order.id.clone(), order);
         } else {
             self.tally.refused += 1;
@@ -251,86 +190,15 @@ impl<L: Ledger> World<L> {
         Ok(())
     }
 
-    fn next_event(&self) -> Option<i64> {
-        let ends = self.machine.values().filter(|process| process.is_alive);
-        let mail = self.mail.iter().map(|(at, _)| *at);
-        ends.map(|process| process.ends).chain(mail).min()
-    }
-
-    fn run_to(&mut self, at: i64) -> Result<(), String> {
-        self.steady = self.steady.max(at);
-        let over = |process: &Process| process.is_alive && process.ends <= at;
-        let ended: Vec<AttemptId> = self
-            .machine
-            .iter()
-            .filter(|(_, process)| over(process))
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in ended {
-            self.end_process(&id, None);
-        }
-        let due = self.mail.iter().position(|(time, _)| *time <= at);
-        if let Some(place) = due {
-            let (_, message) = self.mail.remove(place);
-            self.receive(message)?;
-        }
-        Ok(())
-    }
-
-    /// A process is gone; whoever follows it will tell.
-    fn end_process(&mut self, id: &AttemptId, ending: Option<Ending>) {
-        let delay = self.delay();
-        let process = self.machine.get_mut(id).unwrap();
-        process.is_alive = false;
-        process.ending = ending.unwrap_or(process.ending);
-        let message = Message::Finish(id.clone(), process.ending);
-        self.mail.push((self.steady + delay, message));
-    }
-
-    fn receive(&mut self, message: Message) -> Result<(), String> {
-        match message {
-            Message::Start(id) => {
-                self.start(&id);
-                Ok(())
-            }
-            Message::Finish((run, epoch), ending) => {
-                let report = Report {
-                    ending,
-                    hopeless: ending == Ending::Failed && self.chance(10),
-                };
-                match self.ledger.finish(self.now(), &run, epoch, report) {
-                    None => self.tally.stale += 1,
-                    Some(State::Scheduled) => self.tally.retries += 1,
-                    Some(_) => {}
-                }
-                self.claim()
-            }
-            Message::Wake => self.claim(),
-        }
-    }
-
-    fn start(&mut self, id: &AttemptId) {
-        if self.abandoned.contains(id) || self.machine.contains_key(id) {
-            return;
-        }
-        let ending = match self.draw(10) {
-            0..5 => Ending::Succeeded,
-            5..8 => Ending::Failed,
-            8 => Ending::TimedOut,
-            _ => Ending::Lost,
-        };
-        let ends = self.steady + self.delay() * 3;
-        let process = Process {
-            is_alive: true,
-            ends,
-            ending,
-        };
-        self.machine.insert(id.clone(), process);
-        self.tally.attempts += 1;
-        // A cancel that came before has found nobody to tell.
-        let canceling = |row: &Row| row.id == id.0 && row.state == State::Canceling;
-        if self.ledger.rows().iter().any(canceling) {
-            self.end_process(id, Some(Ending::Canceled));
+    /// Somebody sets the clock. After a restart of the machine nobody can tell by how much.
+    fn set_clock(&mut self) {
+        let jump = if self.chance(50) { HOUR_MS } else { -HOUR_MS };
+        self.offset += jump;
+        self.tally.jumps += 1;
+        if self.chance(80) {
+            self.ledger.clock_was_set(SignedDuration::from_millis(jump));
+        } else {
+            self.submitted.clear();
         }
     }
 
@@ -345,249 +213,10 @@ impl<L: Ledger> World<L> {
         }
     }
 
-    fn end_processes(&mut self, run: &str) {
-        let living: Vec<AttemptId> = self
-            .machine
-            .iter()
-            .filter(|(id, process)| id.0 == run && process.is_alive)
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in living {
-            self.end_process(&id, Some(Ending::Canceled));
-        }
-    }
-
-    fn lose_a_supervisor(&mut self) {
-        let living: Vec<AttemptId> = self
-            .machine
-            .iter()
-            .filter(|(_, process)| process.is_alive)
-            .map(|(id, _)| id.clone())
-            .collect();
-        if !living.is_empty() {
-            let place = usize::try_from(self.draw(living.len() as u64)).unwrap();
-            self.end_process(&living[place], Some(Ending::Lost));
-            self.tally.lost += 1;
-        }
-    }
-
-    /// The backend dies. What it was about to say is lost, or was said and arrives late.
-    fn crash(&mut self) {
-        self.tally.crashes += 1;
-        for (at, message) in std::mem::take(&mut self.mail) {
-            if self.chance(40) {
-                let late = at + self.delay() * 4;
-                self.mail.push((late, message));
-            }
-        }
-    }
-
-    /// The next boot looks at every attempt whose end is not recorded.
-    fn settle(&mut self) -> Result<(), String> {
-        for (run, epoch) in self.ledger.open_attempts() {
-            let id = (run, epoch);
-            match self.machine.get(&id).cloned() {
-                Some(process) if process.is_alive => {
-                    let canceling = |row: &Row| row.id == id.0 && row.state == State::Canceling;
-                    if self.ledger.rows().iter().any(canceling) {
-                        self.end_process(&id, Some(Ending::Canceled));
-                    }
-                }
-                Some(process) => {
-                    let at = self.steady + self.delay();
-                    self.mail.push((at, Message::Finish(id, process.ending)));
-                }
-                None => {
-                    self.abandoned.insert(id.clone());
-                    self.tally.taken_back += 1;
-                    let back = self.ledger.take_back(self.now(), &id.0, id.1);
-                    if back.is_none() {
-                        return Err(format!("{id:?} could not be taken back"));
-                    }
-                }
-            }
-        }
-        self.claim()
-    }
-
     fn resume_all(&mut self) -> Result<(), String> {
         for queue in std::mem::take(&mut self.paused) {
             self.ledger.resume(self.now(), &queue);
         }
         self.claim()
-    }
-
-    /// Claims, and holds the choice against the law of turns.
-    fn claim(&mut self) -> Result<(), String> {
-        let claimed = self.ledger.claim(self.now());
-        // What the claim itself queued or ended is seen in the rows after it.
-        let mut rows = self.ledger.rows();
-        let claimed_now: BTreeSet<&String> = claimed.runs.iter().map(|(id, _)| id).collect();
-        for row in rows.iter_mut().filter(|row| claimed_now.contains(&row.id)) {
-            if row.state == State::Running {
-                row.state = State::Queued;
-            }
-        }
-        for (run, epoch) in &claimed.runs {
-            let expected = self.whose_turn(&rows);
-            if expected.as_ref() != Some(run) {
-                return Err(format!(
-                    "{run} was claimed, and it was the turn of {expected:?}"
-                ));
-            }
-            for row in rows.iter_mut().filter(|row| row.id == *run) {
-                row.state = State::Running;
-                let turn =
-                    self.served.len() as u64 + self.served.values().max().copied().unwrap_or(0) + 1;
-                self.served.insert(row.lane.clone(), turn);
-            }
-            let needs = self.orders[run].needs.clone();
-            for (needed, need) in needs {
-                let ending = rows
-                    .iter()
-                    .find(|row| row.id == needed)
-                    .unwrap()
-                    .state
-                    .ending();
-                let met = match need {
-                    Need::Success => ending == Some(Ending::Succeeded),
-                    Need::End => ending.is_some(),
-                };
-                if !met {
-                    return Err(format!(
-                        "{run} was claimed before {needed} had ended for it"
-                    ));
-                }
-            }
-            let at = self.steady + self.delay();
-            self.mail.push((at, Message::Start((run.clone(), *epoch))));
-        }
-        if let Some(idle) = self.whose_turn(&rows) {
-            return Err(format!("{idle} waits although it may run"));
-        }
-        if let Some(due) = claimed.next_due {
-            let wait = due.duration_since(self.now()).max(SignedDuration::ZERO);
-            let wait = i64::try_from(wait.as_millis()).unwrap().min(30_000);
-            self.mail
-                .retain(|(_, message)| !matches!(message, Message::Wake));
-            self.mail.push((self.steady + wait + 1, Message::Wake));
-        }
-        Ok(())
-    }
-
-    /// The run that is to be claimed next, found by looking at every run.
-    fn whose_turn(&self, rows: &[Row]) -> Option<String> {
-        let rules = rules();
-        let (mut all, mut queues, mut lanes) = (0, BTreeMap::new(), BTreeMap::new());
-        for row in rows.iter().filter(|row| row.state.is_active()) {
-            all += 1;
-            *queues.entry(row.lane.queue.as_str()).or_insert(0) += 1;
-            *lanes.entry(&row.lane).or_insert(0) += 1;
-        }
-        let below = |most: Option<i64>, count: Option<&i64>| {
-            most.is_none_or(|most| count.copied().unwrap_or(0) < most)
-        };
-        let may = |row: &Row| {
-            let rule = rules.queue(&row.lane.queue).unwrap();
-            row.state == State::Queued
-                && !self.paused.contains(&row.lane.queue)
-                && all < rules.concurrency
-                && below(rule.concurrency, queues.get(row.lane.queue.as_str()))
-                && (row.lane.key.is_empty() || below(rule.key_concurrency, lanes.get(&row.lane)))
-        };
-        let waiting: Vec<&Row> = rows.iter().filter(|row| may(row)).collect();
-        let top = waiting.iter().map(|row| row.priority).max()?;
-        waiting
-            .into_iter()
-            .filter(|row| row.priority == top)
-            .min_by_key(|row| {
-                let served = self.served.get(&row.lane).copied().unwrap_or(0);
-                (served, row.lane.clone(), row.seq)
-            })
-            .map(|row| row.id.clone())
-    }
-
-    /// The laws that hold at every moment.
-    fn look(&mut self) -> Result<(), String> {
-        let rows = self.ledger.rows();
-        let rules = rules();
-        let mut queues: BTreeMap<&str, i64> = BTreeMap::new();
-        let mut lanes: BTreeMap<&Lane, i64> = BTreeMap::new();
-        let mut alive: BTreeMap<&str, Vec<i64>> = BTreeMap::new();
-        for ((run, epoch), _) in self.machine.iter().filter(|(_, process)| process.is_alive) {
-            alive.entry(run).or_default().push(*epoch);
-        }
-        for row in &rows {
-            if row.state.is_active() {
-                *queues.entry(&row.lane.queue).or_default() += 1;
-                *lanes.entry(&row.lane).or_default() += 1;
-            }
-            let living = alive.get(row.id.as_str()).map_or(&[][..], Vec::as_slice);
-            if living.len() > 1 {
-                return Err(format!("{} lives twice: attempts {living:?}", row.id));
-            }
-            if let Some(epoch) = living.first()
-                && (!row.state.is_active() || *epoch != row.epoch)
-            {
-                return Err(format!("{row:?} has a process of attempt {epoch}"));
-            }
-            if row.spent > i64::from(self.orders[&row.id].retries) + 1 {
-                return Err(format!("{row:?} spent more than its retries"));
-            }
-            if row.state.is_final() {
-                let first = *self.results.entry(row.id.clone()).or_insert(row.state);
-                if first != row.state {
-                    return Err(format!("{row:?} has a second result after {first:?}"));
-                }
-            } else if let Some(result) = self.results.get(&row.id) {
-                return Err(format!(
-                    "{row:?} lives again, a second result after {result:?}"
-                ));
-            }
-        }
-        if queues.values().sum::<i64>() > rules.concurrency {
-            return Err(format!("too many run: {queues:?}"));
-        }
-        for (queue, count) in &queues {
-            let most = rules.queue(queue).unwrap().concurrency;
-            if most.is_some_and(|most| *count > most) {
-                return Err(format!("too many of {queue} run: {count}"));
-            }
-        }
-        for (lane, count) in &lanes {
-            let most = rules.queue(&lane.queue).unwrap().key_concurrency;
-            if !lane.key.is_empty() && most.is_some_and(|most| *count > most) {
-                return Err(format!("too many of {lane:?} run: {count}"));
-            }
-        }
-        Ok(())
-    }
-
-    /// Nothing is asked for any more and nothing breaks: everything comes to its end by itself.
-    fn end(&mut self) -> Result<(), String> {
-        self.resume_all()?;
-        for _ in 0..100_000 {
-            let Some(at) = self.next_event() else { break };
-            self.run_to(at)?;
-            self.look()?;
-        }
-        let rows = self.ledger.rows();
-        if rows.len() != self.orders.len() {
-            return Err(format!(
-                "{} accepted, {} there",
-                self.orders.len(),
-                rows.len()
-            ));
-        }
-        for row in rows {
-            if !row.state.is_final() {
-                return Err(format!("{row:?} never ends: nothing wakes anybody"));
-            }
-            *self.tally.ends.entry(row.state).or_default() += 1;
-        }
-        if let Some(id) = self.machine.iter().find(|(_, p)| p.is_alive) {
-            return Err(format!("{id:?} is left"));
-        }
-        Ok(())
     }
 }

@@ -266,6 +266,12 @@ impl Database {
             .unwrap_or_else(|_| Err(StoreError::Fault("a query panicked".to_owned()).into()))
     }
 
+    /// Does as when the machine's clock was found to be set by so many microseconds.
+    #[cfg(test)]
+    pub(crate) async fn clock_was_set(&self, by: i64) -> Result<(), StoreError> {
+        self.write(move |tx| clock::move_along(tx, by)).await
+    }
+
     /// Which boot of a backend this is on this store, counted from 1.
     pub fn epoch(&self) -> i64 {
         self.inner.epoch

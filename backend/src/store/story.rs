@@ -8,8 +8,12 @@
     reason = "a test may fail"
 )]
 
+mod archive;
 mod attempts;
 mod beside;
+mod clock;
+mod once;
+mod sandboxes;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -19,7 +23,7 @@ use serde_json::json;
 use super::{
     Store,
     attempts::{Finished, Verdict},
-    idempotency::Idempotency,
+    cards::NewCard,
     runs::{Cause, Why},
     submissions::{NewRun, Subject, SubmitError, Submitted},
 };
@@ -34,16 +38,22 @@ use crate::{
 async fn the_embedded_engine_tells_the_story() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("orket.db");
-    tell(super::open(&path).unwrap()).await;
-    // It is all there for the next boot.
-    let store = super::open(&path).unwrap();
-    assert_eq!(store.active_runs().await.unwrap(), 0);
-    assert!(store.run("next".into()).await.unwrap().is_some());
+    let open = || Arc::new(super::Database::open(&path).unwrap());
+    tell(open()).await;
+    let database = open();
+    go_on(database.clone(), async |by: i64| {
+        database.clock_was_set(by).await.unwrap();
+    })
+    .await;
 }
 
+/// What a new store is told.
 async fn tell(store: Store) {
     submissions_are_whole_and_counted(&store).await;
+    once::a_key_acts_once_for_its_actor(&store).await;
+    once::what_is_refused_is_not_remembered(&store).await;
     claims_keep_limits_turns_and_pauses(&store).await;
+    a_key_has_its_limit_and_a_queue_its_length(&store).await;
     attempts::only_the_newest_attempt_speaks(&store).await;
     attempts::a_cancel_is_durable_and_wins(&store).await;
     attempts::bounds_are_seen_by_whoever_looks(&store).await;
@@ -52,8 +62,24 @@ async fn tell(store: Store) {
     beside::a_time_is_acted_on_once(&store).await;
     beside::a_delivery_acts_once(&store).await;
     beside::no_circle_of_cards(&store).await;
+    archive::cards_are_put_away_once(&store).await;
+    sandboxes::a_port_is_one_sandboxs_at_a_time(&store).await;
+    sandboxes::only_steps_that_are_allowed_are_taken(&store).await;
+    sandboxes::a_sandbox_ends_for_its_first_reason(&store).await;
+    sandboxes::a_fault_is_kept_until_it_is_removed(&store).await;
     beside::events_have_no_gaps(&store).await;
     beside::what_is_old_goes_part_by_part(&store).await;
+}
+
+/// What the same store is told at the next boot, where all of it has to be there. `set_clock` does as
+/// when the machine's clock was set by so many microseconds.
+async fn go_on(store: Store, set_clock: impl AsyncFn(i64)) {
+    assert_eq!(store.active_runs().await.unwrap(), 0);
+    assert!(store.run("next".into()).await.unwrap().is_some());
+    sandboxes::only_the_boot_that_looks_after_it_speaks(&store).await;
+    clock::what_waits_is_moved_with_the_clock(&store, &set_clock).await;
+    clock::what_has_ended_stays_as_it_was(&store, &set_clock).await;
+    once::a_key_is_kept_for_a_week(&store).await;
 }
 
 fn at(second: i64) -> Timestamp {
@@ -65,10 +91,15 @@ fn rules() -> Arc<Rules> {
         concurrency: Some(1),
         ..QueueRule::default()
     };
+    let keyed = QueueRule {
+        key_concurrency: Some(1),
+        length: Some(2),
+        ..QueueRule::default()
+    };
     Arc::new(Rules {
         concurrency: 2,
         queue_limit: 5,
-        queues: BTreeMap::from([("one".to_owned(), one)]),
+        queues: BTreeMap::from([("one".to_owned(), one), ("keyed".to_owned(), keyed)]),
         bounds: Bounds {
             retry_delay_ms: Some(1_000),
             ..Bounds::default()
@@ -85,6 +116,17 @@ fn work() -> Work {
     Work {
         command: vec!["true".to_owned()],
         ..Work::default()
+    }
+}
+
+fn new_card(id: &str, depends_on: &[&str]) -> NewCard {
+    NewCard {
+        id: id.to_owned(),
+        title: id.to_owned(),
+        build_id: None,
+        priority: 0,
+        depends_on: depends_on.iter().map(ToString::to_string).collect(),
+        work: work(),
     }
 }
 
@@ -139,29 +181,9 @@ async fn submissions_are_whole_and_counted(store: &Store) {
         "{unknown:?}"
     );
 
-    let keyed = async |id: &str, actor: &str, body: &str| {
-        let idempotency = Idempotency {
-            actor: actor.to_owned(),
-            key: "key".to_owned(),
-            body: body.into(),
-        };
-        let answer = |run: &super::runs::Run| json!({ "id": run.id });
-        let new = order(id, work());
-        store
-            .submit_run(at(0), new, rules(), Some(idempotency), answer)
-            .await
-    };
-    assert!(matches!(keyed("k1", "a", "x").await, Ok(Submitted::New(_))));
-    let same = keyed("k2", "a", "x").await;
-    assert!(
-        matches!(&same, Ok(Submitted::Before(answer)) if answer["id"] == "k1"),
-        "{same:?}"
-    );
-    let other = keyed("k3", "a", "y").await;
-    assert!(matches!(other, Err(SubmitError::KeyReused(_))), "{other:?}");
-    assert!(matches!(keyed("k4", "b", "x").await, Ok(Submitted::New(_))));
-    assert!(store.run("k2".into()).await.unwrap().is_none());
-
+    for id in ["second", "third"] {
+        accepted(store, order(id, work())).await;
+    }
     accepted(store, order("fourth", work())).await;
     accepted(store, order("fifth", work())).await;
     let full = submit(store, order("sixth", work())).await;
@@ -169,7 +191,7 @@ async fn submissions_are_whole_and_counted(store: &Store) {
         matches!(full, Err(SubmitError::QueueFull { limit: 5 })),
         "{full:?}"
     );
-    for id in ["k1", "k4", "fourth", "fifth"] {
+    for id in ["second", "third", "fourth", "fifth"] {
         store.cancel_run(at(0), id.to_owned()).await.unwrap();
     }
     assert_eq!(store.active_runs().await.unwrap(), 0);
@@ -214,4 +236,29 @@ async fn claims_keep_limits_turns_and_pauses(store: &Store) {
         finish(store, id, 1, Ending::Succeeded).await;
     }
     assert_eq!(store.active_runs().await.unwrap(), 0);
+}
+
+async fn a_key_has_its_limit_and_a_queue_its_length(store: &Store) {
+    let keyed = |id: &str, key: &str| NewRun {
+        queue: "keyed".to_owned(),
+        build_id: Some(key.to_owned()),
+        ..order(id, work())
+    };
+    accepted(store, keyed("x1", "x")).await;
+    accepted(store, keyed("x2", "x")).await;
+    let full = submit(store, keyed("x3", "x")).await;
+    assert!(
+        matches!(full, Err(SubmitError::QueueFull { limit: 2 })),
+        "{full:?}"
+    );
+    assert_eq!(claim(store, at(0)).await, [("x1".to_owned(), 1)]);
+    // Asked again, what runs still counts.
+    assert!(claim(store, at(0)).await.is_empty());
+    accepted(store, keyed("y1", "y")).await;
+    assert_eq!(claim(store, at(0)).await, [("y1".to_owned(), 1)]);
+    for (id, next) in [("y1", None), ("x1", Some(("x2".to_owned(), 1)))] {
+        finish(store, id, 1, Ending::Succeeded).await;
+        assert_eq!(claim(store, at(1)).await, Vec::from_iter(next));
+    }
+    finish(store, "x2", 1, Ending::Succeeded).await;
 }

@@ -1,57 +1,17 @@
 //! Disks that are full, or may only be read.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::path::Path;
 
-use orket_tests::{Answer, Backend, DEADLINE, convergence::invariants, eventually};
-use rustix::process::geteuid;
-use serde_json::json;
+use orket_tests::{
+    Answer, Backend, DEADLINE,
+    convergence::invariants,
+    disk::{Disk, mount, ran, unmount},
+    eventually,
+};
+use serde_json::{Value, json};
 
 use super::{begun, order};
 use crate::backend_runs::{ended, reaches, submit};
-
-/// A small file system on a directory, gone with the value.
-pub(super) struct Disk(PathBuf);
-
-impl Disk {
-    /// `None`, said loudly, where this user may not mount.
-    pub(super) fn on(dir: &Path, size: &str) -> Option<Self> {
-        std::fs::create_dir_all(dir).unwrap();
-        let options = format!("size={size},mode=0700");
-        let mounted = geteuid().is_root() && mount(&["-t", "tmpfs", "-o", &options, "tmpfs"], dir);
-        if !mounted {
-            eprintln!("SKIPPED: only root can mount a small file system");
-            return None;
-        }
-        Some(Self(dir.to_owned()))
-    }
-
-    /// Leaves no room on it; what takes the room.
-    fn fill(&self) -> PathBuf {
-        let filler = self.0.join("filler");
-        let mut file = std::fs::File::create(&filler).unwrap();
-        for size in [64 * 1024, 4096, 1] {
-            while std::io::Write::write_all(&mut file, &vec![0; size]).is_ok() {}
-        }
-        filler
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-fn mount(arguments: &[&str], dir: &Path) -> bool {
-    Command::new("mount")
-        .args(arguments)
-        .arg(dir)
-        .output()
-        .is_ok_and(|output| output.status.success())
-}
 
 /// Makes a folder one that may only be read, on a disk of its own.
 fn read_only(dir: &Path) {
@@ -62,11 +22,41 @@ fn read_only(dir: &Path) {
 
 /// A backend whose store and state lie on a small disk of their own.
 async fn on_a_small_disk() -> Option<(Backend, Disk)> {
+    on_a_disk(|dir| Disk::small(dir, "6m")).await
+}
+
+/// The same on one with a journal, on blocks.
+async fn on_a_disk_of_blocks() -> Option<(Backend, Disk)> {
+    on_a_disk(Disk::of_blocks).await
+}
+
+async fn on_a_disk(disk: impl FnOnce(&Path) -> Option<Disk>) -> Option<(Backend, Disk)> {
     let mut backend = Backend::start("[store]\nurl = \"sqlite:{dir}/disk/orket.db\"\n").await;
     backend.kill().await;
-    let disk = Disk::on(&backend.dir().join("disk"), "6m")?;
+    let disk = disk(&backend.dir().join("disk"))?;
     backend.restart().await;
     Some((backend, disk))
+}
+
+/// A run that lives until [`go`].
+async fn lives(backend: &Backend, more: &Value) {
+    submit(backend, &order("lives", WAITS, more)).await;
+    reaches(backend, "lives", "running").await;
+    begun(backend, "lives").await;
+}
+
+fn go(backend: &Backend) {
+    std::fs::write(backend.workspace().join("go"), "").unwrap();
+}
+
+/// Waits until it has succeeded, at the first attempt.
+async fn succeeds_at_once(backend: &Backend, id: &str) {
+    let run = ended(backend, id).await;
+    assert_eq!(
+        (&run["state"], &run["attempts"]),
+        (&json!("succeeded"), &json!(1)),
+        "{run}"
+    );
 }
 
 fn refused(answer: &Answer, status: u16, reason: &str) {
@@ -84,9 +74,7 @@ async fn a_full_disk_refuses_what_is_new_and_loses_nothing_that_was_promised() {
     };
     submit(&backend, &order("done", "echo out", &json!({}))).await;
     ended(&backend, "done").await;
-    submit(&backend, &order("lives", WAITS, &json!({}))).await;
-    reaches(&backend, "lives", "running").await;
-    begun(&backend, "lives").await;
+    lives(&backend, &json!({})).await;
 
     let filler = disk.fill();
     let more = json!({ "env": { "PAD": "x".repeat(40_000) } });
@@ -117,7 +105,7 @@ async fn a_full_disk_refuses_what_is_new_and_loses_nothing_that_was_promised() {
     let logs = backend.get("/v1/runs/done/logs").await.json();
     assert_eq!(logs["items"][0]["text"], "out\n");
     // It ends while nothing can be written.
-    std::fs::write(backend.workspace().join("go"), "").unwrap();
+    go(&backend);
     let effects = backend.workspace().join("effects");
     eventually("the command is done", DEADLINE, || async {
         std::fs::read_to_string(&effects)
@@ -127,12 +115,7 @@ async fn a_full_disk_refuses_what_is_new_and_loses_nothing_that_was_promised() {
     .await;
 
     std::fs::remove_file(filler).unwrap();
-    let run = ended(&backend, "lives").await;
-    assert_eq!(
-        (&run["state"], &run["attempts"]),
-        (&json!("succeeded"), &json!(1)),
-        "{run}"
-    );
+    succeeds_at_once(&backend, "lives").await;
     eventually("it is well again", DEADLINE, || async {
         backend.get("/health").await.status == 200
     })
@@ -150,20 +133,13 @@ async fn a_full_disk_and_a_kill_together_lose_nothing() {
     let Some((mut backend, disk)) = on_a_small_disk().await else {
         return;
     };
-    submit(&backend, &order("lives", WAITS, &json!({}))).await;
-    reaches(&backend, "lives", "running").await;
-    begun(&backend, "lives").await;
+    lives(&backend, &json!({})).await;
     let filler = disk.fill();
     backend.kill().await;
-    std::fs::write(backend.workspace().join("go"), "").unwrap();
+    go(&backend);
     std::fs::remove_file(filler).unwrap();
     backend.restart().await;
-    let run = ended(&backend, "lives").await;
-    assert_eq!(
-        (&run["state"], &run["attempts"]),
-        (&json!("succeeded"), &json!(1)),
-        "{run}"
-    );
+    succeeds_at_once(&backend, "lives").await;
     invariants(&mut backend, &["lives".into()]).await;
 }
 
@@ -180,14 +156,14 @@ async fn a_disk_that_may_only_be_read_keeps_it_from_starting_and_costs_nothing()
     })
     .await;
     backend.kill().await;
-    assert!(mount(&["-o", "remount,ro"], &disk.0));
+    disk.remount("ro");
     let ended_with = backend.restart_refused().await;
     let said = ended_with.output();
     assert!(
         said.contains("orket.db") && said.contains("ead-only"),
         "{said}"
     );
-    assert!(mount(&["-o", "remount,rw"], &disk.0));
+    disk.remount("rw");
     backend.restart().await;
     submit(&backend, &order("after", "true", &json!({}))).await;
     invariants(&mut backend, &["done".into(), "after".into()]).await;
@@ -209,14 +185,9 @@ async fn a_run_waits_for_a_disk_that_takes_its_attempt() {
     taken_back.await;
     assert_eq!(backend.get("/health").await.status, 200);
     assert!(mount(&["-o", "remount,rw,bind"], &attempts));
-    let run = ended(&backend, "waits").await;
-    assert_eq!(
-        (&run["state"], &run["attempts"]),
-        (&json!("succeeded"), &json!(1)),
-        "{run}"
-    );
+    succeeds_at_once(&backend, "waits").await;
+    unmount(&attempts);
     invariants(&mut backend, &["waits".into()]).await;
-    let _ = Command::new("umount").arg("-l").arg(&attempts).status();
 }
 
 #[tokio::test]
@@ -237,7 +208,7 @@ async fn starts_that_are_taken_back_do_not_begin_the_wait_anew() {
     );
     let detail = run["detail"].as_str().unwrap();
     assert!(detail.contains("ead-only"), "{detail}");
-    let _ = Command::new("umount").arg("-l").arg(&attempts).status();
+    unmount(&attempts);
     invariants(&mut backend, &["waits".into()]).await;
 }
 
@@ -282,9 +253,7 @@ async fn an_attempt_on_a_disk_that_may_only_be_read_is_followed_to_its_end() {
     let Some((mut backend, _disk)) = on_a_small_disk().await else {
         return;
     };
-    submit(&backend, &order("lives", WAITS, &json!({ "retries": 1 }))).await;
-    reaches(&backend, "lives", "running").await;
-    begun(&backend, "lives").await;
+    lives(&backend, &json!({ "retries": 1 })).await;
     backend.kill().await;
     let attempt = backend.state_dir().join("attempts/lives.1");
     read_only(&attempt);
@@ -292,14 +261,9 @@ async fn an_attempt_on_a_disk_that_may_only_be_read_is_followed_to_its_end() {
     let run = backend.get("/v1/runs/lives").await.json();
     assert_eq!(run["state"], "running", "{run}");
     assert!(mount(&["-o", "remount,rw,bind"], &attempt));
-    let _ = Command::new("umount").arg("-l").arg(&attempt).status();
-    std::fs::write(backend.workspace().join("go"), "").unwrap();
-    let run = ended(&backend, "lives").await;
-    assert_eq!(
-        (&run["state"], &run["attempts"]),
-        (&json!("succeeded"), &json!(1)),
-        "{run}"
-    );
+    unmount(&attempt);
+    go(&backend);
+    succeeds_at_once(&backend, "lives").await;
     invariants(&mut backend, &["lives".into()]).await;
 }
 
@@ -308,12 +272,13 @@ async fn an_attempt_that_cannot_be_read_for_a_while_stays_open_and_is_taken_over
     let Some((mut backend, disk)) = on_a_small_disk().await else {
         return;
     };
-    submit(&backend, &order("lives", WAITS, &json!({ "retries": 1 }))).await;
-    reaches(&backend, "lives", "running").await;
-    begun(&backend, "lives").await;
+    lives(&backend, &json!({ "retries": 1 })).await;
     backend.kill().await;
     let attempts = backend.state_dir().join("attempts");
-    let (claim, aside) = (attempts.join("lives.1/claim.json"), disk.0.join("claim"));
+    let (claim, aside) = (
+        attempts.join("lives.1/claim.json"),
+        disk.dir().join("claim"),
+    );
     std::fs::rename(&claim, &aside).unwrap();
     // Neither read nor staked: as on a disk that fails.
     read_only(&attempts.join("lives.1"));
@@ -327,18 +292,113 @@ async fn an_attempt_that_cannot_be_read_for_a_while_stays_open_and_is_taken_over
     // By another way to the same disk, at once.
     let view = backend.dir().join("view");
     std::fs::create_dir(&view).unwrap();
-    assert!(mount(&["--bind", &disk.0.display().to_string()], &view));
-    let same = |path: &Path| view.join(path.strip_prefix(&disk.0).unwrap());
+    assert!(mount(&["--bind", &disk.dir().display().to_string()], &view));
+    let same = |path: &Path| view.join(path.strip_prefix(disk.dir()).unwrap());
     std::fs::rename(same(&aside), same(&claim)).unwrap();
     for place in [view.clone(), attempts.join("lives.1")] {
-        let _ = Command::new("umount").arg("-l").arg(place).status();
+        unmount(&place);
     }
-    std::fs::write(backend.workspace().join("go"), "").unwrap();
-    let run = ended(&backend, "lives").await;
-    assert_eq!(
-        (&run["state"], &run["attempts"]),
-        (&json!("succeeded"), &json!(1)),
-        "{run}"
-    );
+    go(&backend);
+    succeeds_at_once(&backend, "lives").await;
     invariants(&mut backend, &["lives".into()]).await;
+}
+
+/// Lets the files of the store be written no more, or again, whoever has them open.
+fn immutable(backend: &Backend, how: &str) {
+    for file in ["db", "db-wal", "db-shm"] {
+        let file = backend.database().with_extension(file);
+        assert!(ran("chattr", &[how, &file.display().to_string()]));
+    }
+}
+
+/// The store changes and nobody has read it since; all of that is on the disk. What is only in memory
+/// could be changed there although nothing can be written.
+async fn written_and_not_read(backend: &Backend, disk: &Disk) {
+    let card = json!({ "id": "last", "title": "t", "command": ["true"] });
+    assert_eq!(backend.post("/v1/cards", &card).await.status, 201);
+    disk.sync();
+}
+
+/// Nothing new is taken in, and what is there can be looked at.
+async fn only_reads_go_on(backend: &Backend) {
+    let run = order("new", "true", &json!({}));
+    refused(
+        &backend.post("/v1/runs", &run).await,
+        503,
+        "store_unavailable",
+    );
+    let card = json!({ "id": "c", "title": "t", "command": ["true"] });
+    refused(
+        &backend.post("/v1/cards", &card).await,
+        503,
+        "store_unavailable",
+    );
+    assert_eq!(backend.get("/health").await.status, 503);
+    let done = backend.get("/v1/runs/done").await.json();
+    assert_eq!(done["state"], "succeeded", "{done}");
+    let runs = backend.get("/v1/runs").await.json();
+    assert!(!runs["items"].as_array().unwrap().is_empty());
+    assert_eq!(backend.get("/v1/system/heartbeat").await.status, 200);
+    let logs = backend.get("/v1/runs/done/logs").await.json();
+    assert_eq!(logs["items"][0]["text"], "out\n");
+}
+
+#[tokio::test]
+async fn a_store_that_turns_read_only_is_read_on_and_written_again_without_a_restart() {
+    let Some((mut backend, disk)) = on_a_disk_of_blocks().await else {
+        return;
+    };
+    submit(&backend, &order("done", "echo out", &json!({}))).await;
+    ended(&backend, "done").await;
+    lives(&backend, &json!({})).await;
+    written_and_not_read(&backend, &disk).await;
+    immutable(&backend, "+i");
+    for _ in 0..3 {
+        only_reads_go_on(&backend).await;
+    }
+    go(&backend);
+    let effects = backend.workspace().join("effects");
+    eventually("the command is done", DEADLINE, || async {
+        std::fs::read_to_string(&effects)
+            .unwrap()
+            .contains("lives end")
+    })
+    .await;
+    only_reads_go_on(&backend).await;
+    immutable(&backend, "-i");
+    succeeds_at_once(&backend, "lives").await;
+    eventually("it is well again", DEADLINE, || async {
+        backend.get("/health").await.status == 200
+    })
+    .await;
+    submit(&backend, &order("after", "true", &json!({}))).await;
+    let accepted = ["done", "lives", "after"].map(str::to_owned);
+    invariants(&mut backend, &accepted).await;
+}
+
+#[tokio::test]
+async fn a_disk_that_gives_its_journal_up_is_read_on_and_nothing_is_lost_when_it_is_mounted_anew() {
+    let Some((mut backend, disk)) = on_a_disk_of_blocks().await else {
+        return;
+    };
+    submit(&backend, &order("done", "echo out", &json!({}))).await;
+    ended(&backend, "done").await;
+    eventually("its files are gone", DEADLINE, || async {
+        let attempts = backend.state_dir().join("attempts");
+        std::fs::read_dir(attempts).unwrap().next().is_none()
+    })
+    .await;
+    written_and_not_read(&backend, &disk).await;
+    disk.give_up();
+    for _ in 0..3 {
+        only_reads_go_on(&backend).await;
+    }
+    // The kernel lets nobody write to it again before that.
+    backend.kill().await;
+    let dir = disk.dir().to_owned();
+    drop(disk);
+    let _disk = Disk::again(&dir).unwrap();
+    backend.restart().await;
+    submit(&backend, &order("after", "true", &json!({}))).await;
+    invariants(&mut backend, &["done".into(), "after".into()]).await;
 }

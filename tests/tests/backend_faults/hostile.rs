@@ -3,6 +3,7 @@
 use orket_tests::{
     Backend, DEADLINE,
     convergence::{invariants, work},
+    disk::Disk,
     eventually,
 };
 use serde_json::{Value, json};
@@ -120,7 +121,7 @@ async fn one_that_fills_the_workspace_fails_alone() {
     let config = "[workspace]\ndir = \"{dir}/small/workspace\"\n";
     let mut backend = Backend::start(config).await;
     backend.kill().await;
-    let Some(_disk) = super::disks::Disk::on(&backend.dir().join("small"), "2m") else {
+    let Some(_disk) = Disk::small(&backend.dir().join("small"), "2m") else {
         return;
     };
     backend.restart().await;

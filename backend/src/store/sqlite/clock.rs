@@ -1,9 +1,5 @@
-//! Times of day that are waited for, when the clock that shows them is set.
-//!
-//! When a run is given up, or a sandbox removed, is stored as a time of day, which people can read and
-//! a restart does not lose. What is meant is a time from then on: so when the clock is set, all of
-//! them are moved along, before anything else of that transaction is decided. Schedules mean the time
-//! of day itself and are left alone.
+//! Looks at the machine's clock, and moves along what is waited for when it was set, before anything
+//! else of that transaction is decided. What that means is decided in [`crate::plan::clock`].
 
 use std::{
     cell::Cell,
@@ -14,11 +10,11 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 
 use super::StoreError;
-use crate::{clock::since_boot, supervisor::identity::boot_id};
-
-/// What a clock may differ from another one before it counts as set: more than one that is slewed
-/// loses between two looks.
-const TOLERANCE: Duration = Duration::from_secs(1);
+use crate::{
+    clock::since_boot,
+    plan::clock::{self, TOLERANCE},
+    supervisor::identity::boot_id,
+};
 
 /// The clock of this machine as it was last looked at.
 #[derive(Debug, Clone, Copy)]
@@ -30,9 +26,6 @@ pub(super) struct Clock {
     /// When it was last found to be set.
     set: Option<Instant>,
 }
-
-/// How long somebody may take between looking at the time of day and asking the store by it.
-const MOMENT: Duration = Duration::from_secs(1);
 
 thread_local! {
     /// Whether the request that is being carried out may go by a time of day of before the clock was set.
@@ -78,8 +71,9 @@ impl Clock {
         let tx = conn.unchecked_transaction()?;
         if let (Some(of), Some(offset)) = before
             && of == machine
+            && let Some(by) = clock::set_by(offset, clock.offset)
         {
-            move_along(&tx, clock.offset - offset)?;
+            move_along(&tx, by)?;
         }
         tx.execute(
             "UPDATE boot SET machine = ?1, clock = ?2",
@@ -100,7 +94,9 @@ impl Clock {
         let Some(clock) = differs.then(Self::look).flatten() else {
             return Ok(None);
         };
-        move_along(tx, clock.offset - self.offset)?;
+        if let Some(by) = clock::set_by(self.offset, clock.offset) {
+            move_along(tx, by)?;
+        }
         tx.prepare_cached("UPDATE boot SET clock = ?1")?
             .execute([clock.offset])?;
         Ok(Some(Self {
@@ -112,7 +108,7 @@ impl Clock {
     /// Whether it was set after this moment, or so shortly before that somebody who asked then may have looked at it
     /// earlier.
     pub(super) fn was_set_after(&self, asked: Instant) -> bool {
-        self.set.is_some_and(|set| asked <= set + MOMENT)
+        self.set.is_some_and(|set| clock::in_doubt(asked, set))
     }
 }
 
@@ -120,11 +116,9 @@ fn micros(time: Duration) -> i64 {
     i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// Moves along everything that waits for a time, by so many microseconds.
-fn move_along(tx: &Connection, by: i64) -> Result<(), StoreError> {
-    if by.unsigned_abs() < u64::try_from(micros(TOLERANCE)).unwrap_or(0) {
-        return Ok(());
-    }
+/// Moves along everything that waits for a time, by so many microseconds: as [`clock::moved`], in one
+/// statement for each table.
+pub(super) fn move_along(tx: &Connection, by: i64) -> Result<(), StoreError> {
     tracing::warn!(
         event = "clock_set",
         seconds = by / 1_000_000,

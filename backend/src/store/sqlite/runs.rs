@@ -1,7 +1,7 @@
 //! The engine's side of [`crate::store::runs`].
 
 use async_trait::async_trait;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 use serde_json::json;
 
@@ -16,7 +16,7 @@ use crate::{
     crash_point::CrashPoint,
     plan::{
         claim::Lane,
-        deadline,
+        clock, deadline,
         dependency::{Effect, Need},
     },
     run::{State, Step},
@@ -127,24 +127,13 @@ fn read(row: &Row<'_>) -> Result<Run, StoreError> {
         since: time(row.get(26)?)?,
         logs_removed_at: optional_time(row.get(27)?)?,
         created_at: time(row.get(14)?)?,
-        counted_from: moved(time(row.get(14)?)?, row.get(28)?),
+        counted_from: clock::moved(time(row.get(14)?)?, row.get(28)?),
         not_before: optional_time(row.get(15)?)?,
         queued_at: optional_time(row.get(16)?)?,
         started_at: optional_time(row.get(17)?)?,
         canceling_at: optional_time(row.get(18)?)?,
         ended_at: optional_time(row.get(19)?)?,
     })
-}
-
-/// A time moved by so many microseconds.
-fn moved(time: Timestamp, by: i64) -> Timestamp {
-    let edge = if by < 0 {
-        Timestamp::MIN
-    } else {
-        Timestamp::MAX
-    };
-    time.checked_add(SignedDuration::from_micros(by))
-        .unwrap_or(edge)
 }
 
 /// The run of that id.
@@ -292,8 +281,7 @@ fn step_alone(
     let at = now.max(run.created_at).max(latest.unwrap_or(now));
     let at = at.as_microsecond();
     let given_up = deadline::given_up(to, now, run.counted_from, &run.work.bounds);
-    // An attempt that never came to life has not ended the wait.
-    let same_wait = matches!(step, Step::Claim | Step::Unclaim);
+    let same_wait = deadline::is_same_wait(step);
     tx.prepare_cached(
         "UPDATE runs SET state = ?2, reason = ?3, detail = ?4, since = ?8, \
          give_up_at = iif(?9 AND NOT ?6, coalesce(give_up_at, ?7), ?7), \

@@ -2,7 +2,7 @@
 
 use super::{NewRun, accepted, at, claim, finish, order, rules, state, submit, work};
 use crate::{
-    executor::{OutputRecord, Stream},
+    executor::{Identity, Isolation, OutputRecord, Stream},
     plan::{Bounds, deadline::Bound, dependency::Need},
     run::{Ending, State},
     store::{Store, attempts::Finished, replays::Selection, runs::CancelOutcome},
@@ -30,6 +30,11 @@ pub(super) async fn only_the_newest_attempt_speaks(store: &Store) {
         .await;
     assert_eq!(back.unwrap(), Finished::Run(State::Queued));
     assert_eq!(claim(store, at(0)).await, [("fence".to_owned(), 2)]);
+    assert!(!started(store, "fence", 1).await);
+    let late = store.attempt_overstepped("fence".into(), 1, Bound::Silence);
+    assert!(!late.await.unwrap());
+    assert!(started(store, "fence", 2).await);
+    assert!(!started(store, "fence", 2).await, "it has started");
     assert_eq!(
         finish(store, "fence", 1, Ending::Succeeded).await,
         Finished::Stale
@@ -68,11 +73,23 @@ pub(super) async fn only_the_newest_attempt_speaks(store: &Store) {
     );
 }
 
+async fn started(store: &Store, id: &str, epoch: i64) -> bool {
+    let supervisor = Identity {
+        pid: 1,
+        start_ticks: 2,
+        boot_id: "boot".to_owned(),
+    };
+    let started = store.attempt_started(at(0), id.to_owned(), epoch, supervisor, Isolation::Group);
+    started.await.unwrap()
+}
+
 pub(super) async fn a_cancel_is_durable_and_wins(store: &Store) {
     accepted(store, order("cancel", work())).await;
     claim(store, at(0)).await;
     let asked = store.cancel_run(at(0), "cancel".into()).await.unwrap();
     assert!(matches!(asked, CancelOutcome::Canceling(_)), "{asked:?}");
+    let late = store.attempt_overstepped("cancel".into(), 1, Bound::Silence);
+    assert!(!late.await.unwrap(), "it is being ended already");
     assert_eq!(store.active_runs().await.unwrap(), 1);
     assert_eq!(
         finish(store, "cancel", 1, Ending::Succeeded).await,
@@ -161,6 +178,17 @@ pub(super) async fn a_replay_happens_once(store: &Store) {
     assert_eq!(first.made.len(), 1, "{first:?}");
     assert_eq!(first.made[0].0, "base");
     assert!(replay().await.unwrap().made.is_empty());
+    // Named, it is not passed over in silence.
+    let named = Selection {
+        ids: vec!["base".to_owned(), "first".to_owned(), "none".to_owned()],
+        ..selection.clone()
+    };
+    let named = store.replay_runs(at(2), named, "actor".into(), "request".into(), rules());
+    let named = named.await.unwrap();
+    assert!(named.made.is_empty(), "{named:?}");
+    let skipped: Vec<&str> = named.skipped.iter().map(|(id, _)| id.as_str()).collect();
+    assert_eq!(skipped, ["base", "first", "none"]);
+    assert!(named.skipped[0].1.contains(&first.made[0].1), "{named:?}");
     assert_eq!(claim(store, at(2)).await, [(first.made[0].1.clone(), 1)]);
     finish(store, &first.made[0].1, 1, Ending::Succeeded).await;
 }

@@ -3,15 +3,15 @@
 use serde_json::json;
 
 use super::{
-    Cause, NewRun, Subject, SubmitError, accepted, at, claim, finish, order, rules, state, submit,
-    work,
+    Cause, NewRun, Subject, SubmitError, accepted, at, claim, finish, new_card, order, rules,
+    state, submit, work,
 };
 use crate::{
     run::{Ending, State},
     schedule::{Due, Missed, Overlap},
     store::{
         Store,
-        cards::{self, CardError, NewCard},
+        cards::{self, CardError},
         deliveries::{Intent, NewDelivery},
         idempotency::Once,
         retention::{Cutoffs, Removed},
@@ -100,27 +100,19 @@ pub(super) async fn a_delivery_acts_once(store: &Store) {
 }
 
 pub(super) async fn no_circle_of_cards(store: &Store) {
-    let card = |id: &str, depends_on: &[&str]| NewCard {
-        id: id.to_owned(),
-        title: id.to_owned(),
-        build_id: None,
-        priority: 0,
-        depends_on: depends_on.iter().map(ToString::to_string).collect(),
-        work: work(),
-    };
     let own = store
-        .create_card(at(0), card("C0", &["C0"]), None, |_| json!({}))
+        .create_card(at(0), new_card("C0", &["C0"]), None, |_| json!({}))
         .await;
     assert!(matches!(own, Err(CardError::Circle(_))), "{own:?}");
     store
-        .create_card(at(0), card("C1", &[]), None, |_| json!({}))
+        .create_card(at(0), new_card("C1", &[]), None, |_| json!({}))
         .await
         .unwrap();
     store
-        .create_card(at(0), card("C2", &["C1"]), None, |_| json!({}))
+        .create_card(at(0), new_card("C2", &["C1"]), None, |_| json!({}))
         .await
         .unwrap();
-    let circle = card("C1", &["C2"]);
+    let circle = new_card("C1", &["C2"]);
     let change = store.change_card(
         at(0),
         "C1".into(),
@@ -176,7 +168,8 @@ pub(super) async fn what_is_old_goes_part_by_part(store: &Store) {
         logs: Some(at(1_000)),
         events: Some(at(1_000)),
         deliveries: Some(at(1_000)),
-        ..Cutoffs::default()
+        archived_cards: Some(at(1_000)),
+        deleted_sandboxes: Some(at(1_000)),
     };
     let newest = store.feed().newest();
     let nothing = store.remove_old(at(0), Cutoffs::default()).await.unwrap();
@@ -196,13 +189,18 @@ pub(super) async fn what_is_old_goes_part_by_part(store: &Store) {
         all.logs += removed.logs;
         all.events += removed.events;
         all.deliveries += removed.deliveries;
+        all.cards += removed.cards;
+        all.sandboxes += removed.sandboxes;
         if !removed.more {
             break;
         }
     }
     assert!(all.runs > 10, "{all:?}");
     assert_eq!((all.logs, all.deliveries), (2, 1), "{all:?}");
-    assert_eq!(all.events, newest.unsigned_abs() + 1, "{all:?}");
+    assert_eq!((all.cards, all.sandboxes), (3, 2), "{all:?}");
+    // With that of the run that waits, and one for each card that went.
+    let told = newest.unsigned_abs() + 1 + all.cards;
+    assert_eq!(all.events, told, "{all:?}");
     assert!(store.run("first".into()).await.unwrap().is_none());
     assert!(store.attempts("fence".into()).await.unwrap().is_empty());
     assert_eq!(state(store, "waits").await, State::Queued);
@@ -210,7 +208,7 @@ pub(super) async fn what_is_old_goes_part_by_part(store: &Store) {
     // Numbers go on.
     accepted(store, order("next", work())).await;
     let next = store.events_of("next".into()).await.unwrap();
-    assert_eq!(next[0].seq, newest + 2);
+    assert_eq!(next[0].seq.unsigned_abs(), told + 1);
     while store.shrink().await.unwrap() {}
     store.settle_space().await.unwrap();
     for id in ["waits", "next"] {
