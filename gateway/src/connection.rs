@@ -24,6 +24,7 @@ use std::{
 
 use parking_lot::Mutex;
 use pingora_core::protocols::Digest;
+use tokio::time::Instant;
 
 use self::framing::Framing;
 pub(crate) use self::gate::farewell;
@@ -107,6 +108,20 @@ struct Turn {
     /// Whether the body came too slowly or badly framed.
     body: Option<Reason>,
     framing: Framing,
+    /// How long the upstream may say nothing of its answer; none where nobody counts here.
+    patience: Option<Duration>,
+    /// Until when it may.
+    due: Option<Instant>,
+    /// It has not.
+    late: bool,
+}
+
+impl Turn {
+    /// Until when the upstream has to say something, if it has to.
+    fn answer_due(&mut self) -> Option<Instant> {
+        let patience = self.patience?;
+        Some(*self.due.get_or_insert_with(|| Instant::now() + patience))
+    }
 }
 
 impl Connection {
@@ -165,14 +180,37 @@ impl Connection {
         };
     }
 
+    /// So long the upstream may say nothing: from here on for the head of its answer, and then between two parts of it.
+    pub fn await_answer(&self, patience: Duration) {
+        let mut turn = self.turn.lock();
+        turn.patience = Some(patience);
+        turn.due = None;
+    }
+
+    /// A part of the answer has come.
+    pub fn heard(&self) {
+        let mut turn = self.turn.lock();
+        turn.due = turn.patience.map(|patience| Instant::now() + patience);
+    }
+
+    /// Whether the upstream has said nothing for too long.
+    pub fn answer_is_late(&self) -> bool {
+        self.turn.lock().late
+    }
+
     /// From here on, bytes pass both ways as they are.
     pub fn become_tunnel(&self) {
-        self.turn.lock().tunnel = true;
+        let mut turn = self.turn.lock();
+        turn.tunnel = true;
+        turn.patience = None;
+        drop(turn);
         self.tunnel.store(true, Ordering::Release);
     }
 
-    /// The answer is a stream of events, which ends when its client ends its side: nothing else would ever tell that it has gone.
+    /// The answer is a stream of events, which may be silent for as long as there is nothing to say. It ends when its client ends its side:
+    /// nothing else would ever tell that it has gone.
     pub fn become_events(&self) {
+        self.turn.lock().patience = None;
         self.events.store(true, Ordering::Release);
     }
 

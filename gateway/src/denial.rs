@@ -364,7 +364,7 @@ impl Reason {
                 "one address or source holds many bodies: is its upstream slow? [limits] webhook_memory is what all may take",
             ),
             Self::WebhookMemoryFull => Some(
-                "are the upstreams of webhooks slow? Mend them, or raise [limits] webhook_memory",
+                "are upstreams of webhooks slow, or do many addresses send bodies slowly that nothing has proven yet? Mend the upstreams, deny those addresses, or raise [limits] webhook_memory",
             ),
             Self::SpoolUnavailable => {
                 Some("is the disk under [state] dir full, read-only or too slow?")

@@ -20,6 +20,7 @@ use crate::{
     log::Queue,
     metrics::{Metrics, RouteLabel, SecretLabels},
     pipeline::Snapshot,
+    presence::{Mark, Presence},
     rehearsal::Entrance,
     replay::{DEFAULT_CAPACITY, ReplayMemory},
     secret::SecretDigest,
@@ -36,6 +37,10 @@ pub struct Edge {
     stale: AtomicBool,
     /// The door it listens at, as of its start: a reload moves no listener.
     pub entrance: Entrance,
+    /// That it runs with its policy file; none with the built-in policy.
+    pub presence: Option<Presence>,
+    /// That it runs beside the owner of its state directory, where it does.
+    lodging: Option<Mark>,
     /// Held while the policy in force is replaced, and while a key of it is revoked.
     steering: Mutex<Steering>,
     /// What became of the API keys.
@@ -79,6 +84,8 @@ impl Edge {
         snapshot.policy.keys.join(&keys);
         let edge = Self {
             entrance: Entrance::of(&snapshot.policy.listen),
+            presence: None,
+            lodging: None,
             keys,
             streams: Arc::default(),
             snapshot: ArcSwap::from_pointee(snapshot),
@@ -99,9 +106,14 @@ impl Edge {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open(snapshot: Snapshot, log: Queue) -> Result<Self, OpenError> {
+    pub fn open(
+        snapshot: Snapshot,
+        presence: Option<Presence>,
+        log: Queue,
+    ) -> Result<Self, OpenError> {
         let (path, spools) = (snapshot.policy.state_dir.clone(), snapshot.policy.spools());
         let mut edge = Self::new(snapshot, log);
+        edge.presence = presence;
         let kept = match StateDir::open(&path).map(Arc::new) {
             Ok(state) => {
                 edge.keys.keep_in(state.clone())?;
@@ -110,6 +122,8 @@ impl Edge {
             Err(e) => {
                 // What is not there was never written. Anything else may name revoked keys, and has to be read.
                 if !spools && is_there(&path) {
+                    // Shown before it is read, so that whoever sees nobody and adds to it is read.
+                    edge.lodging = Some(StateDir::lodge(&path)?);
                     edge.keys.read_from(&path)?;
                 }
                 edge.keys.keep_nowhere(e.to_string());

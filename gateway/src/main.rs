@@ -16,6 +16,7 @@ use orket_gateway::{
     edge::Edge,
     explain, keys, log,
     policy::posture,
+    presence::Presence,
     reload::{Outcome, Source},
     server, spool, tls,
 };
@@ -93,11 +94,23 @@ fn source(config: Option<PathBuf>) -> Source {
 }
 
 fn serve(source: Source) -> ExitCode {
+    // Before the policy is read: `keys revoke` counts on that.
+    let presence = match &source {
+        Source::File(path) => Presence::with(path).map(Some),
+        Source::BuiltIn => Ok(None),
+    };
     let ready = match source.read(None) {
         Ok(ready) => ready,
         Err(problems) => {
             complain_text!("{problems}");
             complain!("orket-gateway: the policy does not load, so nothing is served");
+            return ExitCode::FAILURE;
+        }
+    };
+    let presence = match presence {
+        Ok(presence) => presence,
+        Err(e) => {
+            complain!("orket-gateway: {e}");
             return ExitCode::FAILURE;
         }
     };
@@ -112,9 +125,15 @@ fn serve(source: Source) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if presence.as_ref().is_some_and(Presence::waits) {
+        tracing::warn!(
+            event = "presence_waits",
+            "another program has locked the folder of the policy file: as long as it does, `keys revoke` cannot be certain"
+        );
+    }
     posture::announce(&ready.snapshot.policy, &ready.diagnostics);
     let listen = ready.snapshot.policy.listen.clone();
-    let edge = match Edge::open(ready.snapshot, running.queue()) {
+    let edge = match Edge::open(ready.snapshot, presence, running.queue()) {
         Ok(edge) => Arc::new(edge),
         Err(e) => {
             complain!("orket-gateway: {e}");

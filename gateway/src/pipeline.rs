@@ -6,8 +6,9 @@
 //!   then the source's budget.
 //!
 //! A rule in shadow mode is judged like any other and refuses nothing. Nothing here does I/O or knows the connection. An
-//! [`Admitted`] is made in `permit` and nowhere else, and without one nothing is forwarded. `proof` judges bodies.
+//! [`Admitted`] is made in `permit` and nowhere else, and without one nothing is forwarded. `proof` judges bodies, `dues` are the budgets.
 
+mod dues;
 mod permit;
 mod proof;
 

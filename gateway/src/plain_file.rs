@@ -26,13 +26,20 @@ pub const PEM_BYTES: u64 = 4 * 1024 * 1024;
 /// # Errors
 /// Those of the system; that it is no plain file; that it is larger than `limit`.
 pub fn read(path: &Path, limit: u64) -> io::Result<(Vec<u8>, Metadata)> {
+    read_open(open(path)?, limit)
+}
+
+/// Opens what is at `path` to read it, whatever it is. Nothing is waited for.
+///
+/// # Errors
+/// Those of the system.
+pub fn open(path: &Path) -> io::Result<File> {
     // Opening a pipe would wait for its other end, and a terminal would become ours.
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = OpenOptions::new()
+    OpenOptions::new()
         .read(true)
         .custom_flags(flags.bits().cast_signed())
-        .open(path)?;
-    read_open(file, limit)
+        .open(path)
 }
 
 fn read_open(file: File, limit: u64) -> io::Result<(Vec<u8>, Metadata)> {

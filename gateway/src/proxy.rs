@@ -27,7 +27,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use self::delivery::{Pace, Told};
 use crate::{
     account::End,
-    connection::Connection,
+    connection::{Connection, framing::Framing},
     denial::{Denial, Reason},
     edge::Edge,
     exchange::{Exchange, Flow, Stage, method_name},
@@ -319,6 +319,14 @@ impl ProxyHttp for Gateway {
         options.connection_timeout = Some(upstream.connect_timeout);
         options.total_connection_timeout = Some(upstream.connect_timeout);
         options.read_timeout = Some(upstream.response_timeout);
+        // pingora's own timeout would cut an event stream that is silent. While it waits for an answer it reads from the client's
+        // connection, which counts instead; with a body to send it may not come to that.
+        if let Some(connection) = &exchange.connection
+            && connection.framing() == Framing::None
+        {
+            connection.await_answer(upstream.response_timeout);
+            options.read_timeout = None;
+        }
         options.write_timeout = Some(upstream.response_timeout);
         options.idle_timeout = Some(UPSTREAM_IDLE);
         options.http_upstream_request_policy = match route.upgrade {
@@ -412,6 +420,9 @@ impl ProxyHttp for Gateway {
         exchange: &mut Exchange,
     ) -> Result<()> {
         exchange.upstream_answered();
+        if let Some(connection) = &exchange.connection {
+            connection.heard();
+        }
         let Stage::Admitted {
             admitted,
             passed,
@@ -477,6 +488,19 @@ impl ProxyHttp for Gateway {
             exchange.stream = Some(stream);
         }
         Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        _body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        exchange: &mut Exchange,
+    ) -> Result<Option<std::time::Duration>> {
+        if let (Flow::Answer, Some(connection)) = (exchange.flow, &exchange.connection) {
+            connection.heard();
+        }
+        Ok(None)
     }
 
     async fn fail_to_proxy(
@@ -575,8 +599,13 @@ fn upstream_of(exchange: &Exchange, index: usize) -> Result<&Upstream> {
 
 /// The reason behind an error of pingora's.
 fn reason_of(e: &Error, exchange: &Exchange) -> Reason {
-    if let Some(reason) = exchange.connection.as_ref().and_then(|c| c.body_refused()) {
-        return reason;
+    if let Some(connection) = &exchange.connection {
+        if let Some(reason) = connection.body_refused() {
+            return reason;
+        }
+        if connection.answer_is_late() {
+            return Reason::UpstreamTimeout;
+        }
     }
     match (e.etype(), e.esource()) {
         (HTTPStatus(413), _) => Reason::BodyTooLarge,

@@ -153,6 +153,11 @@ impl Work {
     /// A policy with a spool needs the state directory, and that is taken at a start only.
     fn read(&self) -> Result<Ready, Diagnostics> {
         self.edge.begin_reading();
+        if let Some(presence) = &self.edge.presence
+            && let Err(e) = presence.renew()
+        {
+            tracing::warn!(event = "presence_not_renewed", error = %e, "this gateway is seen where its policy file was when it was read last");
+        }
         let ready = self.source.read(Some(&self.edge))?;
         if ready.snapshot.policy.spools() && self.edge.spool.is_none() {
             let mut problems = ready.diagnostics;

@@ -1,6 +1,6 @@
 //! The state directory: what has to outlive the program, and the lock that says whose it is.
 //!
-//! One process owns it. Everything below is opened from the directory's own handle, never through a symlink,
+//! One process owns it; one that runs beside it owns nothing there, and shows that it runs. Everything below is opened from the directory's own handle, never through a symlink,
 //! and belongs to this user alone: what lies there was proven once and is believed later.
 
 pub mod directory;
@@ -9,19 +9,18 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::fs::{Mode, OFlags};
 
 use self::directory::Directory;
+use crate::{
+    file_lock::{self, Lock, MOMENT},
+    presence::{self, Mark},
+};
 
 /// The file that is locked as long as a gateway owns the directory.
 const LOCK: &str = "gateway.lock";
-
-/// How often an owned directory is looked at before it is somebody else's, and how long between.
-const LOOKS: u32 = 10;
-const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 /// Why a state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -64,28 +63,38 @@ impl StateDir {
         };
         let directory = Directory::at(path).map_err(unusable)?;
         let lock = directory.append_to(LOCK).map_err(unusable)?;
-        let mut looks = 0;
-        loop {
-            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {
-                    return Ok(Self {
-                        path: path.to_owned(),
-                        directory,
-                        _lock: lock.into(),
-                    });
-                }
-                // A command that only looks whether anybody owns it is done in a moment.
-                Err(rustix::io::Errno::WOULDBLOCK) if looks < LOOKS => {
-                    looks += 1;
-                    std::thread::sleep(BETWEEN_LOOKS);
-                }
-                Err(rustix::io::Errno::WOULDBLOCK) => {
-                    return Err(StateError::Owned {
-                        path: path.to_owned(),
-                    });
-                }
-                Err(e) => return Err(unusable(e.into())),
-            }
+        // A command that only looks whether anybody owns it is done in a moment.
+        if !file_lock::take(&lock, Lock::Alone, MOMENT).map_err(unusable)? {
+            return Err(StateError::Owned {
+                path: path.to_owned(),
+            });
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            directory,
+            _lock: lock.into(),
+        })
+    }
+
+    /// Shows that a gateway runs with the state directory at `path` without owning it.
+    ///
+    /// # Errors
+    /// That it cannot be shown, so that `keys revoke` could not see it.
+    pub fn lodge(path: &Path) -> Result<Mark, StateError> {
+        Mark::in_directory(path).map_err(|source| StateError::Unusable {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    /// Whether a gateway runs with the state directory at `path` without owning it. Changes nothing.
+    ///
+    /// # Errors
+    /// That it cannot be told.
+    pub fn has_lodger(path: &Path) -> io::Result<bool> {
+        match presence::is_shown_in(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            told => told,
         }
     }
 
@@ -96,11 +105,8 @@ impl StateDir {
     pub fn is_owned(path: &Path) -> io::Result<bool> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let lock = rustix::fs::open(path.join(LOCK), flags, Mode::empty())?;
-        match flock(&lock, FlockOperation::NonBlockingLockShared) {
-            Ok(()) => Ok(false),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
-            Err(e) => Err(e.into()),
-        }
+        let free = file_lock::take(&lock, Lock::Shared, std::time::Duration::ZERO)?;
+        Ok(!free)
     }
 
     /// Where it is.
@@ -138,6 +144,21 @@ mod tests {
         assert!(StateDir::open(&path).is_ok());
         let mode = path.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
+    }
+
+    #[test]
+    fn one_that_runs_beside_the_owner_is_seen_and_the_owner_is_not_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        assert!(!StateDir::has_lodger(&path).unwrap(), "nothing is there");
+        let owner = StateDir::open(&path).unwrap();
+        assert!(!StateDir::has_lodger(&path).unwrap());
+        let lodger = StateDir::lodge(&path).unwrap();
+        drop(owner);
+        assert!(!StateDir::is_owned(&path).unwrap());
+        assert!(StateDir::has_lodger(&path).unwrap());
+        drop(lodger);
+        assert!(!StateDir::has_lodger(&path).unwrap());
     }
 
     #[test]

@@ -179,6 +179,15 @@ impl Gate {
         IoError::from(ErrorKind::InvalidData)
     }
 
+    /// pingora reads here while it waits for the upstream, and hears of it as of a failed read.
+    fn give_up_answer(&mut self) -> IoError {
+        self.disarm();
+        let mut turn = self.connection.turn.lock();
+        turn.patience = None;
+        turn.late = true;
+        IoError::from(ErrorKind::TimedOut)
+    }
+
     /// A complete head is judged and, where it stands in absolute form, put in origin form.
     fn take_head(&mut self, end: usize) {
         let mut head = self.inbound.split_to(end);

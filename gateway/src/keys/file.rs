@@ -11,9 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::fs::{FlockOperation, flock};
-
-use crate::plain_file;
+use crate::{
+    file_lock::{self, Lock},
+    plain_file,
+};
 
 /// How long another edit may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -57,17 +58,23 @@ pub(super) struct PolicyFile {
     named: PathBuf,
     /// The file itself, where a link was named.
     path: PathBuf,
-    dir: File,
+    _lock: File,
     text: String,
     metadata: fs::Metadata,
 }
 
 /// A file that is removed again unless it has taken the other's name.
-struct Fresh(PathBuf);
+struct Fresh {
+    path: PathBuf,
+    /// From then on its first name is free, for whoever edits next.
+    renamed: bool,
+}
 
 impl Drop for Fresh {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        if !self.renamed {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -79,14 +86,12 @@ impl PolicyFile {
             source,
         };
         let path = fs::canonicalize(named).map_err(unread)?;
-        // The directory is what is locked: the file itself is replaced, and a lock file would be left behind.
-        let dir = File::open(path.parent().unwrap_or(Path::new("/"))).map_err(unread)?;
-        lock(&dir, &path)?;
+        let lock = lock(&path)?;
         let (text, metadata) = read(&path)?;
         Ok(Self {
             named: named.to_owned(),
             path,
-            dir,
+            _lock: lock,
             text,
             metadata,
         })
@@ -106,15 +111,17 @@ impl PolicyFile {
         text: &str,
         judge: impl FnOnce(&str) -> Result<(), E>,
     ) -> Result<(), E> {
-        let fresh = self.write_beside(text)?;
-        let (written, _) = read(&fresh.0)?;
+        let mut fresh = self.write_beside(text)?;
+        let (written, _) = read(&fresh.path)?;
         judge(&written)?;
         let (now, metadata) = read(&self.path)?;
         if now != self.text || metadata.ino() != self.metadata.ino() {
             return Err(FileError::Changed(self.path.clone()).into());
         }
-        fs::rename(&fresh.0, &self.path)
-            .and_then(|()| self.dir.sync_all())
+        fs::rename(&fresh.path, &self.path).map_err(|e| self.unwritten(e))?;
+        fresh.renamed = true;
+        File::open(self.path.parent().unwrap_or(Path::new("/")))
+            .and_then(|dir| dir.sync_all())
             .map_err(|e| self.unwritten(e))?;
         Ok(())
     }
@@ -132,7 +139,10 @@ impl PolicyFile {
             .mode(0o600)
             .open(&path)
             .map_err(|e| self.unwritten(e))?;
-        let fresh = Fresh(path);
+        let fresh = Fresh {
+            path,
+            renamed: false,
+        };
         self.give(&file)?;
         file.write_all(text.as_bytes())
             .and_then(|()| file.sync_all())
@@ -166,23 +176,26 @@ impl PolicyFile {
     }
 }
 
-fn lock(dir: &File, path: &Path) -> Result<(), FileError> {
+/// Locks the file at `path` against other edits. An edit replaces it: whoever has waited looks whether what it has got is still it.
+fn lock(path: &Path) -> Result<File, FileError> {
+    let unread = |source| FileError::Read {
+        path: path.to_owned(),
+        source,
+    };
     let end = Instant::now() + PATIENCE;
     loop {
-        match flock(dir, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(()),
-            Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {}
-            Err(e) => {
-                return Err(FileError::Read {
-                    path: path.to_owned(),
-                    source: e.into(),
-                });
-            }
-        }
-        if Instant::now() >= end {
+        let file = plain_file::open(path).map_err(unread)?;
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() || !file_lock::take(&file, Lock::Alone, left).map_err(unread)? {
             return Err(FileError::Locked(path.to_owned()));
         }
-        std::thread::sleep(Duration::from_millis(20));
+        let (got, named) = file
+            .metadata()
+            .and_then(|got| Ok((got, fs::symlink_metadata(path)?)))
+            .map_err(unread)?;
+        if (got.dev(), got.ino()) == (named.dev(), named.ino()) {
+            return Ok(file);
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `orket-gateway keys revoke`: the running gateway first, whatever the file is like, then the file.
 //!
-//! It ends with 0 only if every gateway that could run with this policy is known to refuse the key: one has said so, or the lock of the
-//! state directory says that none runs. That nobody answers proves nothing by itself.
+//! It ends with 0 only if every gateway that could run with this policy is known to refuse the key: one has said so, or locks say that none
+//! runs, those of the state directory and of the policy's folder. That nobody answers proves nothing by itself.
 
 use std::{
     collections::BTreeSet,
@@ -26,6 +26,7 @@ use super::{
 use crate::{
     control::{self, ControlError},
     key_ledger::{KeyLedger, Revocation, Revoke},
+    presence,
     secret::SecretDigest,
     state::StateDir,
 };
@@ -78,7 +79,7 @@ pub(super) fn run(
         told = told.and_then(gateway.tell(id, &digests));
     }
     let known_to_gateway = matches!(told, Told::Revoked(_));
-    let revoked = say(id, told);
+    let revoked = say(id, told) & gateway.is_alone();
     let gone = match edited {
         Ok(Some(taken)) => {
             say!(
@@ -212,27 +213,83 @@ impl Gateway<'_> {
         }
     }
 
-    /// What the lock of the state directory says, where nobody answers.
+    /// What the locks of the state directory and of the policy's folder say, where nobody answers.
     fn look(&self, socket: PathBuf, state_dir: &Path, revoke: &Revoke) -> Told {
         let (nobody, state) = (socket.display(), state_dir.display());
-        match StateDir::is_owned(state_dir) {
-            Ok(false) => Told::NotRunning {
-                not_listed: list(state_dir, revoke).err(),
-                socket,
-            },
-            Ok(true) => Told::Uncertain(format!(
-                "one owns the state directory {state}, and nobody answers on {nobody}; name its control socket with --control, or stop it (SIGTERM) and run this again"
-            )),
-            Err(e) if self.not_running => Told::NotRunning {
-                socket,
-                not_listed: Some(e.to_string()),
-            },
-            Err(e) if e.kind() == NotFound => Told::Uncertain(format!(
-                "nobody answers on {nobody}, and no gateway was ever started with the state directory {state}; if one runs with another [state] dir, name its control socket with --control; if none runs, say so with --not-running"
-            )),
-            Err(e) => Told::Uncertain(format!(
-                "nobody answers on {nobody}, and whether one owns the state directory {state} cannot be seen: {e}; run this as the gateway's user, or say with --not-running that none runs"
-            )),
+        let not_listed = match StateDir::is_owned(state_dir) {
+            Ok(false) => None,
+            Ok(true) => {
+                return Told::Uncertain(format!(
+                    "one owns the state directory {state}, and nobody answers on {nobody}; name its control socket with --control, or stop it (SIGTERM) and run this again"
+                ));
+            }
+            Err(e) if self.not_running => Some(e.to_string()),
+            Err(e) if e.kind() == NotFound => {
+                return Told::Uncertain(format!(
+                    "nobody answers on {nobody}, and no gateway was ever started with the state directory {state}; if one runs with another [state] dir, name its control socket with --control; if none runs, say so with --not-running"
+                ));
+            }
+            Err(e) => {
+                return Told::Uncertain(format!(
+                    "nobody answers on {nobody}, and whether one owns the state directory {state} cannot be seen: {e}; run this as the gateway's user, or say with --not-running that none runs"
+                ));
+            }
+        };
+        if let Some(why) = self.seen_in_folder() {
+            return Told::Uncertain(format!("nobody answers on {nobody}, and {why}"));
+        }
+        Told::NotRunning {
+            not_listed: not_listed.or_else(|| list(state_dir, revoke).err()),
+            socket,
+        }
+    }
+
+    /// What shows that a gateway may run with a policy of the file's folder, where the operator does not say that none does.
+    fn seen_in_folder(&self) -> Option<String> {
+        if self.not_running {
+            return None;
+        }
+        let folders = match presence::folders_of(self.config) {
+            Ok(folders) => folders,
+            Err(e) => return Some(format!("the folder of the policy file cannot be seen: {e}")),
+        };
+        folders.iter().find_map(|folder| {
+            let folder_is = folder.display();
+            match presence::is_shown_in(folder) {
+                Ok(false) => None,
+                Ok(true) => Some(format!(
+                    "a gateway runs with a policy file in {folder_is}; if with this one, name its control socket with --control, or stop it (SIGTERM) and run this again; if with another one, say so with --not-running"
+                )),
+                Err(e) => Some(format!(
+                    "whether one runs with a policy file in {folder_is} cannot be seen: {e}; say with --not-running that none runs with this one"
+                )),
+            }
+        })
+    }
+
+    /// Whether no gateway runs beside the owner of the state directory. It would refuse what the owner had revoked when it started, and
+    /// nothing else.
+    fn is_alone(&self) -> bool {
+        let Ok(places) = control::places_of(self.config) else {
+            // Then the file was not edited either.
+            return false;
+        };
+        let state = places.state_dir.display();
+        match StateDir::has_lodger(&places.state_dir) {
+            Ok(false) => true,
+            Err(_) if self.not_running => true,
+            Ok(true) => {
+                complain!(
+                    "orket-gateway: a gateway runs with the state directory {state} without owning it (its log says `state_not_kept`), and may still take the key: stop it and run this again"
+                );
+                false
+            }
+            Err(e) => {
+                complain!(
+                    "orket-gateway: whether a gateway runs with the state directory {state} without owning it cannot be seen: {e}; run this as the gateway's user, or say with --not-running that none does"
+                );
+                false
+            }
         }
     }
 }

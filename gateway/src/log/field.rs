@@ -39,6 +39,8 @@ pub const EVENTS: &[Event] = &[
     (Log::Gateway, "few_descriptors", "the limit of open files allows fewer connections than the policy"),
     (Log::Gateway, "no_control_socket", "there is no control socket: only SIGHUP reloads"),
     (Log::Gateway, "state_not_kept", "the state directory cannot be used: done deliveries and revoked keys are remembered until the program ends"),
+    (Log::Gateway, "presence_waits", "another program has locked the folder of the policy file; until it lets go, `keys revoke` cannot be certain"),
+    (Log::Gateway, "presence_not_renewed", "the folder of the policy file cannot be locked at a reload: `keys revoke` sees this gateway in the folder it had before"),
     (Log::Gateway, "replay_not_written", "done deliveries are remembered in memory only: the disk takes nothing"),
     (Log::Gateway, "replay_not_flushed", "the disk was too slow at the end; the backend settles what is forgotten"),
     (Log::Gateway, "replay_unreadable", "the memory of done deliveries cannot be read; it is set aside and begun anew"),

@@ -4,16 +4,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::exceeded;
+use super::dues::{Dues, Paid};
 use crate::{
     bodies::ProvenPass,
-    budget::Owner,
     connection::framing::Framing,
     denial::{Denial, Reason},
     guard::{Actor, Credential, Proof},
     hearing::{Hearing, Witness},
     limit::Standing,
-    policy::{BudgetOf, Mode, RateLimit, Route, Spooling, Upgrade, address::budget_address},
+    policy::{Route, Upgrade},
     request_head::RequestHead,
     webhook::Payload,
 };
@@ -132,6 +131,25 @@ pub(super) fn admit<W: Witness>(
     delivery: Option<Delivery>,
     body: Body,
 ) -> Result<Admitted, Denial> {
+    fits(hearing, route, head)?;
+    let dues = Dues::of(hearing, route, head, &proof.actor, delivery.as_ref())?;
+    let Paid { standings, pace } = dues.pay(hearing, route)?;
+    Ok(Admitted {
+        route: route.clone(),
+        proof,
+        delivery: delivery.map(Box::new),
+        body,
+        standings,
+        pace,
+    })
+}
+
+/// Whether the route takes what the head announces.
+fn fits<W: Witness>(
+    hearing: &mut Hearing<'_, W>,
+    route: &Route,
+    head: &RequestHead<'_>,
+) -> Result<(), Denial> {
     // A WebSocket handshake has no body (RFC 6455, section 4.1): what followed would be read as frames.
     if head.websocket {
         if route.upgrade == Upgrade::None || head.framing != Framing::None {
@@ -144,113 +162,5 @@ pub(super) fn admit<W: Witness>(
         hearing.refused("body", Reason::BodyTooLarge);
         return Err(Reason::BodyTooLarge.into());
     }
-    let asked = asked(hearing, route, head, &proof.actor, delivery.as_ref())?;
-    let budgets = &hearing.snapshot.budgets;
-    // Looked at all before one is spent: what one of them refuses costs nothing of the others.
-    let mut looked = Vec::new();
-    if asked.len() > 1 {
-        for ask in &asked {
-            looked.push(
-                budgets
-                    .look(ask.index, &ask.owner)
-                    .ok_or(Reason::Internal)?,
-            );
-        }
-    }
-    let waits = |ask: &Asked<'_>| {
-        ask.spec.by == BudgetOf::Source
-            && route.spool == Spooling::On
-            && ask.spec.mode == Mode::Enforce
-    };
-    let mut pace = Pace::Now;
-    for (ask, seen) in asked.iter().zip(&looked) {
-        match seen {
-            // Nothing of its source is spent now: it pays when it is handed over.
-            Err(_) if waits(ask) => pace = Pace::Deferred,
-            Err(over) if ask.spec.mode == Mode::Enforce => {
-                let asked = Err(over.clone());
-                hearing
-                    .budget(ask.spec.mode, ask.reason, &route.id, asked)
-                    .map_err(|e| exceeded(ask.reason, e))?;
-            }
-            Err(_) | Ok(_) => {}
-        }
-    }
-    let mut standings = Vec::with_capacity(asked.len());
-    for (n, ask) in asked.iter().enumerate() {
-        let seen = match looked.get(n) {
-            Some(seen) if pace == Pace::Deferred && ask.spec.by == BudgetOf::Source => seen.clone(),
-            _ => budgets
-                .spend(ask.index, &ask.owner)
-                .ok_or(Reason::Internal)?,
-        };
-        match seen {
-            Err(over) if waits(ask) => {
-                hearing.passed("budget", || {
-                    format!(
-                        "`{}` is used up: it waits in the spool",
-                        over.standing.policy
-                    )
-                });
-                standings.push(over.standing);
-                pace = Pace::Deferred;
-            }
-            seen => {
-                let standing = hearing
-                    .budget(ask.spec.mode, ask.reason, &route.id, seen)
-                    .map_err(|e| exceeded(ask.reason, e))?;
-                standings.extend(standing);
-            }
-        }
-    }
-    Ok(Admitted {
-        route: route.clone(),
-        proof,
-        delivery: delivery.map(Box::new),
-        body,
-        standings,
-        pace,
-    })
-}
-
-/// One budget that a request is to spend of.
-struct Asked<'p> {
-    /// Its place in the policy.
-    index: usize,
-    spec: &'p RateLimit,
-    owner: Owner,
-    /// Why it is refused where nothing is left.
-    reason: Reason,
-}
-
-fn asked<'p, W: Witness>(
-    hearing: &Hearing<'p, W>,
-    route: &Route,
-    head: &RequestHead<'_>,
-    actor: &Actor,
-    delivery: Option<&Delivery>,
-) -> Result<Vec<Asked<'p>>, Denial> {
-    let limits = &hearing.snapshot.policy.rate_limits;
-    let one = |index: &usize| {
-        let spec = limits.get(*index).ok_or(Reason::Internal)?;
-        let owner = match (spec.by, actor, delivery) {
-            (BudgetOf::Address, ..) => Owner::Address(budget_address(head.client)),
-            (BudgetOf::Route, ..) => Owner::Named(route.id.clone()),
-            (BudgetOf::Key, Actor::Key(id), _) => Owner::Named(id.clone()),
-            (BudgetOf::Source, _, Some(delivery)) => Owner::Named(delivery.source.clone()),
-            // The bypass: nobody in particular shares one budget.
-            (BudgetOf::Key | BudgetOf::Source, ..) => Owner::Named("anonymous".into()),
-        };
-        let reason = match spec.by {
-            BudgetOf::Source => Reason::WebhookBudgetExceeded,
-            BudgetOf::Key | BudgetOf::Address | BudgetOf::Route => Reason::RateLimitExceeded,
-        };
-        Ok(Asked {
-            index: *index,
-            spec,
-            owner,
-            reason,
-        })
-    };
-    route.budgets.iter().map(one).collect()
+    Ok(())
 }

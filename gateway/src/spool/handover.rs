@@ -115,8 +115,11 @@ mod tests {
         policy::SpoolBounds,
         replay::ReplayMemory,
         spool::{
-            entry::{Head, Tries},
+            Turn,
+            entry::{Charged, Head, Tries},
             letter::Letter,
+            operator,
+            shelf::Item,
         },
         state::StateDir,
     };
@@ -130,23 +133,30 @@ mod tests {
         dead_bytes: 1 << 20,
     };
 
-    /// A spool in which one delivery of the source `forge` waits.
-    async fn spool(dir: &std::path::Path) -> Arc<Spool> {
+    fn empty(dir: &std::path::Path) -> Arc<Spool> {
         let state = Arc::new(StateDir::open(&dir.join("state")).unwrap());
         let replay = Arc::new(ReplayMemory::new(9));
-        let spool = Spool::open(state, replay, Arc::new(Metrics::new())).unwrap();
+        Spool::open(state, replay, Arc::new(Metrics::new())).unwrap()
+    }
+
+    async fn keep(spool: &Spool, turn: &Turn, id: &str) {
+        keep_so(spool, turn, id, Tries::default()).await;
+    }
+
+    /// Keeps a delivery of the source `forge`.
+    async fn keep_so(spool: &Spool, turn: &Turn, id: &str, tries: Tries) {
         let letter = Letter {
             head: Head {
-                id: "01J".into(),
+                id: id.into(),
                 source: "forge".into(),
                 provider: "gitea".into(),
                 event: None,
                 delivery: None,
-                key: "key".into(),
+                key: format!("key of {id}"),
                 remember: true,
                 route: "gitea".into(),
                 upstream: "backend".into(),
-                request_id: "01J".into(),
+                request_id: id.into(),
                 client: "192.0.2.1".parse().unwrap(),
                 host: "forge".into(),
                 proto: "http".into(),
@@ -158,13 +168,90 @@ mod tests {
             body: bytes::Bytes::from_static(b"{}"),
             held: None,
         };
-        let turn = spool.arrive(&"forge".into());
         let until = Instant::now() + Duration::from_secs(30);
-        let kept = spool
-            .keep(&turn, letter, Tries::default(), BOUNDS, until)
-            .await;
+        let kept = spool.keep(turn, letter, tries, BOUNDS, until).await;
         assert!(kept.is_ok(), "{kept:?}");
+    }
+
+    #[tokio::test]
+    async fn a_charge_is_given_to_an_earlier_one_once_and_a_restart_knows_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = empty(dir.path());
+        let tries = |charged| Tries {
+            charged,
+            ..Tries::default()
+        };
+        for (id, charged) in [("a", Charged::No), ("b", Charged::Yes), ("c", Charged::No)] {
+            let turn = first.arrive(&"forge".into());
+            keep_so(&first, &turn, id, tries(charged)).await;
+        }
+        let items = |spool: &Spool| -> Vec<Item> {
+            spool.shelf.lock().lanes["forge"]
+                .queue
+                .values()
+                .cloned()
+                .collect()
+        };
+        let charged = |spool: &Spool| -> Vec<bool> {
+            let items = items(spool).into_iter();
+            items
+                .map(|item| item.tries.charged == Charged::Yes)
+                .collect()
+        };
+        let waiting = items(&first);
+        assert!(first.is_charged(&waiting[0]));
+        assert_eq!(charged(&first), [true, false, false]);
+        assert!(!first.is_charged(&waiting[1]), "it has given its charge");
+        drop(first);
+        let again = empty(dir.path());
+        assert_eq!(charged(&again), [true, false, false]);
+    }
+
+    /// A spool in which one delivery of the source `forge` waits.
+    async fn spool(dir: &std::path::Path) -> Arc<Spool> {
+        let spool = empty(dir);
+        let turn = spool.arrive(&"forge".into());
+        keep(&spool, &turn, "01J").await;
         spool
+    }
+
+    #[tokio::test]
+    async fn what_the_disk_took_late_does_not_hide_what_is_on_its_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = empty(dir.path());
+        let (late, timely) = (spool.arrive(&"forge".into()), spool.arrive(&"forge".into()));
+        keep(&spool, &timely, "timely").await;
+        let lane = |s: &Spool| {
+            s.shelf.lock().lanes["forge"]
+                .queue
+                .values()
+                .next_back()
+                .cloned()
+        };
+        let in_hand = lane(&spool).unwrap();
+        assert!(spool.take_in_hand(&in_hand));
+        // Its sender was refused, and by now the disk has it.
+        keep(&spool, &late, "late").await;
+        let lines = || {
+            let waiting = spool.list().waiting;
+            let lines = waiting.into_iter().map(|line| (line.id, line.why));
+            lines.collect::<Vec<_>>()
+        };
+        assert_eq!(
+            lines(),
+            [("late", "in_turn"), ("timely", "on_its_way")].map(|(a, b)| (a.into(), b.into()))
+        );
+        let drop = |id: &str| {
+            spool.drop_entries(&operator::Drop {
+                id: Some(id.into()),
+                dead: false,
+            })
+        };
+        assert_eq!(drop("timely"), Err(operator::ActError::InHand));
+        assert!(drop("late").is_ok());
+        assert_eq!(drop("timely"), Err(operator::ActError::InHand));
+        spool.finish(&in_hand, 200);
+        assert!(lines().is_empty());
     }
 
     #[tokio::test]

@@ -142,8 +142,8 @@ impl Spool {
             .into_iter()
             .flat_map(|(_, lane)| {
                 lane.queue.values().enumerate().map(|(at, item)| {
-                    let outlook = if at == 0 { Some(&lane.outlook) } else { None };
-                    line(item, outlook)
+                    let shown = at == 0 || lane.outlook == Outlook::InHand(item.order);
+                    line(item, shown.then_some(&lane.outlook))
                 })
             })
             .take(LINES)
@@ -292,9 +292,7 @@ impl Spool {
         if let Err(e) = self.store.remove_for_good(place, &item.name()) {
             let mut shelf = self.shelf.lock();
             match place {
-                Place::Waiting => {
-                    shelf.put_back(item);
-                }
+                Place::Waiting => shelf.add(item),
                 Place::Dead => shelf.add_dead(item),
             }
             return Err(ActError::Disk(e.to_string()));
@@ -329,7 +327,7 @@ impl Shelf {
         let found = self.lanes.iter().find_map(|(source, lane)| {
             let at = lane.queue.values().position(|item| item.head.id == id)?;
             let order = *lane.queue.keys().nth(at)?;
-            let in_hand = at == 0 && lane.outlook == Outlook::InHand;
+            let in_hand = lane.outlook == Outlook::InHand(order);
             Some((source.clone(), order, in_hand))
         });
         match found {
@@ -348,9 +346,9 @@ fn line(item: &Item, outlook: Option<&Outlook>) -> Line {
     let time = |ms: i64| Timestamp::from_millisecond(ms).unwrap_or_default();
     let (why, next_attempt) = match outlook {
         Some(Outlook::Blocked(reason)) => (*reason, None),
-        Some(Outlook::InHand) => ("on_its_way", None),
+        Some(Outlook::InHand(order)) if *order == item.order => ("on_its_way", None),
         Some(Outlook::Again(at)) => (item.tries.why.word(), Some(time(*at))),
-        Some(Outlook::Now) | None => (item.tries.why.word(), None),
+        Some(Outlook::Now | Outlook::InHand(_)) | None => (item.tries.why.word(), None),
     };
     Line {
         id: head.id.clone(),

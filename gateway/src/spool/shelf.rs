@@ -32,8 +32,6 @@ pub(super) struct Lane {
     pub(super) bytes: u64,
     /// Deliveries that are just being tried or written, by their place in the order.
     pub(super) arriving: BTreeSet<u64>,
-    /// Charges of later deliveries: they pay for earlier ones that were not charged.
-    pub(super) credit: usize,
     /// Ends a pause of its hand-over.
     pub(super) wake: Arc<Notify>,
     /// One of the arriving is settled.
@@ -49,12 +47,23 @@ pub(super) enum Outlook {
     /// It will be, at once.
     #[default]
     Now,
-    /// It is on its way.
-    InHand,
+    /// The one at this place in the order is on its way. It may not be the first any more: what the disk took late comes before it.
+    InHand(u64),
     /// It is tried again at this time, in milliseconds since 1970.
     Again(i64),
     /// The policy in force has no way for it.
     Blocked(&'static str),
+}
+
+/// How a delivery stands with the budget of its source.
+#[derive(Debug)]
+pub(super) enum Charge {
+    /// It was charged.
+    Paid,
+    /// This later one was, and is not any more.
+    GivenBy(Item),
+    /// Nothing was.
+    Due,
 }
 
 /// One entry, without its body.
@@ -116,15 +125,8 @@ impl Shelf {
         Ok(())
     }
 
-    /// Adds what has come to wait.
+    /// Adds what waits.
     pub(super) fn add(&mut self, item: Item) {
-        let charged = item.tries.charged == Charged::Yes;
-        let lane = self.put_back(item);
-        lane.credit += usize::from(charged);
-    }
-
-    /// Adds what waited before.
-    pub(super) fn put_back(&mut self, item: Item) -> &mut Lane {
         self.entries += 1;
         self.bytes += item.bytes;
         let lane = self
@@ -133,7 +135,24 @@ impl Shelf {
             .or_default();
         lane.bytes += item.bytes;
         lane.queue.insert(item.order, item);
-        lane
+    }
+
+    /// Whether the budget of its source was charged for a delivery. A later one that was charged gives its charge to one that was not.
+    pub(super) fn charge_of(&mut self, source: &str, order: u64) -> Charge {
+        let Some(lane) = self.lanes.get_mut(source) else {
+            return Charge::Due;
+        };
+        if let Some(item) = lane.queue.get(&order)
+            && item.tries.charged == Charged::Yes
+        {
+            return Charge::Paid;
+        }
+        let mut later = lane.queue.range_mut(order + 1..).map(|(_, item)| item);
+        let Some(giver) = later.find(|item| item.tries.charged == Charged::Yes) else {
+            return Charge::Due;
+        };
+        giver.tries.charged = Charged::No;
+        Charge::GivenBy(giver.clone())
     }
 
     /// Takes out what waits no longer. What stands behind it has an outlook of its own.
@@ -141,11 +160,12 @@ impl Shelf {
         let lane = self.lanes.get_mut(source)?;
         let item = lane.queue.remove(&order)?;
         lane.bytes = lane.bytes.saturating_sub(item.bytes);
-        if lane
+        let was_first = lane
             .queue
             .first_key_value()
-            .is_none_or(|(first, _)| order < *first)
-        {
+            .is_none_or(|(first, _)| order < *first);
+        let another_in_hand = matches!(lane.outlook, Outlook::InHand(at) if at != order);
+        if was_first && !another_in_hand {
             lane.outlook = Outlook::Now;
         }
         self.entries -= 1;

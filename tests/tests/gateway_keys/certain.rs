@@ -1,10 +1,12 @@
 //! `keys revoke` ends with success only where it is certain that no running gateway takes the key.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use orket_tests::gateway::{API_KEY, run};
 use orket_tests::program::Ended;
-use orket_tests::{Gateway, Policy, Upstream};
+use orket_tests::{DEADLINE, Gateway, Policy, Upstream, eventually};
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -211,4 +213,116 @@ async fn a_gateway_that_stands_still_does_not_hold_up_the_edit_of_the_file() {
     );
     assert!(told.stdout.contains("the key `ci` is out of"));
     gateway.program().signal(Signal::CONT);
+}
+
+#[tokio::test]
+async fn a_gateway_with_an_earlier_place_of_state_is_seen_by_the_folder_of_its_policy() {
+    let upstream = Upstream::tcp().await;
+    let mut gateway = Gateway::with_policy(upstream.address(), &two_keys()).await;
+    // Another gateway had that place once, and has left its lock there.
+    let mut once = Gateway::with_policy(upstream.address(), &two_keys()).await;
+    once.program().kill().await;
+    let state = gateway.dir().join("state");
+    let other = once.dir().join("state");
+    rewrite(&gateway, state.to_str().unwrap(), other.to_str().unwrap());
+    let told = revoke_from_afar(&gateway, &["ci"]).await;
+    assert!(!told.status.success(), "{}", told.output());
+    assert!(
+        told.stderr.contains("runs with a policy file in")
+            && told.stderr.contains("--control")
+            && told.stderr.contains("--not-running"),
+        "{}",
+        told.output()
+    );
+    assert!(told.stdout.contains("the key `ci` is out of"));
+    assert_eq!(status(&gateway, API_KEY).await, 200, "so it was right");
+    let socket = state.join("gateway.sock");
+    let told = revoke_from_afar(&gateway, &["--control", socket.to_str().unwrap(), "other"]).await;
+    assert!(told.status.success(), "{}", told.output());
+    assert_eq!(status(&gateway, OTHER_KEY).await, 403);
+    gateway.program().kill().await;
+}
+
+#[tokio::test]
+async fn of_several_policies_in_one_folder_the_operator_says_which_runs() {
+    let upstream = Upstream::tcp().await;
+    let gateway = Gateway::with_policy(upstream.address(), &two_keys()).await;
+    let text = std::fs::read_to_string(gateway.dir().join("gateway.toml")).unwrap();
+    let state = gateway.dir().join("state");
+    let other = gateway.dir().join("other-state");
+    let text = text.replace(state.to_str().unwrap(), other.to_str().unwrap());
+    std::fs::write(gateway.dir().join("other.toml"), text).unwrap();
+    std::fs::create_dir(&other).unwrap();
+    std::fs::set_permissions(&other, std::fs::Permissions::from_mode(0o700)).unwrap();
+    std::fs::write(other.join("gateway.lock"), "").unwrap();
+    let file = gateway.dir().join("other.toml");
+    let revoke = ["keys", "revoke", "--config", file.to_str().unwrap(), "ci"];
+    let told = run(gateway.dir(), &revoke, &[]).await;
+    assert!(!told.status.success(), "{}", told.output());
+    assert!(
+        told.stderr.contains("if with another one, say so"),
+        "{}",
+        told.output()
+    );
+    let file = file.to_str().unwrap();
+    let revoke = ["keys", "revoke", "--config", file, "--not-running", "other"];
+    let told = run(gateway.dir(), &revoke, &[]).await;
+    assert!(told.status.success(), "{}", told.output());
+    assert_eq!(status(&gateway, OTHER_KEY).await, 200, "the other policy's");
+}
+
+#[tokio::test]
+async fn a_gateway_beside_the_owner_of_its_state_is_seen_with_the_owner_and_without() {
+    let upstream = Upstream::tcp().await;
+    let mut owner = Gateway::with_policy(upstream.address(), &two_keys()).await;
+    let state = owner.dir().join("state");
+    let mut beside = Gateway::before(upstream.address())
+        .env("ORKET_API_KEY", API_KEY)
+        .env("ORKET_STATE_DIR", state.to_str().unwrap())
+        .start()
+        .await;
+    let text = std::fs::read_to_string(owner.dir().join("gateway.toml")).unwrap();
+    for owner_runs in [true, false] {
+        let told = revoke_from_afar(&owner, &["ci"]).await;
+        assert!(!told.status.success(), "{}", told.output());
+        assert!(
+            told.stderr.contains("without owning it"),
+            "{}",
+            told.output()
+        );
+        assert_eq!(status(&beside, API_KEY).await, 200, "so it was right");
+        std::fs::write(owner.dir().join("gateway.toml"), &text).unwrap();
+        if owner_runs {
+            owner.program().kill().await;
+        }
+    }
+    // Not even where somebody says that none runs.
+    let told = revoke_from_afar(&owner, &["--not-running", "ci"]).await;
+    assert!(!told.status.success(), "{}", told.output());
+    std::fs::write(owner.dir().join("gateway.toml"), &text).unwrap();
+    beside.program().kill().await;
+    let told = revoke_from_afar(&owner, &["ci"]).await;
+    assert!(told.status.success(), "{}", told.output());
+}
+
+#[tokio::test]
+async fn a_folder_that_somebody_has_locked_keeps_no_gateway_from_starting_nor_from_being_seen() {
+    let upstream = Upstream::tcp().await;
+    let gateway = Gateway::before(upstream.address()).standard(&two_keys());
+    let folder = std::fs::File::open(gateway.dir()).unwrap();
+    flock(&folder, FlockOperation::NonBlockingLockExclusive).unwrap();
+    let mut gateway = gateway.start().await;
+    eventually("it says so", DEADLINE, || async {
+        gateway.output().contains("presence_waits")
+    })
+    .await;
+    flock(&folder, FlockOperation::Unlock).unwrap();
+    eventually("the gateway has its share", DEADLINE, || async {
+        let free = flock(&folder, FlockOperation::NonBlockingLockExclusive);
+        let _ = flock(&folder, FlockOperation::Unlock);
+        free.is_err()
+    })
+    .await;
+    gateway.program().kill().await;
+    flock(&folder, FlockOperation::NonBlockingLockExclusive).unwrap();
 }

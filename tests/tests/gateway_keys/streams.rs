@@ -376,6 +376,29 @@ async fn a_client_that_ends_its_side_of_a_stream_has_left() {
 }
 
 #[tokio::test]
+async fn a_silent_stream_outlives_the_time_that_an_ordinary_answer_has() {
+    let upstream = Upstream::tcp().await;
+    let policy = two_keys().upstream("response_timeout = \"1s\"");
+    let gateway = Gateway::with_policy(upstream.address(), &policy).await;
+    let mut events = stream(&gateway, &upstream, API_KEY, "text/event-stream").await;
+    let mut tunnel = tunnel(&gateway, &upstream, API_KEY).await;
+    for _ in 0..2 {
+        let mut answer = stream(&gateway, &upstream, API_KEY, "text/plain").await;
+        // Cut after its second, while the others have said nothing for longer.
+        assert_eq!(answer.read_to_end().await, b"");
+    }
+    eventually("only those two are left", DEADLINE, || async {
+        open_streams(&gateway).await == "2"
+    })
+    .await;
+    assert_eq!(upstream.ended(), 2);
+    assert!(echoes(&mut tunnel).await);
+    assert_eq!(revoke(&gateway, "ci").await["streams"], 2);
+    assert_eq!(tunnel.read_to_end().await, GOODBYE);
+    assert_eq!(events.read_to_end().await, b"");
+}
+
+#[tokio::test]
 async fn a_stream_that_begins_after_the_revocation_is_closed_before_it_says_anything() {
     let upstream = Upstream::tcp().await;
     let gateway = Gateway::with_policy(upstream.address(), &two_keys()).await;

@@ -108,10 +108,15 @@ impl AsyncRead for Gate {
                     return Poll::Ready(this.hand_out_body(buf));
                 }
                 Stage::Answering => {
-                    let (next, tunnel) = {
+                    let (next, tunnel, due) = {
                         let mut turn = this.connection.turn.lock();
-                        (std::mem::take(&mut turn.next), turn.tunnel)
+                        let next = std::mem::take(&mut turn.next);
+                        (next, turn.tunnel, turn.answer_due())
                     };
+                    this.deadline = due;
+                    if this.poll_deadline(cx).is_ready() {
+                        return Poll::Ready(Err(this.give_up_answer()));
+                    }
                     if tunnel {
                         this.stage = Stage::Tunnel;
                     } else if next {

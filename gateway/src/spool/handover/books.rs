@@ -11,7 +11,7 @@ use super::{
         done_before,
         entry::{Charged, Tries, Why},
         labels_of,
-        shelf::{Item, Outlook},
+        shelf::{Charge, Item, Outlook},
         store::Place,
     },
     now_ms,
@@ -61,6 +61,17 @@ impl Spool {
         }
     }
 
+    /// What of a lane is being handed over, or comes next.
+    fn in_hand(&self, source: &str) -> Option<Item> {
+        let shelf = self.shelf.lock();
+        let lane = shelf.lanes.get(source)?;
+        let item = match lane.outlook {
+            Outlook::InHand(order) => lane.queue.get(&order),
+            Outlook::Now | Outlook::Again(_) | Outlook::Blocked(_) => lane.queue.values().next(),
+        };
+        item.cloned()
+    }
+
     pub(super) fn settled(&self, source: &str) -> Option<Arc<Notify>> {
         Some(self.shelf.lock().lanes.get(source)?.settled.clone())
     }
@@ -99,17 +110,14 @@ impl Spool {
             .first_key_value()
             .is_some_and(|(order, _)| *order == item.order);
         if is_first {
-            lane.outlook = Outlook::InHand;
+            lane.outlook = Outlook::InHand(item.order);
         }
         is_first
     }
 
     /// A fault ended the hand-over of the first of a lane, which is tried again at this time. Its id.
     pub(super) fn faulted(&self, source: &str, again_at: i64) -> Option<String> {
-        let item = match self.first(source) {
-            First::Item(item) => item,
-            First::None | First::Arriving => return None,
-        };
+        let item = self.in_hand(source)?;
         self.look(source, Outlook::Again(again_at));
         let tries = Tries {
             why: Why::Fault,
@@ -119,14 +127,18 @@ impl Spool {
         Some(item.head.id.clone())
     }
 
-    pub(super) fn use_credit(&self, source: &str) -> bool {
-        let mut shelf = self.shelf.lock();
-        match shelf.lanes.get_mut(source) {
-            Some(lane) if lane.credit > 0 => {
-                lane.credit -= 1;
+    /// Whether the budget was charged for this delivery, or for a later one that gives its charge to it. On the disk as well, so that no
+    /// restart charges twice or not at all.
+    pub(super) fn is_charged(&self, item: &Item) -> bool {
+        let charge = self.shelf.lock().charge_of(&item.head.source, item.order);
+        match charge {
+            Charge::Paid => true,
+            Charge::Due => false,
+            Charge::GivenBy(giver) => {
+                let _ = self.store.note(Place::Waiting, &giver.name(), &giver.tries);
+                self.charged(item);
                 true
             }
-            Some(_) | None => false,
         }
     }
 

@@ -48,8 +48,6 @@ pub(super) struct Lane {
     stopping: ShutdownWatch,
     /// In a row.
     setbacks: u32,
-    /// The delivery for which the budget is charged already.
-    paid_for: Option<u64>,
 }
 
 /// What comes after looking at the first delivery.
@@ -75,7 +73,6 @@ impl Lane {
             source: source.clone(),
             stopping,
             setbacks: 0,
-            paid_for: None,
         }
     }
 
@@ -269,15 +266,11 @@ impl Lane {
     }
 
     /// Charges the source's budget for a delivery, once. A later one that was charged when it came pays for an earlier one.
-    fn charge(&mut self, snapshot: &Snapshot, route: &Route, item: &Item) -> Result<(), Exceeded> {
-        if self.paid_for == Some(item.order) {
-            return Ok(());
-        }
-        if !self.spool.use_credit(&self.source) {
+    fn charge(&self, snapshot: &Snapshot, route: &Route, item: &Item) -> Result<(), Exceeded> {
+        if !self.spool.is_charged(item) {
             spend(snapshot, route, &self.source)?;
             self.spool.charged(item);
         }
-        self.paid_for = Some(item.order);
         Ok(())
     }
 
