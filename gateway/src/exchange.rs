@@ -84,7 +84,7 @@ pub enum Stage {
         /// The key it is about.
         key: Option<Box<NamedKey>>,
         /// The limit that refused, by its id.
-        limit: Option<String>,
+        limit: Option<Arc<str>>,
     },
     /// Answered by us: the gateway is alive.
     Health,

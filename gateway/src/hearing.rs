@@ -210,7 +210,7 @@ impl<W: Witness> Hearing<'_, W> {
                 self.witness.shadow(ShadowDenial {
                     reason,
                     route: route.clone(),
-                    limit: Some(over.standing.policy.as_str().into()),
+                    limit: Some(over.standing.policy.clone()),
                     retry_after: Some(over.retry_after),
                 });
                 Ok(None)

@@ -9,7 +9,10 @@ use std::{
     collections::HashMap,
     hash::{BuildHasher, Hash, RandomState},
     num::NonZeroU32,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -49,7 +52,7 @@ impl Rate {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
     /// The limit's id.
-    pub policy: String,
+    pub policy: Arc<str>,
     /// How many are allowed in one window.
     pub quota: u32,
     /// The window in seconds, rounded up.
@@ -213,14 +216,14 @@ impl<K: Hash + Eq + Clone> StateStore for BoundedStore<K> {
 /// One budget per `K`, all of the same [`Rate`].
 #[derive(Debug)]
 pub struct Limiter<K: Hash + Eq + Clone> {
-    id: String,
+    id: Arc<str>,
     rate: Rate,
     inner: RateLimiter<K, SharedStore<K>, MonotonicClock, StateInformationMiddleware>,
-    store: std::sync::Arc<BoundedStore<K>>,
+    store: Arc<BoundedStore<K>>,
 }
 
 #[derive(Debug)]
-struct SharedStore<K: Hash + Eq + Clone>(std::sync::Arc<BoundedStore<K>>);
+struct SharedStore<K: Hash + Eq + Clone>(Arc<BoundedStore<K>>);
 
 impl<K: Hash + Eq + Clone> StateStore for SharedStore<K> {
     type Key = K;
@@ -236,8 +239,8 @@ impl<K: Hash + Eq + Clone> StateStore for SharedStore<K> {
 impl<K: Hash + Eq + Clone> Limiter<K> {
     /// A limiter named `id` with at most `capacity` entries, and down to half as many: [`Self::capacity`] says. `None` when the rate is not one
     /// (a period of zero), which a loaded policy never holds.
-    pub fn new(id: impl Into<String>, rate: Rate, capacity: usize) -> Option<Self> {
-        let store = std::sync::Arc::new(BoundedStore::new(capacity));
+    pub fn new(id: impl Into<Arc<str>>, rate: Rate, capacity: usize) -> Option<Self> {
+        let store = Arc::new(BoundedStore::new(capacity));
         let inner = RateLimiter::new(rate.quota()?, SharedStore(store.clone()), MonotonicClock);
         Some(Self {
             id: id.into(),

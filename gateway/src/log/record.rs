@@ -78,7 +78,7 @@ pub enum Outcome {
         /// The true reason.
         reason: Reason,
         /// The limit that refused, by its id.
-        limit: Option<String>,
+        limit: Option<Arc<str>>,
         /// The key it is about.
         key: Option<Box<NamedKey>>,
     },
