@@ -63,7 +63,7 @@ async fn what_waits_too_long_ends_without_an_attempt() {
 #[tokio::test]
 async fn the_total_time_ends_an_attempt_and_all_retries() {
     let mut backend = Backend::start("[runs]\ngrace = \"1s\"\n").await;
-    let body = json!({ "command": ["sleep", "60"], "retries": 5, "bounds": { "total": 0.4 } });
+    let body = json!({ "command": ["sleep", "60"], "retries": 5, "bounds": { "total": "3s" } });
     let id = submit(&backend, &body).await;
     is(&ended(&backend, &id).await, "timed_out", "total_timeout", 1);
     // A retry that could only begin after it is not waited for.
