@@ -22,14 +22,15 @@ use orket_tests::{
 use serde_json::{Value, json};
 
 /// A backend with a queue of its own beside the default one, that drains when it is stopped. `ports`:
-/// of its sandboxes, ten from there on; no two tests share any.
+/// of its sandboxes, which are processes, ten from there on; no two tests share any.
 fn config(ports: u16) -> String {
     let range = |n: u16| format!("{}-{}", ports + 2 * n, ports + 2 * n + 1);
     format!(
         "[runs]\nconcurrency = 6\ngrace = \"300ms\"\non_stop = \"drain\"\nretry_delay = \"20ms\"\n\
          [queues.side]\n\
          [review]\nrepositories = [\"lab/example\"]\nbranches = [\"main\"]\npeople = [\"author\"]\n\
-         [sandboxes]\ngrace = \"300ms\"\ncool_down = \"0s\"\n[sandboxes.ports]\napi = \"{}\"\n\
+         [sandboxes]\ndriver = \"process\"\ngrace = \"300ms\"\ncool_down = \"0s\"\n\
+         [sandboxes.ports]\napi = \"{}\"\n\
          frontend = \"{}\"\ndatabase = \"{}\"\ndocument_database = \"{}\"\nadmin = \"{}\"\n",
         range(0),
         range(1),
