@@ -17,6 +17,7 @@
 pub mod backend;
 pub mod convergence;
 pub mod corpus;
+pub mod disk;
 pub mod engine;
 pub mod gateway;
 pub mod gitea;
