@@ -75,6 +75,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// How commands are confined.
     pub confinement: crate::confine::report::Report,
+    /// Whether nothing but reading is served: the store's disk is full, and nothing else has begun.
+    pub reads_only: bool,
 }
 
 impl App {
@@ -146,7 +148,19 @@ pub fn router(app: App) -> Router {
         .merge(sandboxes::routes())
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .merge(deliveries);
+    if app.reads_only {
+        let routes = routes.layer(middleware::from_fn(problem::reading_only));
+        return enclose(routes).with_state(app);
+    }
     enclose(routes).with_state(app)
+}
+
+/// What is answered where the store does not open, because its disk is full.
+pub fn without_a_store() -> Router {
+    Router::new()
+        .route("/v1/version", get(health::version))
+        .fallback(problem::no_store)
+        .layer(middleware::from_fn(problem::finish))
 }
 
 /// What surrounds every route: what no route names, panics, problems, request ids.

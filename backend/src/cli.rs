@@ -190,7 +190,7 @@ struct Listed {
 
 /// The store, when nobody has it open.
 fn open(settings: &Settings) -> Result<Option<Store>, CommandError> {
-    match store::open(&settings.store) {
+    match store::open_existing(&settings.store) {
         Ok(store) => Ok(Some(store)),
         Err(OpenError::Locked { .. } | OpenError::Linked { .. }) => Ok(None),
         Err(error) => Err(CommandError::Open(error)),

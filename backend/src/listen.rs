@@ -68,12 +68,14 @@ pub enum BindError {
     #[error("{} exists and is not a socket: remove it, or choose another [listen] address", .0.display())]
     NotASocket(PathBuf),
     /// The system refused.
-    #[error("cannot listen on {address}: {source}")]
+    #[error(
+        "cannot listen on {address}: {why}; let the backend's user use it, or choose another [listen] address"
+    )]
     Io {
         /// The address.
         address: Address,
         /// What the system said.
-        source: io::Error,
+        why: io::Error,
     },
 }
 
@@ -123,8 +125,7 @@ impl Drop for SocketFile {
 }
 
 impl Listener {
-    /// Listens where it is told to.
-    /// Whoever takes nothing for too long is cut off and counted in `cut_off`.
+    /// Listens where it is told to. Whoever takes nothing for too long is cut off and counted in `cut_off`.
     pub async fn bind(
         listen: &settings::Listen,
         rule: peer::Rule,
@@ -204,9 +205,9 @@ impl Listener {
 
 impl Socket {
     async fn bind(address: &Address, rule: peer::Rule) -> Result<Self, BindError> {
-        let failed = |source| BindError::Io {
+        let failed = |why| BindError::Io {
             address: address.clone(),
-            source,
+            why,
         };
         match address {
             Address::Unix(path) => {
@@ -279,9 +280,9 @@ async fn make_way(path: &Path, address: &Address) -> Result<(), BindError> {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Ok(_) => Err(BindError::Taken(address.clone())),
-        Err(source) => Err(BindError::Io {
+        Err(why) => Err(BindError::Io {
             address: address.clone(),
-            source,
+            why,
         }),
     }
 }

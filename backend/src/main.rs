@@ -9,7 +9,6 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use orket_backend::{
     Backend,
@@ -209,8 +208,12 @@ fn load(config: Option<&Path>) -> anyhow::Result<Option<Loaded>> {
     let (name, text) = match config {
         None => ("(defaults)".to_owned(), String::new()),
         Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .with_context(|| format!("cannot read the configuration {}", path.display()))?;
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                anyhow::anyhow!(
+                    "cannot read the configuration {}: {error}; name one that is there and that this user may read",
+                    path.display()
+                )
+            })?;
             (path.display().to_string(), text)
         }
     };
@@ -260,7 +263,7 @@ fn serve(config: Option<&Path>) -> anyhow::Result<ExitCode> {
             tracing::warn!(event = "stopping", "told to stop again: leaving at once");
         };
         tokio::select! {
-            () = backend.serve() => {}
+            served = backend.serve() => served?,
             () = told => {}
         }
         Ok::<_, anyhow::Error>(())

@@ -1,14 +1,16 @@
 //! Removes what is done with when its time is up, gives the space back, and clears away what attempts
 //! left behind.
 //!
-//! It holds nothing: every look begins from the store. It goes in small steps with a pause after
-//! each, so that whoever writes meanwhile waits for one step at most.
+//! What it holds is only how the clock goes on: every look begins from the store. It goes in small
+//! steps with a pause after each, so that whoever writes meanwhile waits for one step at most. It must
+//! never remove anything by a clock that was set a moment ago: that one may be set right again.
 
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
 use crate::{
+    clock::{Course, since_boot},
     listen::Stop,
     metrics::{Metrics, RemovedLabels},
     scheduler::Scheduler,
@@ -17,19 +19,23 @@ use crate::{
         Store, StoreError,
         retention::{Cutoffs, Removed},
     },
+    supervisor::identity::boot_id,
 };
 
 /// The pause after each step.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Keeps the store within its bounds of time.
-#[derive(Clone)]
 pub struct Keeper {
     store: Store,
     scheduler: Scheduler,
     settings: settings::Retention,
     metrics: Arc<Metrics>,
     stop: Stop,
+    /// How the clock has gone on; `None` until the store was asked.
+    course: Option<Course>,
+    /// Whether it was in doubt at the last look.
+    doubted: bool,
 }
 
 impl Keeper {
@@ -47,20 +53,23 @@ impl Keeper {
             settings,
             metrics,
             stop,
+            course: None,
+            doubted: false,
         }
     }
 
     /// Looks again and again until a stop is asked for.
-    pub async fn run(self) {
+    pub async fn run(mut self) {
         let mut period = tokio::time::interval(self.settings.period);
         period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let stop = self.stop.clone();
         loop {
             tokio::select! {
-                () = self.stop.stopped() => return,
+                () = stop.stopped() => return,
                 _ = period.tick() => {}
             }
             tokio::select! {
-                () = self.stop.stopped() => return,
+                () = stop.stopped() => return,
                 looked = self.look() => if let Err(error) = looked {
                     tracing::error!(%error, "what is old stays for now; trying again");
                 },
@@ -69,10 +78,9 @@ impl Keeper {
     }
 
     /// Removes all that is old by now.
-    async fn look(&self) -> Result<(), StoreError> {
+    async fn look(&mut self) -> Result<(), StoreError> {
         let mut all = Removed::default();
-        loop {
-            let now = Timestamp::now();
+        while let Some(now) = self.certain_now().await? {
             let removed = self.store.remove_old(now, self.cutoffs(now)).await?;
             self.count(&removed, &mut all);
             if !removed.more {
@@ -103,6 +111,39 @@ impl Keeper {
             );
         }
         Ok(())
+    }
+
+    /// What the clock shows, where it can be gone by: it has not been set for [`STEADY_FOR`](crate::clock::STEADY_FOR).
+    async fn certain_now(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        let (now, since_boot) = (Timestamp::now(), since_boot());
+        let (Some(since_boot), Ok(machine)) = (since_boot, boot_id()) else {
+            return Ok(Some(now));
+        };
+        let since_boot = i64::try_from(since_boot.as_micros()).unwrap_or(i64::MAX);
+        let known = match self.course.take() {
+            None => self.store.course().await?,
+            known => known,
+        };
+        let course = Course::at(known.clone(), &machine, now.as_microsecond(), since_boot);
+        if known.as_ref() != Some(&course) {
+            self.store.keep_course(course.clone()).await?;
+        }
+        let doubtful = course.doubtful_for(since_boot);
+        let anew = known.as_ref() != Some(&course);
+        self.course = Some(course);
+        if doubtful.is_zero() {
+            self.doubted = false;
+            return Ok(Some(now));
+        }
+        if anew || !self.doubted {
+            self.doubted = true;
+            tracing::warn!(
+                event = "retention_waits",
+                seconds = doubtful.as_secs(),
+                "the machine's clock was set, or the machine restarted: nothing is removed until the clock was steady for a while"
+            );
+        }
+        Ok(None)
     }
 
     /// What is old at `now`. A time before all times keeps everything.

@@ -32,6 +32,7 @@ use crate::{
     settings,
     store::{
         Store, StoreError,
+        idempotency::{Answer, Idempotency, Once},
         sandboxes::{Goal, NewSandbox, Sandbox, SandboxError},
     },
     work::Invalid,
@@ -239,13 +240,14 @@ impl Sandboxes {
         Ok(found.stack)
     }
 
-    /// Records a sandbox with its ports and begins to start it.
+    /// Records a sandbox with its ports and begins to start it, once for each idempotency key.
     pub async fn create(
         &self,
         spec: Spec,
         actor: String,
         request_id: String,
-    ) -> Result<Sandbox, CreateError> {
+        once: Option<(Idempotency, Answer<Sandbox>)>,
+    ) -> Result<Once<Sandbox>, CreateError> {
         spec.check()?;
         let settings = &self.inner.settings;
         if spec.ttl > settings.max_ttl {
@@ -282,11 +284,17 @@ impl Sandboxes {
             build_limit: settings.build_limit,
             cool_down: settings.cool_down,
         };
-        let sandbox = self.inner.store.create_sandbox(now, new).await?;
+        let store = &self.inner.store;
+        let made = match once {
+            None => Once::New(store.create_sandbox(now, new).await?),
+            Some((key, answer)) => store.create_sandbox_once(now, new, key, answer).await?,
+        };
         drop(choosing);
-        CrashPoint::SandboxRecorded.reached();
-        self.keep(&sandbox, Entry::Start);
-        Ok(sandbox)
+        if let Once::New(sandbox) = &made {
+            CrashPoint::SandboxRecorded.reached();
+            self.keep(sandbox, Entry::Start);
+        }
+        Ok(made)
     }
 
     /// The services with a port for each that wants one, free at this moment and in the store.

@@ -18,6 +18,10 @@ const LATE: SignedDuration = SignedDuration::from_secs(30);
 const LOOKED_AT: usize = 5_000;
 /// How far back times are looked for, where there are too many.
 const FAR_BACK: SignedDuration = SignedDuration::from_hours(24);
+/// How far ahead of now a clock may have been when the next time was found: as far as events are told
+/// later than they happened. Within that no time comes twice when the clock is set back; beyond it a
+/// schedule would be silent for longer than anybody takes for an error.
+const AHEAD: SignedDuration = SignedDuration::from_hours(24);
 /// Missed times that are made up at once, at most.
 pub const MADE_UP_MOST: u32 = 100;
 
@@ -95,6 +99,26 @@ pub struct Due {
     pub passed_over: i64,
     /// The next time; `None`: there is none any more.
     pub next: Option<Timestamp>,
+}
+
+/// The latest moment by which a next time that stands at `now` may have been found.
+pub fn latest_plan(now: Timestamp) -> Timestamp {
+    now.saturating_add(AHEAD).unwrap_or(Timestamp::MAX)
+}
+
+/// Whether the next time was found, at `planned_at`, by a clock that was more than a day ahead of `now`:
+/// it says nothing, and [`anew`] does.
+pub fn was_ahead(planned_at: Option<Timestamp>, now: Timestamp) -> bool {
+    planned_at.is_some_and(|at| at > latest_plan(now))
+}
+
+/// What is due at `now` of a schedule that begins anew: nothing, and the first time after it is next.
+pub fn anew(rhythm: &Rhythm, now: Timestamp) -> Due {
+    Due {
+        fire: Vec::new(),
+        passed_over: 0,
+        next: rhythm.next(now),
+    }
 }
 
 /// What is due at `now` of a schedule whose next time was `planned`. Nothing is due before that,
@@ -236,6 +260,18 @@ mod tests {
         }
         let expected = ["10", "11", "14"].map(|hour| format!("2026-03-01T{hour}:00:00Z"));
         assert_eq!(fired, expected);
+    }
+
+    #[test]
+    fn a_clock_that_was_far_ahead_holds_no_schedule_up() {
+        let now = at("2026-03-01T10:30:00Z");
+        assert!(!was_ahead(None, now));
+        assert!(!was_ahead(Some(at("2026-02-01T10:30:00Z")), now));
+        assert!(!was_ahead(Some(at("2026-03-02T10:30:00Z")), now));
+        assert!(was_ahead(Some(at("2026-03-02T10:30:01Z")), now));
+        let again = anew(&hourly(), now);
+        assert_eq!((again.fire, again.passed_over), (vec![], 0));
+        assert_eq!(again.next, Some(at("2026-03-01T11:00:00Z")));
     }
 
     #[test]

@@ -72,31 +72,19 @@ pub trait Engine:
 {
 }
 
-impl<T> Engine for T where
-    T: HealthStore
-        + archive::ArchiveStore
-        + attempts::AttemptStore
-        + cards::CardStore
-        + claims::ClaimStore
-        + deliveries::DeliveryStore
-        + feed::EventStore
-        + output::OutputStore
-        + queues::QueueStore
-        + replays::ReplayStore
-        + retention::RetentionStore
-        + runs::RunStore
-        + sandboxes::SandboxStore
-        + schedules::ScheduleStore
-        + submissions::SubmissionStore
-{
-}
-
 /// A store, whatever its engine. Cheap to clone; the last clone closes it.
 pub type Store = Arc<dyn Engine>;
 
-/// Opens or creates the embedded store at `path`, for a command that needs it for a moment.
+/// Opens or creates the embedded store at `path`.
+#[cfg(test)]
 pub fn open(path: &Path) -> Result<Store, OpenError> {
     Ok(Arc::new(Database::open(path)?))
+}
+
+/// Opens the embedded store at `path` for a command that needs it for a moment; where none is, nothing is
+/// made.
+pub fn open_existing(path: &Path) -> Result<Store, OpenError> {
+    Ok(Arc::new(Database::open_existing(path)?))
 }
 
 /// Why the store did not do what it was asked.

@@ -229,3 +229,23 @@ async fn a_store_of_before_learns_to_shrink() {
     backend.restart().await;
     assert!(!backend.output().contains("store_rewritten"));
 }
+
+#[tokio::test]
+async fn after_a_restart_of_the_machine_nothing_is_removed_for_a_while() {
+    let mut backend = Backend::start("").await;
+    let old = script(&backend, "true").await;
+    ended(&backend, &old).await;
+    in_the_store(
+        &mut backend,
+        &format!(
+            "UPDATE boot SET course_machine = 'before', course_offset = 0, course_since = 0;
+             UPDATE runs SET ended_at = ended_at - 31 * {DAY};"
+        ),
+    )
+    .await;
+    eventually("it says so", DEADLINE, || async {
+        backend.output().contains("\"retention_waits\"")
+    })
+    .await;
+    assert_eq!(backend.get(&format!("/v1/runs/{old}")).await.status, 200);
+}

@@ -1,5 +1,8 @@
 //! Starting and stopping: configuration, sockets, locks, and who may connect.
 
+mod full_disk;
+mod refusals;
+
 use std::os::unix::{fs::FileTypeExt as _, fs::PermissionsExt as _, net::UnixListener};
 
 use orket_tests::{Backend, DEADLINE, Request, backend, eventually, program};

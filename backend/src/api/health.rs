@@ -9,6 +9,7 @@ use http::header;
 use serde::Serialize;
 
 use super::{ApiError, App, extract::Caller};
+use crate::store::StoreError;
 
 /// That all is well.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -23,7 +24,13 @@ pub(super) struct Health {
     (status = 503, description = "The store takes no writes; `detail` says why.", body = super::openapi::Problem),
 ))]
 pub(super) async fn health(State(app): State<App>) -> Result<Json<Health>, ApiError> {
-    match app.store.probe().await {
+    // Room alone is not enough: what works has to begin first.
+    let probed = if app.reads_only {
+        Err(StoreError::Full)
+    } else {
+        app.store.probe().await
+    };
+    match probed {
         Ok(()) => Ok(Json(Health { status: "ok" })),
         Err(error) => Err(ApiError::unavailable(
             "store_unavailable",

@@ -2,7 +2,13 @@
 
 use axum::Json;
 use serde::Serialize;
-use utoipa::OpenApi;
+use utoipa::{
+    OpenApi,
+    openapi::{
+        ContentBuilder, Ref, RefOr, Response, ResponseBuilder,
+        path::{Operation, PathItem},
+    },
+};
 
 /// An error (RFC 9457).
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -75,7 +81,63 @@ struct Description;
 pub fn description() -> utoipa::openapi::OpenApi {
     let mut description = Description::openapi();
     description.merge(super::sandboxes::openapi());
+    for (path, item) in &mut description.paths.paths {
+        complete(path, item);
+    }
     description
+}
+
+/// Adds the problems that a route has because of what it does with the store, where it does not describe
+/// them itself, and says of what type problems are.
+fn complete(path: &str, item: &mut PathItem) {
+    let reads = item.get.iter_mut().map(|operation| (false, operation));
+    let changes = [&mut item.post, &mut item.patch, &mut item.delete];
+    let changes = changes
+        .into_iter()
+        .flatten()
+        .map(|operation| (true, operation));
+    for (changes, operation) in reads.chain(changes) {
+        add(
+            operation,
+            "500",
+            "A fault of the backend. The log tells more under this request's id.",
+        );
+        // It says what program this is, whatever the store.
+        if path != "/v1/version" {
+            let why = "The store cannot be used now: its disk failed, may only be read or has no room to open it, another \
+                       program has it locked, or the backend stops; `detail` says which.";
+            add(operation, "503", why);
+        }
+        if changes {
+            add(
+                operation,
+                "507",
+                "The store's disk is full. Nothing was changed.",
+            );
+        }
+        if operation.request_body.is_some() {
+            add(operation, "413", "The body is too large.");
+        }
+        let problems = operation.responses.responses.iter_mut();
+        for (_, response) in problems.filter(|(status, _)| status.as_str() >= "400") {
+            if let RefOr::T(Response { content, .. }) = response
+                && let Some(body) = content.shift_remove("application/json")
+            {
+                content.insert(orket_shared::problem::CONTENT_TYPE.to_owned(), body);
+            }
+        }
+    }
+}
+
+fn add(operation: &mut Operation, status: &str, description: &str) {
+    let body = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem")));
+    let problem = ResponseBuilder::new()
+        .description(description)
+        .content("application/json", body.build());
+    let responses = &mut operation.responses.responses;
+    responses
+        .entry(status.to_owned())
+        .or_insert_with(|| problem.build().into());
 }
 
 /// The description as pretty JSON with a newline at its end: what is committed.
@@ -91,6 +153,40 @@ pub(super) async fn serve() -> Json<utoipa::openapi::OpenApi> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+    /// What takes a run or a sandbox on, and may be too much.
+    const BOUNDED: [&str; 6] = [
+        "/v1/runs",
+        "/v1/system/run-active",
+        "/v1/deliveries/{id}/replay",
+        "/v1/sandboxes",
+        "/webhook/{source}",
+        "/webhook/test",
+    ];
+
+    #[test]
+    fn every_route_tells_of_the_problems_it_may_have() {
+        let text: serde_json::Value = serde_json::from_str(&super::text().unwrap()).unwrap();
+        let mut looked_at = 0;
+        for (path, item) in text["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                let has = |status: &str| operation["responses"].get(status).is_some();
+                let what = format!("{method} {path}");
+                assert!(has("500"), "{what}");
+                assert_eq!(has("503"), path != "/v1/version", "{what}");
+                assert_eq!(has("507"), method != "get", "{what}");
+                assert_eq!(has("413"), operation.get("requestBody").is_some(), "{what}");
+                let bounded = method == "post" && BOUNDED.contains(&path.as_str());
+                assert_eq!(has("429"), bounded, "{what}");
+                for (status, response) in operation["responses"].as_object().unwrap() {
+                    let body = response["content"].get("application/json");
+                    assert!(body.is_none() || status.as_str() < "400", "{what} {status}");
+                }
+                looked_at += 1;
+            }
+        }
+        assert!(looked_at > 40, "{looked_at}");
+    }
 
     #[test]
     fn the_committed_description_is_this_one() {

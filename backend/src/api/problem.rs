@@ -9,7 +9,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use orket_shared::{
     header::REQUEST_ID,
     id,
@@ -231,6 +231,25 @@ pub(super) async fn method_not_allowed() -> ApiError {
         "method_not_allowed",
         "Method not allowed",
     )
+}
+
+/// Before every route while the store's disk is full: what would change anything is refused.
+pub(super) async fn reading_only(request: Request, next: Next) -> Response {
+    if request.method().is_safe() {
+        return next.run(request).await;
+    }
+    ApiError::from(StoreError::Full).into_response()
+}
+
+/// Any request while the store does not even open, because its disk is full.
+pub(super) async fn no_store(method: Method) -> ApiError {
+    if method.is_safe() {
+        return unusable(
+            "The store's disk is full, and the store cannot be opened without some room. Free space: \
+             it is looked for every second.",
+        );
+    }
+    StoreError::Full.into()
 }
 
 /// A handler that panicked.

@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{OpenApi, openapi::OpenApi as Description};
@@ -17,6 +17,7 @@ use super::{
     ApiError, App, Caller,
     document::{Seconds, seconds_schema},
     extract::{Document, Id},
+    once,
     openapi::Problem,
 };
 use crate::{
@@ -27,7 +28,10 @@ use crate::{
         stack::{compose::Stack, template},
     },
     sandbox_state::{Reason, State as Life},
-    store::sandboxes::{Sandbox, SandboxError, ServiceState},
+    store::{
+        idempotency::{Answer, Idempotency, Once},
+        sandboxes::{Sandbox, SandboxError, ServiceState},
+    },
 };
 
 mod exec;
@@ -289,13 +293,21 @@ async fn list(State(app): State<App>) -> Result<Json<SandboxList>, ApiError> {
 
 /// Makes a sandbox. It is recorded, with its ports, when this answers; its services start then.
 #[utoipa::path(post, path = "/v1/sandboxes", tag = "sandboxes", request_body = CreateRequest,
+    params(("Idempotency-Key" = Option<String>, Header, description = "The same key and body of the same actor get the first answer again, for 7 days.")),
     responses((status = 201, body = SandboxView), (status = 400, body = Problem), (status = 409, body = Problem),
-        (status = 429, body = Problem), (status = 503, body = Problem)))]
+        (status = 422, description = "The idempotency key was used with another body.", body = Problem),
+        (status = 429, description = "There are as many sandboxes as are allowed.", body = Problem),
+        (status = 503, description = "There is no port or no engine for it now, or the store cannot be used now; `detail` says which.", body = Problem)))]
 async fn create(
     State(app): State<App>,
     caller: Caller,
-    Document { value: request, .. }: Document<CreateRequest>,
+    headers: HeaderMap,
+    Document {
+        value: request,
+        bytes,
+    }: Document<CreateRequest>,
 ) -> Result<Response, ApiError> {
+    let idempotency = once::key(&headers, &caller, "/v1/sandboxes", &bytes)?;
     super::submit::check_build(request.build_id.as_deref())?;
     let (services, secrets) = match request.stack {
         None => (
@@ -318,14 +330,36 @@ async fn create(
         secrets,
         ttl: duration(request.ttl).unwrap_or(app.sandboxes.default_ttl()),
     };
-    let sandbox = app
-        .sandboxes
-        .create(spec, caller.actor(), caller.request_id)
-        .await?;
-    let location = HeaderValue::from_str(&format!("/v1/sandboxes/{}", sandbox.id))
-        .map_err(|error| ApiError::fault(error.to_string()))?;
-    let body = Json(SandboxView::from(sandbox));
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], body).into_response())
+    let answer = |sandbox: &Sandbox| serde_json::json!(SandboxView::from(sandbox.clone()));
+    let before = answered(&app, idempotency.as_ref()).await?;
+    let made = match before {
+        Some(before) => before,
+        None => {
+            let key = idempotency
+                .clone()
+                .map(|key| (key, answer as Answer<Sandbox>));
+            let made = app
+                .sandboxes
+                .create(spec, caller.actor(), caller.request_id, key)
+                .await;
+            match made {
+                Ok(made) => made,
+                // Whoever asked with it at the same moment has the place or the port.
+                Err(error) => match answered(&app, idempotency.as_ref()).await? {
+                    Some(before) => before,
+                    None => return Err(error.into()),
+                },
+            }
+        }
+    };
+    once::created(made, "/v1/sandboxes", answer)
+}
+
+/// What was answered to this key before, also where there is no room for another sandbox.
+async fn answered(app: &App, key: Option<&Idempotency>) -> Result<Option<Once<Sandbox>>, ApiError> {
+    let Some(key) = key else { return Ok(None) };
+    let first = app.store.sandbox_answered(Timestamp::now(), key.clone());
+    Ok(first.await?.map(Once::Before))
 }
 
 async fn stack(app: &App, chosen: StackFields) -> Result<Stack, ApiError> {
@@ -403,6 +437,7 @@ impl From<SandboxError> for ApiError {
                 detail,
             )
             .retry_after(30),
+            SandboxError::KeyReused(reused) => reused.into(),
             SandboxError::PortTaken(_) => Self::unavailable("port_taken", detail, 1),
             SandboxError::Superseded(_) => Self::unavailable("superseded", detail, 5),
             SandboxError::Store(error) => error.into(),

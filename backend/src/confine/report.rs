@@ -40,6 +40,11 @@ pub struct Finding {
 }
 
 impl Report {
+    /// Before anything was tried.
+    pub fn unknown() -> Self {
+        Self::of(&Plan::open(), Isolation::None, Isolation::None)
+    }
+
     pub(super) fn of(plan: &Plan, level: Isolation, services: Isolation) -> Self {
         Self {
             level,

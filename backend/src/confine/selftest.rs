@@ -60,7 +60,8 @@ pub struct Posture {
 pub enum ConfineError {
     /// No plan that reaches the level works.
     #[error(
-        "[confinement] level = \"{}\" cannot be reached here: {}",
+        "[confinement] level = \"{}\" cannot be reached here: {}; ask for less, or see docs/RUNBOOK.md, \
+         A stronger level of isolation",
         level.name(),
         if why.is_empty() { "this machine has no means for it" } else { why }
     )]
@@ -71,11 +72,13 @@ pub enum ConfineError {
         why: String,
     },
     /// The user of commands cannot be taken on.
-    #[error("[confinement] run_as needs a backend that runs as root")]
+    #[error(
+        "[confinement] run_as needs a backend that runs as root: start it as root, or leave run_as out"
+    )]
     RunAs,
     /// A child reached what the level promises to close.
     #[error(
-        "[confinement] level = \"{}\" does not hold: a command reaches {}",
+        "[confinement] level = \"{}\" does not hold: a command reaches {}; close that, or ask for less",
         level.name(),
         holes.join(", ")
     )]
@@ -86,11 +89,21 @@ pub enum ConfineError {
         holes: Vec<String>,
     },
     /// Commands could not work.
-    #[error("commands could not work here: {0}")]
+    #[error(
+        "commands could not work here: {0}; give their user what is missing, or ask for another [confinement] level"
+    )]
     Useless(String),
     /// The self-test itself failed.
-    #[error("the self-test of confinement failed: {0}")]
-    Io(#[from] io::Error),
+    #[error(
+        "the self-test of confinement failed: {0}; see to the folder beside the store and the one of [listen] address"
+    )]
+    Io(io::Error),
+}
+
+impl From<io::Error> for ConfineError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
 }
 
 /// What is ours, and must not be reached.

@@ -144,7 +144,8 @@ impl Keeper {
                     error @ (SandboxError::Store(_)
                     | SandboxError::TooMany(_)
                     | SandboxError::TooManyOfBuild(_)
-                    | SandboxError::PortTaken(_)),
+                    | SandboxError::PortTaken(_)
+                    | SandboxError::KeyReused(_)),
                 ) => {
                     tracing::warn!(sandbox = self.plan.id, %error, "a sandbox's state was not recorded");
                     sleep(PAUSE).await;

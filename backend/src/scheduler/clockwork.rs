@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::{PAUSE, Scheduler, until};
 use crate::{
     crash_point::CrashPoint,
-    schedule::{due, rhythm::Rhythm},
+    schedule::{Due, anew, due, rhythm::Rhythm, was_ahead},
     store::{StoreError, schedules::Schedule},
 };
 
@@ -50,7 +50,8 @@ impl Scheduler {
     async fn make_due(&self) -> Result<Option<Timestamp>, StoreError> {
         let now = Timestamp::now();
         let (schedules, mut next) = self.inner.store.due_schedules(now).await?;
-        if schedules.len() >= 100 {
+        // When these are next is known once they are dealt with; there may be more of them, too.
+        if !schedules.is_empty() {
             next = Some(now);
         }
         for schedule in schedules {
@@ -66,22 +67,31 @@ impl Scheduler {
 
     async fn make_runs_of(&self, now: Timestamp, schedule: Schedule) -> Result<(), StoreError> {
         let id = schedule.new.id.clone();
-        let Some(planned) = schedule.next_at else {
-            return Ok(());
-        };
         // It was checked when it was stored; the host's time zones may have changed since.
-        let due = match Rhythm::parse(&schedule.new.cron, &schedule.new.time_zone) {
-            Ok(rhythm) => {
+        let rhythm = Rhythm::parse(&schedule.new.cron, &schedule.new.time_zone);
+        let due = match (rhythm, schedule.next_at) {
+            (Ok(rhythm), _) if was_ahead(schedule.planned_at, now) => {
+                let due = anew(&rhythm, now);
+                tracing::warn!(
+                    event = "schedule_planned_anew",
+                    schedule = id,
+                    next = due.next.map(tracing::field::display),
+                    "the clock was more than a day ahead when its next time was found"
+                );
+                due
+            }
+            (Ok(_), None) => return Ok(()),
+            (Ok(rhythm), Some(planned)) => {
                 let (missed, catch_up) = (schedule.new.missed, schedule.new.catch_up);
                 // Many missed times take a moment to count.
                 tokio::task::spawn_blocking(move || due(&rhythm, planned, now, missed, catch_up))
                     .await
                     .map_err(|error| StoreError::Fault(error.to_string()))?
             }
-            Err(error) => {
+            (Err(error), _) => {
                 tracing::error!(schedule = id, %error, "a schedule is not understood any more");
                 let again = now + super::CLOCK_WATCH;
-                crate::schedule::Due {
+                Due {
                     fire: Vec::new(),
                     passed_over: 0,
                     next: Some(again),

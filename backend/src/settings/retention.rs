@@ -5,7 +5,7 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::Reading;
-use crate::config::{self, unit};
+use crate::config::{self, diagnostic::Diagnostic, unit};
 
 /// How long what is done with is kept; `None`: for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,12 +27,21 @@ pub struct Retention {
 }
 
 const DAY: Duration = Duration::from_hours(24);
+/// How long idempotency keys are remembered.
+const KEYS: Duration = Duration::from_hours(7 * 24);
 
 impl Reading {
     pub(super) fn retention(&mut self, written: config::Retention) -> Retention {
         let month = Some(30 * DAY);
+        let place = written.finished_runs.as_ref().map(Spanned::span);
+        let finished_runs = self.kept(written.finished_runs, month);
+        if finished_runs.is_some_and(|kept| kept < KEYS) {
+            let message = "`finished_runs` is shorter than idempotency keys live (7d): the same key makes no second run, but may be \
+                           answered with one that is gone";
+            self.warnings.push(Diagnostic::warning(place, message));
+        }
         Retention {
-            finished_runs: self.kept(written.finished_runs, month),
+            finished_runs,
             logs: self.kept(written.logs, Some(14 * DAY)),
             events: self.kept(written.events, month),
             deliveries: self.kept(written.deliveries, month),
@@ -79,6 +88,10 @@ mod tests {
         assert_eq!(retention.logs, Some(Duration::from_hours(1)));
         assert_eq!(retention.archived_cards, Some(90 * DAY));
         assert_eq!(retention.finished_runs, Some(30 * DAY));
+        for (kept, warnings) in [("6d", 1), ("7d", 0), ("never", 0)] {
+            let text = format!("[retention]\nfinished_runs = \"{kept}\"\n");
+            assert_eq!(Settings::load(&text).unwrap().warnings.len(), warnings);
+        }
         for wrong in [
             "logs = \"0s\"",
             "events = \"soon\"",

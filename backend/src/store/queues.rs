@@ -20,7 +20,8 @@ pub struct QueueState {
     pub scheduled: i64,
     /// Runs that are running or canceling.
     pub active: i64,
-    /// When the run that waits longest for a slot was queued.
+    /// Since when the run that waits longest for a slot does, by the clock as it is now: it is moved along
+    /// when that is set.
     pub oldest_queued_at: Option<Timestamp>,
 }
 

@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::StoreError;
+use crate::clock::Course;
 
 /// What is removed: whatever is older; `None`: nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -52,6 +53,12 @@ pub trait RetentionStore: Send + Sync {
 
     /// Gives a part of the free space back to the disk; whether there is more.
     async fn shrink(&self) -> Result<bool, StoreError>;
+
+    /// How the machine's clock went on as it was last kept; `None`: it never was.
+    async fn course(&self) -> Result<Option<Course>, StoreError>;
+
+    /// Keeps how the machine's clock goes on, for the next boot.
+    async fn keep_course(&self, course: Course) -> Result<(), StoreError>;
 
     /// Lets the disk see what was given back. Holds nobody up.
     async fn settle_space(&self) -> Result<(), StoreError>;

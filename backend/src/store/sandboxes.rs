@@ -13,7 +13,10 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::StoreError;
+use super::{
+    StoreError,
+    idempotency::{Answer, Idempotency, KeyReused, Once},
+};
 use crate::{
     executor::{Identity, Isolation},
     sandbox::spec::Service,
@@ -158,6 +161,9 @@ pub enum SandboxError {
     /// A port was given to another one meanwhile.
     #[error("Port {0} was taken by another sandbox at the same moment. Try again.")]
     PortTaken(u16),
+    /// The same idempotency key came with another request.
+    #[error(transparent)]
+    KeyReused(#[from] KeyReused),
     /// Another boot looks after it now.
     #[error("Another backend looks after sandbox {0} now.")]
     Superseded(String),
@@ -194,6 +200,23 @@ pub trait SandboxStore: Send + Sync {
         now: Timestamp,
         new: NewSandbox,
     ) -> Result<Sandbox, SandboxError>;
+
+    /// The same, once for a key.
+    async fn create_sandbox_once(
+        &self,
+        now: Timestamp,
+        new: NewSandbox,
+        idempotency: Idempotency,
+        answer: Answer<Sandbox>,
+    ) -> Result<Once<Sandbox>, SandboxError>;
+
+    /// What was answered to a key and its request before. Whoever asks again gets it also where there
+    /// is no room for another sandbox.
+    async fn sandbox_answered(
+        &self,
+        now: Timestamp,
+        idempotency: Idempotency,
+    ) -> Result<Option<serde_json::Value>, SandboxError>;
 
     /// Takes every sandbox that is not deleted under this boot's epoch: from here on no older boot
     /// changes one.

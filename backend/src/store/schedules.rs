@@ -27,6 +27,8 @@ pub struct Schedule {
     pub paused_at: Option<Timestamp>,
     /// The next time; `None` while it is paused.
     pub next_at: Option<Timestamp>,
+    /// What the clock showed when that was found; `None`: nobody knows.
+    pub planned_at: Option<Timestamp>,
     /// The newest time that a run was made for.
     pub last_at: Option<Timestamp>,
     /// That run.
@@ -157,7 +159,8 @@ pub trait ScheduleStore: Send + Sync {
     async fn schedules(&self, before: Option<i64>, limit: i64)
     -> Result<Vec<Schedule>, StoreError>;
 
-    /// The schedules whose next time has come, and when the next of the others is.
+    /// The schedules whose next time has come or was found by a clock that was far
+    /// [ahead](crate::schedule::was_ahead), and when the next of the others is.
     async fn due_schedules(
         &self,
         now: Timestamp,

@@ -11,26 +11,26 @@
 //!
 //! Events are added inside a transition with `feed::append`: they are published after the commit, in
 //! order, without gaps. Never hold anything across a transition that blocks: all writes wait. WAL and `synchronous = FULL`: what was answered survives power loss.
+//!
+//! Next: [`open`] for how a store comes to be open, [`writer`] for the one thread.
 
 use std::{
-    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use async_trait::async_trait;
-use orket_shared::id;
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use tokio::sync::Semaphore;
 
-use self::{clock::Clock, lock::Lock, writer::Writer};
-use super::{HealthStore, Size, StoreError, feed::Feed, optional_time, time};
-use crate::{crash_point::CrashPoint, metrics::Metrics};
+use self::{lock::Lock, writer::Writer};
+use super::{Engine, HealthStore, Size, StoreError, feed::Feed, optional_time, time};
 
 mod archive;
 mod attempts;
+mod boot;
 mod cards;
 mod claims;
 mod clock;
@@ -40,6 +40,7 @@ mod feed;
 mod idempotency;
 mod lock;
 mod migrate;
+mod open;
 mod output;
 mod queues;
 mod replays;
@@ -49,83 +50,16 @@ mod sandboxes;
 mod schedules;
 mod select;
 mod submissions;
+#[cfg(test)]
+mod tests;
 mod writer;
+
+pub use open::OpenError;
 
 /// Connections for reading.
 const READERS: usize = 4;
-/// Bytes of the write-ahead log that are kept once it was emptied.
-const LOG_KEPT: i64 = 64 << 20;
 /// How long to wait for another process's lock before giving up.
 const BUSY: Duration = Duration::from_secs(5);
-
-/// Why a store does not open.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another backend owns it.
-    #[error(
-        "another backend (process {holder}) has the store {} open; stop it first, or give this one its own [store] url",
-        path.display()
-    )]
-    Locked {
-        /// The database file.
-        path: PathBuf,
-        /// The process id the owner left in the lock file, or `?`.
-        holder: String,
-    },
-    /// Another program has locked its tables.
-    #[error(
-        "another program has the store {} locked, such as a backup or a database shell: let it end, then start again",
-        path.display()
-    )]
-    InUse {
-        /// The database file.
-        path: PathBuf,
-    },
-    /// Another backend owns it under another name of the same file.
-    #[error(
-        "another backend has the store {} open under another name (a hard link); stop it first, or give this one its own [store] url",
-        path.display()
-    )]
-    Linked {
-        /// The database file.
-        path: PathBuf,
-    },
-    /// A newer program made it.
-    #[error(
-        "the store's schema is version {found}, this program knows up to {known}: run the newer orket-backend that wrote it"
-    )]
-    Newer {
-        /// The version found.
-        found: i64,
-        /// The newest version known here.
-        known: i64,
-    },
-    /// The file is a database of some other program.
-    #[error("the file is a database, but not Orket's: point [store] url somewhere else")]
-    Foreign,
-    /// A step of the schema failed.
-    #[error("the schema step {name} failed: {reason}")]
-    Migration {
-        /// The step's name.
-        name: &'static str,
-        /// What the engine said.
-        reason: String,
-    },
-    /// The file, its directory or its lock cannot be used.
-    #[error("cannot use {}: {source}", path.display())]
-    Io {
-        /// What could not be used.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The engine refused.
-    #[error("the store does not open: {0}")]
-    Engine(#[from] rusqlite::Error),
-    /// Its content cannot be read.
-    #[error(transparent)]
-    Content(#[from] StoreError),
-}
 
 /// The open store. Cheap to clone; the last clone closes it.
 #[derive(Clone)]
@@ -155,80 +89,6 @@ impl std::fmt::Debug for Database {
 }
 
 impl Database {
-    /// Opens or creates the store at `path`, takes its lock, migrates it and raises its epoch.
-    pub fn open(path: &Path) -> Result<Self, OpenError> {
-        Self::open_within(path, Duration::ZERO, Arc::default())
-    }
-
-    /// The same; whoever has the store open gets `patience` to end, and what is done is counted in
-    /// `metrics`.
-    pub fn open_within(
-        path: &Path,
-        patience: Duration,
-        metrics: Arc<Metrics>,
-    ) -> Result<Self, OpenError> {
-        let io = |source| OpenError::Io {
-            path: path.to_owned(),
-            source,
-        };
-        if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-            std::fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(dir)
-                .map_err(|source| OpenError::Io {
-                    path: dir.to_owned(),
-                    source,
-                })?;
-        }
-        let path = &lock::real_path(path).map_err(io)?;
-        let lock = Lock::take(path, patience)?;
-        let begun = Self::begin(path, lock, metrics);
-        if let Err(OpenError::Engine(error)) = &begun
-            && is_busy(error)
-        {
-            let path = path.to_owned();
-            return Err(OpenError::InUse { path });
-        }
-        begun
-    }
-
-    fn begin(path: &Path, lock: Lock, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
-        let io = |source| OpenError::Io {
-            path: path.to_owned(),
-            source,
-        };
-        let mut conn = Connection::open(path)?;
-        prepare(&conn)?;
-        migrate::run(&mut conn)?;
-        let_it_shrink(&conn, path)?;
-        let (epoch, instance) = conn.query_row(
-            "UPDATE boot SET epoch = epoch + 1, instance = coalesce(instance, ?1) \
-              RETURNING epoch, instance",
-            [id::new_ulid()],
-            |r| Ok((r.get(0)?, r.get(1)?)),
-        )?;
-        CrashPoint::BootEpochTaken.reached();
-        let clock = Clock::open(&conn)?;
-        let feed = Arc::new(feed::load(&conn)?);
-        let readers = (0..READERS)
-            .map(|_| reader(path))
-            .collect::<Result<Vec<_>, _>>()?;
-        let writer = Writer::start(conn, clock, Arc::clone(&feed), metrics).map_err(io)?;
-        Ok(Self {
-            inner: Arc::new(Inner {
-                writer,
-                readers: Mutex::new(readers),
-                free_readers: Arc::new(Semaphore::new(READERS)),
-                feed,
-                epoch,
-                instance,
-                path: path.to_owned(),
-                _lock: lock,
-            }),
-        })
-    }
-
     /// Runs one transition and answers once it is on disk. An error undoes this one alone.
     pub async fn write<T, E, F>(&self, transition: F) -> Result<T, E>
     where
@@ -301,6 +161,8 @@ impl Database {
     }
 }
 
+impl Engine for Database {}
+
 #[async_trait]
 impl HealthStore for Database {
     async fn probe(&self) -> Result<(), StoreError> {
@@ -351,18 +213,6 @@ fn is_busy(error: &rusqlite::Error) -> bool {
     )
 }
 
-fn prepare(conn: &Connection) -> Result<(), rusqlite::Error> {
-    conn.busy_timeout(BUSY)?;
-    conn.set_prepared_statement_cache_capacity(128);
-    // Before anything is written: a file that has pages keeps its way.
-    conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
-    conn.pragma_update(None, "journal_mode", "WAL")?;
-    conn.pragma_update(None, "journal_size_limit", LOG_KEPT)?;
-    conn.pragma_update(None, "synchronous", "FULL")?;
-    conn.pragma_update(None, "foreign_keys", "ON")?;
-    conn.pragma_update(None, "temp_store", "MEMORY")
-}
-
 /// The one row that a query by id finds.
 fn one<T>(
     conn: &Connection,
@@ -376,26 +226,6 @@ fn one<T>(
         .transpose()
 }
 
-/// Lets a file that was made before files could shrink do so from now on: it is written anew, once.
-/// One that cannot be, on a full disk, is as good as before.
-fn let_it_shrink(conn: &Connection, path: &Path) -> Result<(), rusqlite::Error> {
-    if conn.query_row("PRAGMA auto_vacuum", [], |row| row.get::<_, i64>(0))? != 0 {
-        return Ok(());
-    }
-    tracing::info!(
-        event = "store_rewritten",
-        path = %path.display(),
-        "the store is written anew, once, so that it can shrink"
-    );
-    let written = conn
-        .pragma_update(None, "auto_vacuum", "INCREMENTAL")
-        .and_then(|()| conn.execute_batch("VACUUM"));
-    if let Err(error) = written {
-        tracing::warn!(%error, "the store could not be written anew: it will not shrink");
-    }
-    Ok(())
-}
-
 fn reader(path: &Path) -> Result<Connection, rusqlite::Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags)?;
@@ -403,151 +233,4 @@ fn reader(path: &Path) -> Result<Connection, rusqlite::Error> {
     conn.set_prepared_statement_cache_capacity(128);
     conn.pragma_update(None, "temp_store", "MEMORY")?;
     Ok(conn)
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        reason = "a test may fail"
-    )]
-    use super::*;
-    use crate::store::feed::EventStore as _;
-
-    fn now() -> jiff::Timestamp {
-        jiff::Timestamp::from_second(1).unwrap()
-    }
-
-    #[tokio::test]
-    async fn an_error_undoes_one_request_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let db = Database::open(&dir.path().join("o.db")).unwrap();
-        let tasks: Vec<_> = (0..50)
-            .map(|n| {
-                let db = db.clone();
-                tokio::spawn(async move {
-                    db.write(move |tx| {
-                        feed::append(tx, now(), "test", &n.to_string(), &serde_json::json!({}))?;
-                        assert!(n % 7 != 0, "a panic is one request's own");
-                        if n % 2 == 0 {
-                            Err(StoreError::Fault("no".into()))
-                        } else {
-                            Ok(n)
-                        }
-                    })
-                    .await
-                })
-            })
-            .collect();
-        let mut kept = Vec::new();
-        for task in tasks {
-            kept.extend(task.await.unwrap().ok());
-        }
-        let events = db.events_after(0, 1000).await.unwrap();
-        assert_eq!(events.len(), kept.len());
-        assert!(kept.iter().all(|n| n % 2 == 1 && n % 7 != 0));
-        assert_eq!(db.feed().newest(), events.last().unwrap().seq);
-    }
-
-    #[derive(Debug, PartialEq)]
-    enum Refusal {
-        Taken,
-        Store(StoreError),
-    }
-
-    impl From<StoreError> for Refusal {
-        fn from(error: StoreError) -> Self {
-            Self::Store(error)
-        }
-    }
-
-    #[tokio::test]
-    async fn what_ends_a_transaction_is_told_to_all_of_it_as_what_it_was() {
-        let dir = tempfile::tempdir().unwrap();
-        let db = Database::open(&dir.path().join("o.db")).unwrap();
-        // All three go into one transaction: they are asked while the writer is held up.
-        let (begun, held) = (
-            Arc::new(std::sync::Barrier::new(2)),
-            Arc::new(std::sync::Barrier::new(2)),
-        );
-        let hold = {
-            let (db, begun, held) = (db.clone(), begun.clone(), held.clone());
-            tokio::spawn(async move {
-                db.write(move |_| {
-                    begun.wait();
-                    held.wait();
-                    Ok::<_, StoreError>(())
-                })
-                .await
-            })
-        };
-        tokio::task::spawn_blocking(move || begun.wait())
-            .await
-            .unwrap();
-        let refused = db.write(|_| Err::<(), _>(Refusal::Taken));
-        let failing = db.write(|tx| {
-            // As the engine does itself on an I/O error.
-            tx.execute_batch("ROLLBACK").map_err(StoreError::from)?;
-            let io = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
-            Err::<(), _>(Refusal::Store(
-                rusqlite::Error::SqliteFailure(io, None).into(),
-            ))
-        });
-        let kept = db.write(|_| Ok::<_, Refusal>(()));
-        let release = async {
-            tokio::task::spawn_blocking(move || held.wait())
-                .await
-                .unwrap();
-        };
-        let (refused, failing, kept, ()) = tokio::join!(refused, failing, kept, release);
-        hold.await.unwrap().unwrap();
-        for answer in [refused, failing, kept] {
-            let answer = answer.unwrap_err();
-            assert!(
-                matches!(answer, Refusal::Store(StoreError::Io(_))),
-                "{answer:?}"
-            );
-        }
-    }
-
-    #[tokio::test]
-    async fn a_second_owner_is_refused_and_a_new_boot_has_a_higher_epoch() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("deep/o.db");
-        let first = Database::open(&path).unwrap();
-        let refused = Database::open(&path).unwrap_err();
-        assert!(matches!(refused, OpenError::Locked { .. }), "{refused}");
-        assert!(
-            refused
-                .to_string()
-                .contains(&std::process::id().to_string()),
-            "{refused}"
-        );
-        assert_eq!(first.epoch(), 1);
-        drop(first);
-        assert_eq!(Database::open(&path).unwrap().epoch(), 2);
-    }
-
-    #[test]
-    fn newer_and_foreign_files_are_refused_untouched() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("o.db");
-        drop(Database::open(&path).unwrap());
-        Connection::open(&path)
-            .unwrap()
-            .pragma_update(None, "user_version", 99)
-            .unwrap();
-        assert!(matches!(
-            Database::open(&path),
-            Err(OpenError::Newer { found: 99, .. })
-        ));
-        let path = dir.path().join("f.db");
-        Connection::open(&path)
-            .unwrap()
-            .execute_batch("CREATE TABLE t (x)")
-            .unwrap();
-        assert!(matches!(Database::open(&path), Err(OpenError::Foreign)));
-    }
 }

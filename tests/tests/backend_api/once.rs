@@ -30,6 +30,11 @@ fn routes() -> Vec<(&'static str, Value, Value)> {
             json!({ "cron": "@yearly", "command": ["true"] }),
             json!({ "cron": "@monthly", "command": ["true"] }),
         ),
+        (
+            "/v1/sandboxes",
+            json!({ "services": [{ "name": "idle", "command": ["sleep", "1000"] }] }),
+            json!({ "services": [{ "name": "other", "command": ["sleep", "1000"] }] }),
+        ),
     ]
 }
 
@@ -142,4 +147,42 @@ async fn a_key_is_forgotten_after_seven_days() {
     let anew = ask().send(backend.address()).await;
     assert_eq!(anew.status, 201);
     assert_ne!(anew.json()["id"], first["id"]);
+}
+
+#[tokio::test]
+async fn a_sandbox_is_answered_again_where_there_is_room_for_no_other() {
+    let backend = Backend::start("[sandboxes]\nlimit = 1\n").await;
+    let body = json!({ "services": [{ "name": "idle", "command": ["sleep", "1000"] }] });
+    let ask = |key: &str| keyed("/v1/sandboxes", key, "key:a", &body);
+    let first = ask("a").send(backend.address()).await;
+    assert_eq!(first.status, 201, "{}", first.text());
+    assert_eq!(ask("b").send(backend.address()).await.status, 429);
+    let again = ask("a").send(backend.address()).await;
+    assert_eq!((again.status, again.json()), (201, first.json()));
+    assert_eq!(again.header("idempotent-replayed"), Some("true"));
+    assert_eq!(count(&backend, "/v1/sandboxes").await, 1);
+}
+
+#[tokio::test]
+async fn a_key_makes_no_second_run_when_the_first_is_removed() {
+    let mut backend = Backend::start("[retention]\nfinished_runs = \"1d\"\n").await;
+    let body = json!({ "command": ["true"] });
+    let ask = || keyed("/v1/runs", "k", "key:a", &body);
+    let first = ask().send(backend.address()).await.json();
+    let id = first["id"].as_str().unwrap().to_owned();
+    crate::backend_runs::ended(&backend, &id).await;
+    assert!(backend.terminate().await.success());
+    let store = rusqlite::Connection::open(backend.database()).unwrap();
+    let aged = "UPDATE runs SET ended_at = ended_at - 2 * 86400 * 1000000";
+    assert_eq!(store.execute(aged, []).unwrap(), 1);
+    drop(store);
+    backend.restart().await;
+    eventually("the run is removed", DEADLINE, || async {
+        backend.get(&format!("/v1/runs/{id}")).await.status == 404
+    })
+    .await;
+    let again = ask().send(backend.address()).await;
+    assert_eq!((again.status, again.json()), (201, first));
+    assert_eq!(again.header("idempotent-replayed"), Some("true"));
+    assert_eq!(count(&backend, "/v1/runs").await, 0);
 }

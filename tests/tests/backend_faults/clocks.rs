@@ -16,6 +16,7 @@ use super::{exists, order};
 use crate::backend_runs::{ended, reaches, submit};
 
 const HOUR: i64 = 3600;
+const DAY: i64 = 24 * HOUR;
 
 /// A backend whose clock can be set; `None`, said loudly, where that cannot be had.
 async fn with_a_clock(config: &str) -> Option<Backend> {
@@ -42,7 +43,7 @@ fn prepare(dir: &Path) -> Vec<String> {
     std::fs::create_dir_all(place.join("etc")).unwrap();
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/backend_faults/clock.c");
     let library = place.join("clock.so");
-    std::fs::write(place.join("moved"), 0_i64.to_ne_bytes()).unwrap();
+    std::fs::write(place.join("moved"), [0; 16]).unwrap();
     let built = Command::new("cc")
         .args(["-shared", "-fPIC", "-O1"])
         .arg(format!(
@@ -70,10 +71,23 @@ fn prepare(dir: &Path) -> Vec<String> {
 
 /// Sets the clock: so many seconds from what it is outside.
 fn set(backend: &Backend, seconds: i64) {
+    write(backend, &seconds.to_ne_bytes());
+}
+
+/// Lets time go on: the clock, which is so many seconds from what it is outside then, and the one that
+/// nobody sets.
+fn run_on(backend: &Backend, seconds: i64, since_boot: i64) {
+    write(
+        backend,
+        &[seconds.to_ne_bytes(), since_boot.to_ne_bytes()].concat(),
+    );
+}
+
+fn write(backend: &Backend, moved: &[u8]) {
     use std::os::unix::fs::FileExt as _;
     let place = backend.dir().join("clock/moved");
     let file = std::fs::OpenOptions::new().write(true).open(place).unwrap();
-    file.write_all_at(&seconds.to_ne_bytes(), 0).unwrap();
+    file.write_all_at(moved, 0).unwrap();
 }
 
 /// What the backend's clock shows.
@@ -335,5 +349,132 @@ async fn a_night_in_which_clocks_are_changed_has_one_of_what_is_nightly() {
         invariants(&mut backend, &[]).await;
     } else {
         eprintln!("SKIPPED: this machine has no time zones");
+    }
+}
+
+/// How often the backend has said since its last start that nothing is removed for now.
+fn doubts(backend: &Backend) -> usize {
+    backend.output().matches("\"retention_waits\"").count()
+}
+
+async fn doubted(backend: &Backend, times: usize) {
+    let what = format!("it doubts the clock for the {times}. time");
+    eventually(&what, DEADLINE, || async { doubts(backend) >= times }).await;
+}
+
+#[tokio::test]
+async fn nothing_is_removed_by_a_clock_that_was_set_a_moment_ago() {
+    let Some(mut backend) = with_a_clock("[retention]\nperiod = \"100ms\"\n").await else {
+        return;
+    };
+    for id in ["old", "new"] {
+        submit(&backend, &order(id, "true", &json!({}))).await;
+        ended(&backend, id).await;
+    }
+    let place = backend.database();
+    let in_the_store = |sql: &str| {
+        let store = Connection::open(&place).unwrap();
+        store.query_row(sql, [], |row| row.get::<_, i64>(0))
+    };
+    eventually("the clock was looked at", DEADLINE, || async {
+        in_the_store("SELECT count(course_machine) FROM boot").unwrap() == 1
+    })
+    .await;
+    let status =
+        async |backend: &Backend, id: &str| backend.get(&format!("/v1/runs/{id}")).await.status;
+    let gone = async |backend: &Backend, id: &str| {
+        eventually(id, DEADLINE, async || status(backend, id).await == 404).await;
+    };
+    backend.kill().await;
+    set(&backend, 40 * DAY);
+    let aged = format!(
+        "UPDATE runs SET ended_at = ended_at - {} * 1000000 WHERE id = 'old' RETURNING 1",
+        31 * DAY
+    );
+    in_the_store(&aged).unwrap();
+    // A restart forgets no doubt.
+    for _ in 0..2 {
+        backend.restart().await;
+        doubted(&backend, 1).await;
+    }
+    // Set right again: nothing was lost, and what is old goes when the clock was steady for an hour.
+    set(&backend, 0);
+    doubted(&backend, 2).await;
+    for id in ["old", "new"] {
+        assert_eq!(status(&backend, id).await, 200, "{id}");
+    }
+    run_on(&backend, 61 * 60, 61 * 60);
+    gone(&backend, "old").await;
+    assert_eq!(status(&backend, "new").await, 200);
+    // Ahead for good.
+    run_on(&backend, 40 * DAY, 61 * 60);
+    doubted(&backend, 3).await;
+    assert_eq!(status(&backend, "new").await, 200);
+    run_on(&backend, 40 * DAY + 61 * 60, 122 * 60);
+    gone(&backend, "new").await;
+}
+
+#[tokio::test]
+async fn the_age_of_what_waits_is_not_that_of_the_clock() {
+    let Some(backend) = with_a_clock("[runs]\nconcurrency = 1\ngrace = \"300ms\"\n").await else {
+        return;
+    };
+    submit(&backend, &order("lives", WAITS, &json!({}))).await;
+    reaches(&backend, "lives", "running").await;
+    submit(&backend, &order("waits", "true", &json!({}))).await;
+    set(&backend, 2 * HOUR);
+    submit(&backend, &order("after", "true", &json!({}))).await;
+    let age = backend
+        .metric("queue_oldest_seconds{queue=\"default\"}")
+        .await;
+    assert!(age < HOUR.unsigned_abs(), "{age}");
+    let queues = backend.get("/v1/queues").await.json();
+    let oldest = queues["items"][0]["oldest_queued_at"].as_str().unwrap();
+    let oldest: Timestamp = oldest.parse().unwrap();
+    let waited = now(&backend).await.duration_since(oldest);
+    assert!(waited.as_secs() < HOUR, "{queues}");
+}
+
+#[tokio::test]
+async fn a_schedule_goes_on_after_a_clock_that_was_days_ahead() {
+    let Some(mut backend) = with_a_clock("").await else {
+        return;
+    };
+    let start: Timestamp = "2031-05-06T10:30:00Z".parse().unwrap();
+    let days = |days: i64| jiff::SignedDuration::from_hours(24 * days);
+    set_to(&mut backend, start).await;
+    let body =
+        json!({ "id": "hourly", "cron": "0 * * * *", "missed": "skip", "command": ["true"] });
+    schedule(&backend, &body).await;
+    // It passes over what it missed, and looks ahead from there.
+    set_to(&mut backend, start + days(5)).await;
+    dealt(&backend, "hourly").await;
+    set_to(&mut backend, start).await;
+    eventually("it comes back", DEADLINE, || async {
+        let schedule = backend.get("/v1/schedules/hourly").await.json();
+        schedule["next"][0] == "2031-05-06T11:00:00Z"
+    })
+    .await;
+    assert_eq!(fired(&backend, "hourly"), [""; 0]);
+    set_to(&mut backend, "2031-05-06T11:00:02Z".parse().unwrap()).await;
+    dealt(&backend, "hourly").await;
+    assert_eq!(fired(&backend, "hourly"), ["2031-05-06T11:00:00Z"]);
+}
+
+#[tokio::test]
+async fn a_schedule_that_is_alone_fires_again_and_again() {
+    let Some(mut backend) = with_a_clock("").await else {
+        return;
+    };
+    set_to(&mut backend, "2031-05-06T10:00:58Z".parse().unwrap()).await;
+    let body = json!({ "id": "alone", "cron": "* * * * *", "command": ["true"] });
+    schedule(&backend, &body).await;
+    // Nothing wakes it but its own time; it looks at the clock twice a minute.
+    for times in 1..=2 {
+        let what = format!("it fires for the {times}. time");
+        eventually(&what, 3 * DEADLINE, || async {
+            fired(&backend, "alone").len() >= times
+        })
+        .await;
     }
 }

@@ -326,7 +326,7 @@ mod tests {
             });
             let reads = line.starts_with("SCAN") || line.starts_with("SEARCH");
             // What is named here is no table of runs.
-            let elsewhere = ["first", "(subquery", "queues", "CONSTANT", "t"];
+            let elsewhere = ["first", "(subquery", "queues", "waiting", "CONSTANT", "t"];
             let table = line.split_whitespace().nth(1).unwrap_or_default();
             !reads
                 || by_key
@@ -350,6 +350,7 @@ mod tests {
             NEXT_DUE.to_owned(),
             first_of_all(),
             first_of_lane(),
+            crate::store::sqlite::submissions::WAITING.to_owned(),
             crate::store::sqlite::submissions::WAITING_IN.to_owned(),
         ] {
             let costly = costly(&store, sql.clone()).await;

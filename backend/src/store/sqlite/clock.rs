@@ -58,28 +58,26 @@ impl Clock {
         })
     }
 
-    /// Looks at it when a store is opened. Set while no backend ran, it moves what waits, unless the
-    /// machine was restarted meanwhile: then nobody can tell.
-    pub(super) fn open(conn: &Connection) -> Result<Option<Self>, StoreError> {
+    /// Looks at it when a boot begins, inside a transaction. Set while no backend ran, it moves what
+    /// waits, unless the machine was restarted meanwhile: then nobody can tell.
+    pub(super) fn begin(tx: &Connection) -> Result<Option<Self>, StoreError> {
         let (Some(clock), Ok(machine)) = (Self::look(), boot_id()) else {
             return Ok(None);
         };
         let before: (Option<String>, Option<i64>) =
-            conn.query_row("SELECT machine, clock FROM boot", [], |row| {
+            tx.query_row("SELECT machine, clock FROM boot", [], |row| {
                 Ok((row.get(0)?, row.get(1)?))
             })?;
-        let tx = conn.unchecked_transaction()?;
         if let (Some(of), Some(offset)) = before
             && of == machine
             && let Some(by) = clock::set_by(offset, clock.offset)
         {
-            move_along(&tx, by)?;
+            move_along(tx, by)?;
         }
         tx.execute(
             "UPDATE boot SET machine = ?1, clock = ?2",
             (machine, clock.offset),
         )?;
-        tx.commit()?;
         Ok(Some(clock))
     }
 

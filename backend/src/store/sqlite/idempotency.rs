@@ -38,11 +38,7 @@ where
     let Some(idempotency) = idempotency else {
         return make().map(Once::New);
     };
-    if let Some((seen, first)) = remembered(tx, now, &idempotency)? {
-        // Rows of earlier versions hold the body itself.
-        if seen != digest(&idempotency.body) && seen != idempotency.body {
-            return Err(KeyReused.into());
-        }
+    if let Some(first) = answered::<E>(tx, now, &idempotency)? {
         return Ok(Once::Before(first));
     }
     let made = make()?;
@@ -50,12 +46,31 @@ where
     Ok(Once::New(made))
 }
 
+/// What was answered before to the same key and request.
+pub(super) fn answered<E>(
+    conn: &Connection,
+    now: Timestamp,
+    asked: &Idempotency,
+) -> Result<Option<Value>, E>
+where
+    E: From<StoreError> + From<KeyReused>,
+{
+    let Some((seen, first)) = remembered(conn, now, asked)? else {
+        return Ok(None);
+    };
+    // Rows of earlier versions hold the body itself.
+    if seen != digest(&asked.body) && seen != asked.body {
+        return Err(KeyReused.into());
+    }
+    Ok(Some(first))
+}
+
 fn remembered(
-    tx: &Connection,
+    conn: &Connection,
     now: Timestamp,
     idempotency: &Idempotency,
 ) -> Result<Option<(Vec<u8>, Value)>, StoreError> {
-    let found: Option<(Vec<u8>, String)> = tx
+    let found: Option<(Vec<u8>, String)> = conn
         .prepare_cached(
             "SELECT body, answer FROM idempotency WHERE actor = ?1 AND key = ?2 AND created_at >= ?3",
         )?

@@ -75,7 +75,11 @@ impl Lock {
             .set_len(0)
             .and_then(|()| beside.rewind())
             .and_then(|()| writeln!(beside, "{}", std::process::id()));
-        written.map_err(|error| io_error(&name, error))?;
+        match written {
+            // It only tells others who has it: a full disk keeps nobody from reading.
+            Err(error) if is_full(&error) => {}
+            written => written.map_err(|error| io_error(&name, error))?,
+        }
         Ok(Self {
             _beside: beside,
             _database: database,
@@ -83,9 +87,17 @@ impl Lock {
     }
 }
 
-fn io_error(path: &Path, source: io::Error) -> OpenError {
+/// Whether there was no room for it.
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+fn io_error(path: &Path, why: io::Error) -> OpenError {
     let path = path.to_owned();
-    OpenError::Io { path, source }
+    OpenError::Io { path, why }
 }
 
 /// Whether the lock was free, or became free in time; it is ours then.

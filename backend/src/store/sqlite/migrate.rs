@@ -1,6 +1,6 @@
 //! The schema, step by step, forward only. A step that was released is never edited.
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
 use super::OpenError;
 use crate::crash_point::CrashPoint;
@@ -32,6 +32,11 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "age of deliveries",
         include_str!("migrations/0010_age_of_deliveries.sql"),
     ),
+    (
+        "course of the clock",
+        include_str!("migrations/0011_course_of_the_clock.sql"),
+    ),
+    ("waiting", include_str!("migrations/0012_waiting.sql")),
 ];
 
 /// Brings the schema up to this program's version.
@@ -60,11 +65,13 @@ pub(super) fn run(conn: &mut Connection) -> Result<(), OpenError> {
     }
     for ((name, sql), version) in MIGRATIONS.iter().zip(1_i64..).filter(|(_, v)| *v > found) {
         let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Exclusive)?;
-        tx.execute_batch(sql)
-            .map_err(|error| OpenError::Migration {
-                name,
-                reason: error.to_string(),
-            })?;
+        tx.execute_batch(sql).map_err(|error| {
+            if error.sqlite_error_code() == Some(ErrorCode::DiskFull) {
+                return OpenError::Engine(error);
+            }
+            let reason = error.to_string();
+            OpenError::Migration { name, reason }
+        })?;
         tx.pragma_update(None, "application_id", APPLICATION_ID)?;
         tx.pragma_update(None, "user_version", version)?;
         tx.commit()?;

@@ -89,12 +89,12 @@ fn is_paused(tx: &Connection, name: &str) -> Result<bool, StoreError> {
 
 type Count = (String, String, i64, Option<i64>);
 
-/// How many runs of each queue are in each state that is not final, and the earliest time of
-/// queueing.
+/// How many runs of each queue are in each state that is not final, and since when the one that waits
+/// longest does.
 fn unfinished(conn: &Connection) -> Result<Vec<Count>, StoreError> {
     Ok(conn
         .prepare_cached(
-            "SELECT queue, state, count(*), min(queued_at) FROM runs \
+            "SELECT queue, state, count(*), min(since) FROM runs \
              WHERE state IN ('queued', 'scheduled') GROUP BY queue, state UNION ALL \
              SELECT queue, 'active', count(*), NULL FROM runs \
              WHERE state IN ('running', 'canceling') GROUP BY queue",

@@ -2,10 +2,11 @@
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension as _};
 use serde_json::json;
 
 use super::{Database, StoreError, feed, idempotency};
+use crate::clock::Course;
 pub(super) use crate::store::retention::*;
 
 /// Rows removed at a time, of each kind.
@@ -66,6 +67,36 @@ impl RetentionStore for Database {
             while rows.next()?.is_some() {}
             let after = free(tx)?;
             Ok(after > 0 && after < before)
+        })
+        .await
+    }
+
+    async fn course(&self) -> Result<Option<Course>, StoreError> {
+        self.read(|conn| {
+            let course = conn.query_row(
+                "SELECT course_machine, course_offset, course_since FROM boot \
+                 WHERE course_machine IS NOT NULL",
+                [],
+                |row| {
+                    Ok(Course {
+                        machine: row.get(0)?,
+                        offset: row.get(1)?,
+                        since: row.get(2)?,
+                    })
+                },
+            );
+            Ok(course.optional()?)
+        })
+        .await
+    }
+
+    async fn keep_course(&self, course: Course) -> Result<(), StoreError> {
+        self.write(move |tx| {
+            tx.prepare_cached(
+                "UPDATE boot SET course_machine = ?1, course_offset = ?2, course_since = ?3",
+            )?
+            .execute((course.machine, course.offset, course.since))?;
+            Ok(())
         })
         .await
     }

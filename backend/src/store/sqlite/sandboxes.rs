@@ -10,7 +10,11 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 use serde_json::json;
 
-use super::{Database, StoreError, feed, optional_time, time};
+use super::{
+    Database, StoreError, feed,
+    idempotency::{Answer, Idempotency, Once, answered, once},
+    optional_time, time,
+};
 pub(super) use crate::store::sandboxes::*;
 use crate::{
     executor::Identity,
@@ -74,64 +78,32 @@ impl SandboxStore for Database {
         new: NewSandbox,
     ) -> Result<Sandbox, SandboxError> {
         let epoch = self.epoch();
+        self.write(move |tx| create(tx, now, epoch, &new)).await
+    }
+
+    async fn create_sandbox_once(
+        &self,
+        now: Timestamp,
+        new: NewSandbox,
+        idempotency: Idempotency,
+        answer: Answer<Sandbox>,
+    ) -> Result<Once<Sandbox>, SandboxError> {
+        let epoch = self.epoch();
         self.write(move |tx| {
-            let count: i64 = tx
-                .prepare_cached("SELECT count(*) FROM sandboxes WHERE state <> 'deleted'")?
-                .query_row([], |row| row.get(0))?;
-            if count >= new.limit {
-                return Err(SandboxError::TooMany(count));
-            }
-            if let Some(build) = &new.build_id {
-                let count: i64 = tx
-                    .prepare_cached(
-                        "SELECT count(*) FROM sandboxes \
-                         WHERE state <> 'deleted' AND build_id = ?1",
-                    )?
-                    .query_row([build], |row| row.get(0))?;
-                if count >= new.build_limit {
-                    return Err(SandboxError::TooManyOfBuild(count));
-                }
-            }
-            let health: BTreeMap<_, _> = new
-                .services
-                .iter()
-                .map(|service| (&service.name, ServiceState::Starting))
-                .collect();
-            tx.prepare_cached(
-                "INSERT INTO sandboxes (id, name, state, goal, epoch, driver, isolation, actor, \
-                 request_id, \
-                 services, health, secrets, created_at, updated_at, expires_at, build_id) \
-                 VALUES (?1, ?2, 'creating', 'live', ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, \
-                 ?12, ?13)",
-            )?
-            .execute((
-                &new.id,
-                &new.name,
-                epoch,
-                new.driver,
-                new.isolation.name(),
-                &new.actor,
-                &new.request_id,
-                serde_json::to_string(&new.services).map_err(StoreError::from)?,
-                serde_json::to_string(&health).map_err(StoreError::from)?,
-                json!(new.secrets).to_string(),
-                now.as_microsecond(),
-                new.expires_at.as_microsecond(),
-                &new.build_id,
-            ))?;
-            for port in new.services.iter().filter_map(|service| service.port) {
-                take_port(tx, now, new.cool_down, &new.id, port)?;
-            }
-            feed::append(
-                tx,
-                now,
-                "sandbox.creating",
-                &new.id,
-                &json!({ "state": "creating" }),
-            )?;
-            known(tx, &new.id)
+            once(tx, now, Some(idempotency), answer, || {
+                create(tx, now, epoch, &new)
+            })
         })
         .await
+    }
+
+    async fn sandbox_answered(
+        &self,
+        now: Timestamp,
+        idempotency: Idempotency,
+    ) -> Result<Option<serde_json::Value>, SandboxError> {
+        self.read(move |conn| answered(conn, now, &idempotency))
+            .await
     }
 
     async fn take_over_sandboxes(&self) -> Result<Vec<Sandbox>, StoreError> {
@@ -355,6 +327,70 @@ impl SandboxStore for Database {
         })
         .await
     }
+}
+
+/// Records a sandbox and takes its ports inside a transaction.
+fn create(
+    tx: &Connection,
+    now: Timestamp,
+    epoch: i64,
+    new: &NewSandbox,
+) -> Result<Sandbox, SandboxError> {
+    let count: i64 = tx
+        .prepare_cached("SELECT count(*) FROM sandboxes WHERE state <> 'deleted'")?
+        .query_row([], |row| row.get(0))?;
+    if count >= new.limit {
+        return Err(SandboxError::TooMany(count));
+    }
+    if let Some(build) = &new.build_id {
+        let count: i64 = tx
+            .prepare_cached(
+                "SELECT count(*) FROM sandboxes \
+                 WHERE state <> 'deleted' AND build_id = ?1",
+            )?
+            .query_row([build], |row| row.get(0))?;
+        if count >= new.build_limit {
+            return Err(SandboxError::TooManyOfBuild(count));
+        }
+    }
+    let health: BTreeMap<_, _> = new
+        .services
+        .iter()
+        .map(|service| (&service.name, ServiceState::Starting))
+        .collect();
+    tx.prepare_cached(
+        "INSERT INTO sandboxes (id, name, state, goal, epoch, driver, isolation, actor, \
+         request_id, \
+         services, health, secrets, created_at, updated_at, expires_at, build_id) \
+         VALUES (?1, ?2, 'creating', 'live', ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, \
+         ?12, ?13)",
+    )?
+    .execute((
+        &new.id,
+        &new.name,
+        epoch,
+        new.driver,
+        new.isolation.name(),
+        &new.actor,
+        &new.request_id,
+        serde_json::to_string(&new.services).map_err(StoreError::from)?,
+        serde_json::to_string(&health).map_err(StoreError::from)?,
+        json!(new.secrets).to_string(),
+        now.as_microsecond(),
+        new.expires_at.as_microsecond(),
+        &new.build_id,
+    ))?;
+    for port in new.services.iter().filter_map(|service| service.port) {
+        take_port(tx, now, new.cool_down, &new.id, port)?;
+    }
+    feed::append(
+        tx,
+        now,
+        "sandbox.creating",
+        &new.id,
+        &json!({ "state": "creating" }),
+    )?;
+    known(tx, &new.id)
 }
 
 impl From<rusqlite::Error> for SandboxError {

@@ -18,7 +18,7 @@ use super::{
 pub(super) use crate::store::schedules::*;
 use crate::{
     plan::{Rules, dependency::Need},
-    schedule::{Due, Missed, Overlap},
+    schedule::{Due, Missed, Overlap, latest_plan},
 };
 
 #[async_trait]
@@ -60,7 +60,8 @@ impl ScheduleStore for Database {
             tx.prepare_cached(
                 "UPDATE schedules SET cron = ?2, time_zone = ?3, missed = ?4, overlap = ?5, \
                  catch_up = ?6, subject = ?7, queue = ?8, build_id = ?9, paused_at = ?10, \
-                 next_at = ?11, updated_at = ?12 WHERE id = ?1",
+                 planned_at = iif(next_at IS ?11, planned_at, ?12), next_at = ?11, \
+                 updated_at = ?12 WHERE id = ?1",
             )?
             .execute((
                 id,
@@ -127,10 +128,13 @@ impl ScheduleStore for Database {
         self.read(move |conn| {
             let due = conn
                 .prepare_cached(&format!(
-                    "SELECT {COLUMNS} FROM schedules WHERE paused_at IS NULL AND next_at <= ?1 \
-                     ORDER BY next_at LIMIT 100"
+                    "SELECT {COLUMNS} FROM schedules WHERE paused_at IS NULL \
+                     AND (next_at <= ?1 OR planned_at > ?2) ORDER BY next_at LIMIT 100"
                 ))?
-                .query_map([now.as_microsecond()], |row| Ok(read(row)))?
+                .query_map(
+                    (now.as_microsecond(), latest_plan(now).as_microsecond()),
+                    |row| Ok(read(row)),
+                )?
                 .map(|row| row?)
                 .collect::<Result<_, StoreError>>()?;
             let next: Option<i64> = conn
@@ -171,7 +175,7 @@ impl ScheduleStore for Database {
             }
             tx.prepare_cached(
                 "UPDATE schedules SET next_at = ?2, last_at = ?3, last_run = ?4, last_error = ?5, \
-                 made = ?6, passed_over = ?7 WHERE id = ?1",
+                 made = ?6, passed_over = ?7, planned_at = ?8 WHERE id = ?1",
             )?
             .execute((
                 &schedule.new.id,
@@ -181,6 +185,7 @@ impl ScheduleStore for Database {
                 &schedule.last_error,
                 schedule.made,
                 schedule.passed_over,
+                now.as_microsecond(),
             ))?;
             Ok(fired)
         })
@@ -195,7 +200,8 @@ impl From<rusqlite::Error> for ScheduleError {
 }
 
 const COLUMNS: &str = "seq, id, cron, time_zone, missed, overlap, catch_up, subject, queue, build_id, \
-     actor, paused_at, next_at, last_at, last_run, last_error, made, passed_over, created_at, updated_at";
+     actor, paused_at, next_at, last_at, last_run, last_error, made, passed_over, created_at, updated_at, \
+     planned_at";
 
 fn read(row: &Row<'_>) -> Result<Schedule, StoreError> {
     let (missed, overlap): (String, String) = (row.get(4)?, row.get(5)?);
@@ -223,6 +229,7 @@ fn read(row: &Row<'_>) -> Result<Schedule, StoreError> {
         passed_over: row.get(17)?,
         created_at: time(row.get(18)?)?,
         updated_at: time(row.get(19)?)?,
+        planned_at: optional_time(row.get(20)?)?,
     })
 }
 
@@ -243,8 +250,8 @@ fn create(
     check_card(tx, &new.subject)?;
     tx.prepare_cached(
         "INSERT INTO schedules (id, cron, time_zone, missed, overlap, catch_up, subject, \
-         queue, build_id, actor, next_at, created_at, updated_at) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?12)",
+         queue, build_id, actor, next_at, created_at, updated_at, planned_at) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?12, ?12)",
     )?
     .execute((
         &new.id,

@@ -129,11 +129,10 @@ pub(super) fn submit(
         .ok_or_else(|| StoreError::Fault("a run just stored is not there".into()).into())
 }
 
-/// How many runs wait.
-pub(super) const WAITING: &str = "SELECT count(*) FROM runs WHERE state IN ('queued', 'scheduled')";
+/// How many runs wait: a row for each queue, however many there are.
+pub(super) const WAITING: &str = "SELECT coalesce(sum(runs), 0) FROM waiting";
 /// How many runs wait in a queue.
-pub(super) const WAITING_IN: &str =
-    "SELECT count(*) FROM runs WHERE state IN ('queued', 'scheduled') AND queue = ?1";
+pub(super) const WAITING_IN: &str = "SELECT coalesce(sum(runs), 0) FROM waiting WHERE queue = ?1";
 
 /// Whether another run may wait, in its queue and in all.
 fn check_room(tx: &Connection, queue: &str, rules: &Rules) -> Result<(), SubmitError> {

@@ -12,11 +12,7 @@ use std::{
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{
-    StoreError,
-    clock::{self, Clock},
-    failure, feed,
-};
+use super::{StoreError, boot::Boot, clock, failure, feed};
 use crate::{crash_point::CrashPoint, metrics::Metrics, store::feed::Feed};
 
 /// Requests that may wait for the writer before a caller waits itself.
@@ -65,14 +61,14 @@ impl Writer {
     /// Starts the thread on its connection.
     pub(super) fn start(
         conn: Connection,
-        clock: Option<Clock>,
+        boot: Boot,
         feed: Arc<Feed>,
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
         let (jobs, waiting) = mpsc::channel(WAITING);
         let thread = thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || write_loop(&conn, waiting, clock, &feed, &metrics))?;
+            .spawn(move || write_loop(&conn, waiting, boot, &feed, &metrics))?;
         Ok(Self {
             jobs,
             thread: Some(thread),
@@ -125,7 +121,7 @@ impl Writer {
 fn write_loop(
     conn: &Connection,
     mut jobs: mpsc::Receiver<Job>,
-    mut clock: Option<Clock>,
+    mut boot: Boot,
     feed: &Feed,
     metrics: &Metrics,
 ) {
@@ -139,7 +135,7 @@ fn write_loop(
         let mut replies = Vec::with_capacity(batch.len());
         metrics.store_batch.observe(batch.len());
         let begun = Instant::now();
-        let verdict = commit(conn, batch, &mut clock, &mut replies);
+        let verdict = commit(conn, batch, &mut boot, &mut replies);
         metrics.store_commit.observe(begun.elapsed());
         if let Err(error) = &verdict {
             metrics.store_commits_failed.inc();
@@ -170,16 +166,15 @@ fn write_loop(
 fn commit(
     conn: &Connection,
     batch: Vec<Job>,
-    clock: &mut Option<Clock>,
+    boot: &mut Boot,
     replies: &mut Vec<Reply>,
 ) -> Result<(), StoreError> {
-    let begun = run(conn, "BEGIN IMMEDIATE");
-    let followed = begun.and_then(|()| clock.map_or(Ok(None), |clock| clock.follow(conn)));
-    let (mut state, set) = match followed {
-        Ok(set) => (Ok(()), set),
+    let begun = run(conn, "BEGIN IMMEDIATE").and_then(|()| begin(conn, boot));
+    let (mut state, changed) = match begun {
+        Ok(changed) => (Ok(()), changed),
         Err(error) => (Err(error), None),
     };
-    let seen = set.or(*clock);
+    let seen = changed.as_ref().map_or(boot.clock, |changed| changed.clock);
     for Job { asked, work } in batch {
         state = state.and_then(|()| run(conn, "SAVEPOINT request"));
         clock::doubt(seen.is_some_and(|clock| clock.was_set_after(asked)));
@@ -193,10 +188,26 @@ fn commit(
     CrashPoint::CommitDue.reached();
     let verdict = state.and_then(|()| run(conn, "COMMIT"));
     CrashPoint::Committed.reached();
-    if verdict.is_ok() && set.is_some() {
-        *clock = set;
+    if let (Ok(()), Some(changed)) = (&verdict, changed) {
+        *boot = changed;
     }
     verdict
+}
+
+/// What a transaction begins with: a boot that is owed, and a look at the clock. What of it is to be
+/// remembered once that is committed; `None`: nothing.
+fn begin(conn: &Connection, boot: &Boot) -> Result<Option<Boot>, StoreError> {
+    if boot.owed {
+        let mut paid = boot.clone();
+        paid.write_down(conn)?;
+        paid.owed = false;
+        return Ok(Some(paid));
+    }
+    let set = boot.clock.map_or(Ok(None), |clock| clock.follow(conn))?;
+    Ok(set.map(|clock| Boot {
+        clock: Some(clock),
+        ..boot.clone()
+    }))
 }
 
 /// Ends the savepoint of one request.
