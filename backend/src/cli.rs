@@ -20,7 +20,11 @@ use crate::{
         replay::{ReplayAnswer, ReplayRequest, replay_now},
     },
     run::State,
-    sandbox::stack::repository::{self, Refused},
+    sandbox::{
+        build,
+        spec::Service,
+        stack::repository::{self, Refused},
+    },
     settings::{Address, Settings},
     store::{self, OpenError, Store, runs::Filter},
 };
@@ -77,8 +81,7 @@ pub fn stack_check(dir: &Path) -> Result<String, Refused> {
     let found = repository::load(dir)?;
     let mut said = format!("{}: ok\n", found.source);
     for service in &found.stack.services {
-        let image = service.image.as_deref().unwrap_or_default();
-        let _ = write!(said, "  {}: {image}", service.name);
+        let _ = write!(said, "  {}: {}", service.name, image(dir, service)?);
         if let (Some(role), Some(port)) = (service.role, service.container_port) {
             let role = role.as_str();
             let _ = write!(said, ", port {port} published on 127.0.0.1 as {role}");
@@ -96,6 +99,25 @@ pub fn stack_check(dir: &Path) -> Result<String, Refused> {
         );
     }
     Ok(said)
+}
+
+/// The image of a service, or what it is built from.
+fn image(dir: &Path, service: &Service) -> Result<String, Refused> {
+    let Some(build) = &service.container.build else {
+        return Ok(service.image.clone().unwrap_or_default());
+    };
+    let images = build::check(dir, build, u64::MAX >> 1);
+    let images = images.map_err(|refused| Refused(format!("{}: {refused}\n", service.name)))?;
+    let file = Path::new(&build.context).join(&build.dockerfile);
+    Ok(format!(
+        "built from {}, which begins with {}",
+        file.display(),
+        if images.is_empty() {
+            "nothing".to_owned()
+        } else {
+            images.join(", ")
+        },
+    ))
 }
 
 /// Archives cards: in the store when nobody has it open, else through the backend that has.

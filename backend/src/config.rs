@@ -195,6 +195,14 @@ pub struct Docker {
     pub cpu: Option<Spanned<f64>>,
     /// Processes and threads of one container.
     pub processes: Option<Spanned<i64>>,
+    /// Files that one process of a container may have open.
+    pub open_files: Option<Spanned<i64>>,
+    /// Whether images are built from the Dockerfiles of repositories.
+    pub build: Option<Spanned<bool>>,
+    /// How long one build may take, e.g. `"10m"`.
+    pub build_timeout: Option<Spanned<String>>,
+    /// The files that are sent to the engine for one, e.g. `"64MiB"`.
+    pub build_context: Option<Spanned<String>>,
 }
 
 /// `[sandboxes.ports]`: one range for each role, written `"first-last"`.

@@ -40,6 +40,7 @@ use crate::{
 };
 
 mod activity;
+pub mod build;
 pub mod container;
 mod credentials;
 pub mod docker;
@@ -234,10 +235,17 @@ impl Sandboxes {
 
     /// The stack of a repository in the workspace. Blocks on files.
     pub fn stack_of(&self, dir: &str) -> Result<stack::compose::Stack, CreateError> {
-        let dir = self.inner.workspace.resolve(Some(dir))?;
-        let found = stack::repository::load(&dir);
-        let found = found.map_err(|refused| CreateError::Stack(refused.0))?;
-        Ok(found.stack)
+        let root = self.inner.workspace.resolve(Some(dir))?;
+        let found = stack::repository::load(&root);
+        let mut stack = found
+            .map_err(|refused| CreateError::Stack(refused.0))?
+            .stack;
+        for service in &mut stack.services {
+            if let Some(build) = &mut service.container.build {
+                dir.clone_into(&mut build.repository);
+            }
+        }
+        Ok(stack)
     }
 
     /// Records a sandbox with its ports and begins to start it, once for each idempotency key.
@@ -256,6 +264,7 @@ impl Sandboxes {
         for service in &spec.services {
             self.inner.workspace.place(service.workdir.as_deref())?;
         }
+        self.may_build(&spec)?;
         let driver = self.inner.drivers.of(&spec)?;
         driver.ready().await.map_err(CreateError::NotReady)?;
         let isolation = driver.isolation();
@@ -267,10 +276,12 @@ impl Sandboxes {
             });
         }
         let choosing = self.inner.choosing.lock().await;
-        let services = self.with_ports(&spec).await?;
+        let mut services = self.with_ports(&spec).await?;
+        let id = format!("sbx_{}", id::new_ulid());
+        stack::name_builds(&id, &mut services);
         let now = Timestamp::now();
         let new = NewSandbox {
-            id: format!("sbx_{}", id::new_ulid()),
+            id,
             name: spec.name,
             build_id: spec.build_id,
             driver: driver.name(),
@@ -295,6 +306,17 @@ impl Sandboxes {
             self.keep(sandbox, Entry::Start);
         }
         Ok(made)
+    }
+
+    fn may_build(&self, spec: &Spec) -> Result<(), CreateError> {
+        let mut builds = spec.services.iter().filter(|s| s.container.build.is_some());
+        match builds.next() {
+            Some(service) if !self.inner.settings.docker.build => Err(CreateError::Stack(format!(
+                "service `{}`: images are not built here ([sandboxes.docker] build): name one under `image`",
+                service.name
+            ))),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// The services with a port for each that wants one, free at this moment and in the store.
@@ -444,10 +466,17 @@ impl Sandboxes {
                 place.map_err(|refused| refused.to_string())
             }
         };
+        let repository = |service: &spec::Service| {
+            let build = service.container.build.as_ref()?;
+            let root = self.inner.workspace.resolve(Some(&build.repository));
+            let root = root.map_err(|refused| refused.to_string());
+            Some((service.name.clone(), root))
+        };
         Plan {
             id: sandbox.id.clone(),
             services: sandbox.services.clone(),
             workdirs: sandbox.services.iter().map(place).collect(),
+            repositories: sandbox.services.iter().filter_map(repository).collect(),
             secrets: sandbox.secrets.clone(),
             dir,
         }

@@ -3,7 +3,7 @@
 //!
 //! Answers on `HOST:PORT`: `/` its process id, `/env` its environment, `/file/PATH` a file's mode
 //! and text, `/write/PATH` makes a file, `/reach/HOST/PORT` whether it can connect there,
-//! `/sicken` and `/heal` change `/health`, `/exit` ends it. With arguments: `say TEXT CODE` writes and ends, `sleep` does
+//! `/sicken` and `/heal` change `/health`, `/exit` ends it. With arguments: `say TEXT CODE` writes and ends, `reach HOST PORT` fails unless it can connect there, `sleep` does
 //! nothing for ever.
 
 use std::{
@@ -36,6 +36,13 @@ fn main() {
         Some("say") => {
             println!("{}", words[1]);
             std::process::exit(words[2].parse().unwrap());
+        }
+        Some("reach") => {
+            let port = words[2].parse().unwrap();
+            if let Err(error) = TcpStream::connect((words[1].as_str(), port)) {
+                println!("not reached: {error}");
+                std::process::exit(4);
+            }
         }
         Some("sleep") => loop {
             std::thread::sleep(Duration::from_secs(1000));

@@ -13,8 +13,8 @@ use std::{
 use bollard::{
     Docker,
     query_parameters::{
-        CreateImageOptions, ListContainersOptions, ListNetworksOptions, ListVolumesOptions,
-        RemoveContainerOptions, RemoveVolumeOptions,
+        CreateImageOptions, ListContainersOptions, ListImagesOptions, ListNetworksOptions,
+        ListVolumesOptions, RemoveContainerOptions, RemoveImageOptions, RemoveVolumeOptions,
     },
 };
 use bytes::Bytes;
@@ -77,7 +77,17 @@ impl Engine {
     pub async fn image(&self) -> String {
         let program = program();
         let key = hex::encode(&Sha256::digest(std::fs::read(&program).unwrap())[..6]);
-        let name = format!("orket-test-service:{key}");
+        self.image_with(&program, &key, "").await
+    }
+
+    /// As [`Self::image`], with one more line for whoever builds from it.
+    pub async fn image_that_triggers(&self, line: &str) -> String {
+        self.image_with(&program(), "triggers", &format!("ONBUILD {line}"))
+            .await
+    }
+
+    async fn image_with(&self, program: &Path, tag: &str, line: &str) -> String {
+        let name = format!("orket-test-service:{tag}");
         if self.docker.inspect_image(&name).await.is_ok() {
             return name;
         }
@@ -90,8 +100,12 @@ impl Engine {
         let options = CreateImageOptions {
             from_src: Some("-".into()),
             repo: Some("orket-test-service".into()),
-            tag: Some(key),
-            changes: vec!["ENTRYPOINT [\"/service\"]".into()],
+            tag: Some(tag.to_owned()),
+            changes: ["ENTRYPOINT [\"/service\"]", line]
+                .into_iter()
+                .filter(|line| !line.is_empty())
+                .map(str::to_owned)
+                .collect(),
             ..CreateImageOptions::default()
         };
         let body = bollard::body_full(Bytes::from(archive.stdout));
@@ -131,6 +145,32 @@ impl Engine {
         list.into_iter().map(|one| one.name).collect()
     }
 
+    /// The ids of all images that carry this label, with those that are parts of others.
+    pub async fn images(&self, label: &str) -> Vec<String> {
+        let options = ListImagesOptions {
+            all: true,
+            filters: Some(with(label)),
+            ..ListImagesOptions::default()
+        };
+        let list = self.docker.list_images(Some(options)).await.unwrap();
+        list.into_iter().map(|one| one.id).collect()
+    }
+
+    /// The containers that carry this label, with their states, as people read them.
+    pub async fn describe(&self, label: &str) -> String {
+        let options = ListContainersOptions {
+            all: true,
+            filters: Some(with(label)),
+            ..ListContainersOptions::default()
+        };
+        let list = self.docker.list_containers(Some(options)).await;
+        let lines = list.unwrap_or_default().into_iter().map(|one| {
+            let names = one.names.unwrap_or_default().join(" ");
+            format!("{names}: {}", one.status.unwrap_or_default())
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
     /// How many containers, networks and volumes carry this label.
     pub async fn holds(&self, label: &str) -> [usize; 3] {
         [
@@ -162,6 +202,13 @@ impl Engine {
         for volume in self.volumes(label).await {
             let options = None::<RemoveVolumeOptions>;
             let _ = self.docker.remove_volume(&volume, options).await;
+        }
+        for image in self.images(label).await {
+            let options = RemoveImageOptions {
+                force: true,
+                ..RemoveImageOptions::default()
+            };
+            let _ = self.docker.remove_image(&image, Some(options), None).await;
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Sandboxes of containers, on the real engine of this machine.
 
+mod build;
 mod faults;
 mod life;
 mod restart;
@@ -10,16 +11,30 @@ mod wrapper;
 use std::time::Duration;
 
 use orket_tests::{
-    Backend, DEADLINE,
+    Backend,
     engine::{Engine, INSTANCE, SOCKET},
     eventually,
     program::processes_under,
+    wait::obtain,
 };
 use serde_json::{Value, json};
 
 pub(crate) use super::sandbox::{
-    ask, create, delete, folder, id, is_free, listed, logs, look, port, post, reaches,
+    ask, create, delete, folder, id, is_free, listed, logs, look, port, post,
 };
+
+/// How long the engine, and the commands that speak to it, may take before a test fails: many of them
+/// share a small machine.
+const PATIENCE: Duration = Duration::from_mins(3);
+
+/// Waits until the sandbox is in that state.
+async fn reaches(backend: &Backend, id: &str, state: &str) -> Value {
+    obtain(&format!("sandbox {id} is {state}"), PATIENCE, || async {
+        let sandbox = look(backend, id).await;
+        (sandbox["state"] == state).then_some(sandbox)
+    })
+    .await
+}
 
 /// A backend with the engine it works with, and ports of its own.
 struct Place {
@@ -29,19 +44,31 @@ struct Place {
     base: u16,
 }
 
-/// Everything of this test goes, also when the test failed.
+/// Everything of this test goes, also when the test failed; then it is told what there was.
 impl Drop for Place {
     fn drop(&mut self) {
         let (engine, label) = (self.engine.clone(), self.label());
+        let failed = std::thread::panicking();
+        if failed {
+            eprintln!("--- the backend said\n{}", self.backend.output());
+            eprintln!("--- its sandboxes\n{}", self.records());
+        }
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .unwrap();
-            runtime.block_on(engine.clear(&label));
+            runtime.block_on(async {
+                if failed {
+                    let seen = engine.describe(&label).await;
+                    eprintln!("--- the engine holds\n{seen}");
+                }
+                engine.clear(&label).await;
+            });
         })
         .join()
-        .unwrap();
+        // Of a test that failed already, that is to be read.
+        .unwrap_or_else(|error| assert!(failed, "{error:?}"));
     }
 }
 
@@ -121,6 +148,17 @@ impl Place {
         format!("{INSTANCE}={instance}")
     }
 
+    /// The last record of every sandbox.
+    fn records(&self) -> String {
+        let store = rusqlite::Connection::open(self.backend.database()).unwrap();
+        let columns = "id || ' ' || state || ' ' || ifnull(reason, '-') || ' ' || ifnull(detail, '-') || ' ' || health";
+        let mut rows = store
+            .prepare(&format!("SELECT {columns} FROM sandboxes ORDER BY seq"))
+            .unwrap();
+        let rows = rows.query_map([], |row| row.get::<_, String>(0)).unwrap();
+        rows.flatten().collect::<Vec<_>>().join("\n")
+    }
+
     /// The label of everything of one sandbox.
     fn mark(id: &str) -> String {
         format!("io.orket.sandbox={id}")
@@ -152,13 +190,14 @@ impl Place {
         for id in listed(backend).await {
             assert_eq!(delete(backend, &id).await.status, 202);
         }
-        eventually("all sandboxes are deleted", DEADLINE * 2, || async {
+        eventually("all sandboxes are deleted", PATIENCE, || async {
             listed(backend).await.is_empty()
         })
         .await;
         let label = self.label();
-        eventually("the engine holds nothing of it", DEADLINE, || async {
+        eventually("the engine holds nothing of it", PATIENCE, || async {
             self.engine.holds(&label).await == [0, 0, 0]
+                && self.engine.images(&label).await.is_empty()
         })
         .await;
         assert!(
@@ -172,7 +211,7 @@ impl Place {
             assert!(left.is_empty(), "{sub}: {left:?}");
         }
         let dir = self.backend.dir();
-        eventually("no process is left", DEADLINE, || async {
+        eventually("no process is left", PATIENCE, || async {
             processes_under(dir).is_empty()
         })
         .await;

@@ -16,7 +16,7 @@ use orket_backend::sandbox::{
 };
 use orket_tests::{
     corpus,
-    repository::{files_of, read},
+    repository::{files_of, read, root},
 };
 use serde_json::Value;
 
@@ -30,12 +30,15 @@ const LIMITS: Limits = Limits {
     memory: 1 << 30,
     cpus: 1.0,
     processes: 256,
+    open_files: 4096,
     output: 1 << 20,
 };
 
 /// What the compose command would get of a stack.
 fn rendered(stack: &Stack) -> Rendered {
     let mut services = stack.services.clone();
+    let id = "sbx_01ARZ3NDEKTSV4RRFFQ69G5FAV";
+    stack::name_builds(id, &mut services);
     let mut port = 8000;
     for service in &mut services {
         if service.role.is_some() {
@@ -44,8 +47,9 @@ fn rendered(stack: &Stack) -> Rendered {
         }
     }
     let plan = Plan {
-        id: "sbx_01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
+        id: id.into(),
         workdirs: Vec::new(),
+        repositories: BTreeMap::new(),
         services,
         secrets: stack.secrets.clone(),
         dir: "/box".into(),
@@ -166,4 +170,31 @@ fn friendly_files_are_taken_and_what_is_rendered_holds_the_rules() {
             rendered.compose
         );
     }
+}
+
+#[test]
+fn the_drop_in_for_containers_gives_the_engine_back_and_nothing_else() {
+    let hidden = |file: &str| -> BTreeSet<String> {
+        let text = read(&root().join("deploy/systemd").join(file));
+        let lists = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("InaccessiblePaths="));
+        lists
+            .flat_map(str::split_whitespace)
+            .map(str::to_owned)
+            .collect()
+    };
+    let (unit, containers) = (
+        hidden("orket-backend.service"),
+        hidden("orket-backend.service.d/containers.conf"),
+    );
+    assert!(containers.is_subset(&unit), "{containers:?}");
+    let given: Vec<_> = unit.difference(&containers).collect();
+    assert!(
+        given.iter().all(|path| ["docker", "containerd", "podman"]
+            .iter()
+            .any(|engine| path.contains(engine))),
+        "{given:?}"
+    );
+    assert!(!given.is_empty());
 }

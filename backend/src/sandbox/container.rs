@@ -35,6 +35,23 @@ pub struct Container {
     pub millicpus: Option<u64>,
     /// Processes and threads, where that is less.
     pub processes: Option<i64>,
+    /// What its image is built from, where it is built.
+    pub build: Option<Build>,
+}
+
+/// What an image is built from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Build {
+    /// The repository's folder, relative to the workspace.
+    pub repository: String,
+    /// The folder that is sent to the engine, relative to the repository; empty for all of it.
+    pub context: String,
+    /// The Dockerfile, relative to the context.
+    pub dockerfile: String,
+    /// Values for its `ARG`s.
+    pub args: BTreeMap<String, String>,
+    /// The stage that is the image; the last one when absent.
+    pub target: Option<String>,
 }
 
 /// What a service waits for in another one.

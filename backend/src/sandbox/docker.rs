@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{executor::Isolation, sandbox_state::Reason, settings};
 
+mod build;
 mod compose;
 mod engine;
 mod exec;
@@ -83,6 +84,7 @@ impl DockerDriver {
                 memory: parts.docker.memory,
                 cpus: parts.docker.cpus,
                 processes: parts.docker.processes,
+                open_files: parts.docker.open_files,
                 output: parts.output_limit,
             },
             settings: parts.docker,
@@ -196,6 +198,7 @@ impl SandboxDriver for DockerDriver {
 
     async fn prepare(&self, plan: &Plan) -> Result<(), Fault> {
         self.engine.ping().await.map_err(|error| away(&error))?;
+        self.builds(plan).await?;
         self.images(&self.rendered(plan).images).await
     }
 

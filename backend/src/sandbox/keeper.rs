@@ -165,13 +165,15 @@ impl Keeper {
             }
         }
         let patience = self.sandboxes.inner.settings.start_timeout;
-        let limit = Instant::now() + patience;
+        let mut limit = None;
         let mut moves = 0;
         loop {
             let prepared = tokio::select! {
                 prepared = self.driver.prepare(&self.plan) => prepared,
                 () = self.unwanted() => return Ok(()),
             };
+            // What is fetched and built first has its own limits.
+            let limit = *limit.get_or_insert_with(|| Instant::now() + patience);
             let started = match prepared {
                 Ok(()) => self.driver.start(&self.plan).await,
                 Err(fault) => Err(fault),

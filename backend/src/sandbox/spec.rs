@@ -104,6 +104,8 @@ pub struct Plan {
     pub services: Vec<Service>,
     /// The working directory of each service, or why it has none.
     pub workdirs: Vec<Result<PathBuf, String>>,
+    /// The repository of each service whose image is built, by service, or why there is none.
+    pub repositories: BTreeMap<String, Result<PathBuf, String>>,
     /// Names of its credentials.
     pub secrets: Vec<String>,
     /// The directory that belongs to it alone.
@@ -127,7 +129,7 @@ impl Spec {
         if self.services.len() > MAX_SERVICES {
             return invalid(format!("`services` names more than {MAX_SERVICES}"));
         }
-        let images = self.services.iter().filter(|s| s.image.is_some()).count();
+        let images = self.services.iter().filter(|s| s.is_contained()).count();
         if images != 0 && images != self.services.len() {
             return invalid("`services` mixes those with an `image` and those without: give all of them one, or none".into());
         }
@@ -171,7 +173,7 @@ impl Spec {
 
     /// Whether its services are containers.
     pub fn is_of_images(&self) -> bool {
-        self.services.iter().any(|service| service.image.is_some())
+        self.services.iter().any(Service::is_contained)
     }
 
     /// The credentials to generate: at least one.
@@ -194,6 +196,11 @@ impl Spec {
 }
 
 impl Service {
+    /// Whether it is a container: of an image, or of one that is built for it.
+    pub fn is_contained(&self) -> bool {
+        self.image.is_some() || self.container.build.is_some()
+    }
+
     fn check(&self) -> Result<(), Invalid> {
         if !is_label(&self.name) {
             return Err(Invalid(
@@ -202,7 +209,7 @@ impl Service {
         }
         let within = |Invalid(text): Invalid| Invalid(format!("service `{}`: {text}", self.name));
         let mut command = self.command.clone();
-        if self.image.is_some() && command.is_empty() {
+        if self.is_contained() && command.is_empty() {
             command.push("the image's own".into());
         }
         let work = Work {
@@ -242,7 +249,8 @@ impl Service {
     /// What only containers have, and what only processes have.
     fn check_container(&self) -> Result<(), Invalid> {
         let invalid = |text: &str| Err(Invalid(text.to_owned()));
-        let Some(image) = &self.image else {
+        let image = self.image.as_ref();
+        if !self.is_contained() {
             let given = self.container_port.is_some()
                 || !self.volumes.is_empty()
                 || self.user.is_some()
@@ -252,8 +260,8 @@ impl Service {
             } else {
                 Ok(())
             };
-        };
-        if !is_image(image) {
+        }
+        if image.is_some_and(|image| !is_image(image)) {
             return invalid(
                 "`image` must name an image with a tag other than `latest`, or a digest, e.g. `postgres:16.4`",
             );

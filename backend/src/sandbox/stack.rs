@@ -11,6 +11,7 @@ use serde_json::{Map, json};
 
 use super::spec::{Plan, Service, variable};
 
+mod build;
 pub mod compose;
 mod mount;
 mod parts;
@@ -58,6 +59,8 @@ pub struct Limits {
     pub cpus: f64,
     /// Processes and threads.
     pub processes: i64,
+    /// Files that one process may have open.
+    pub open_files: u64,
     /// Bytes of output that are kept.
     pub output: u64,
 }
@@ -106,6 +109,15 @@ pub struct SecretFile {
 pub fn project(sandbox: &str) -> String {
     let own = sandbox.strip_prefix("sbx_").unwrap_or(sandbox);
     format!("orket-{}", own.to_ascii_lowercase())
+}
+
+/// Gives the images that are built for this sandbox their names: nobody else uses them.
+pub fn name_builds(sandbox: &str, services: &mut [Service]) {
+    for (number, service) in services.iter_mut().enumerate() {
+        if service.container.build.is_some() {
+            service.image = Some(format!("{}-{number}:built", project(sandbox)));
+        }
+    }
 }
 
 /// Renders the services of a plan, all of which have an image.
@@ -283,6 +295,7 @@ mod tests {
             id: "sbx_01ABC".into(),
             services: vec![service],
             workdirs: vec![],
+            repositories: BTreeMap::new(),
             secrets: vec!["password".into()],
             dir: "/box".into(),
         }
@@ -297,6 +310,7 @@ mod tests {
             memory: 1 << 20,
             cpus: 0.5,
             processes: 9,
+            open_files: 99,
             output: 1000,
         };
         let rendered = render(&plan(), &owner, &limits);
@@ -315,6 +329,8 @@ mod tests {
             (&db["mem_limit"], &db["pids_limit"]),
             (&json!("1048576b"), &json!(9))
         );
+        let files = json!({ "nofile": { "soft": 99, "hard": 99 } });
+        assert_eq!(db["ulimits"], files);
         assert_eq!(db["restart"], "no");
         assert_eq!(db["labels"][label::SERVICE], "db");
         for labels in [

@@ -62,6 +62,14 @@ pub struct Docker {
     pub cpus: f64,
     /// Processes and threads.
     pub processes: i64,
+    /// Files that one process may have open.
+    pub open_files: u64,
+    /// Whether images are built from the Dockerfiles of repositories.
+    pub build: bool,
+    /// How long one build may take.
+    pub build_timeout: Duration,
+    /// Bytes of files that are sent to the engine for one.
+    pub build_context: u64,
 }
 
 /// Which driver serves sandboxes.
@@ -199,6 +207,25 @@ impl Reading {
                     Ok(limit)
                 } else {
                     Err(format!("must be between 1 and 1000000, not {limit}"))
+                }
+            }),
+            open_files: self.value(docker.open_files, 4096, |limit| {
+                if (64..=1_048_576).contains(&limit) {
+                    Ok(limit.unsigned_abs())
+                } else {
+                    Err(format!("must be between 64 and 1048576, not {limit}"))
+                }
+            }),
+            build: self.value(docker.build, false, Ok),
+            build_timeout: self.value(docker.build_timeout, Duration::from_mins(10), |text| {
+                time(&text)
+            }),
+            build_context: self.value(docker.build_context, 64 << 20, |text| {
+                let most = unit::size(&text)?;
+                if most > 1 << 30 {
+                    Err("must be at most 1GiB: it is held in memory".to_owned())
+                } else {
+                    Ok(most)
                 }
             }),
         }

@@ -161,6 +161,7 @@ fn the_page_of_sandboxes_is_what_the_backend_does() {
 
 #[test]
 fn the_page_of_stacks_is_the_allow_list() {
+    use orket_backend::sandbox::build::TAKEN;
     use orket_backend::sandbox::stack::{
         repository::{COMPOSE_FILES, MANIFEST},
         rule::{ALLOWED, REFUSED, Rule},
@@ -211,5 +212,14 @@ fn the_page_of_stacks_is_the_allow_list() {
         )
         .unwrap();
     }
+    let taken: Vec<_> = TAKEN.iter().map(|name| format!("`{name}`")).collect();
+    writeln!(
+        page,
+        "\n## Builds\nImages are built where `[sandboxes.docker] build` is on, by the engine's own builder: without a network, within the limits of a container and `build_timeout`. \
+         Instructions that are taken: {}. `ADD` and `ONBUILD` are not, nor options but `--from` and `--chown` of `COPY`; a base image has a tag other than `latest` or a digest, written without a variable, and brings no `ONBUILD`. \
+         Patterns of `.dockerignore` may have `*`, `?`, `**` and `!`. A symbolic link must stay in the context.",
+        taken.join(", ")
+    )
+    .unwrap();
     hold("stacks.md", &page);
 }

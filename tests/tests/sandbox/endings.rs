@@ -91,9 +91,9 @@ async fn one_that_falls_ill_is_unhealthy_and_recovers() {
 #[tokio::test]
 async fn time_runs_out_unless_it_is_extended() {
     let backend = Backend::start(&config_with(24, "max_ttl = \"1d\"")).await;
-    let body = json!({ "ttl": "1s", "services": [api()] });
-    let short = create(&backend, &body).await;
-    let long = create(&backend, &body).await;
+    let body = |ttl: &str| json!({ "ttl": ttl, "services": [api()] });
+    let short = create(&backend, &body("1s")).await;
+    let long = create(&backend, &body("5m")).await;
     let extend = |body| {
         let (backend, target) = (&backend, format!("/v1/sandboxes/{}/extend", id(&long)));
         async move { backend.post(&target, &body).await }

@@ -29,7 +29,7 @@ async fn killed_at(point: &str, test: u16) {
     if is_up {
         let failed = reaches(&place.backend, &id, "failed").await;
         assert_eq!(failed["reason"], "interrupted", "{point}");
-        eventually("nothing of it runs", DEADLINE, || async {
+        eventually("nothing of it runs", PATIENCE, || async {
             look(&place.backend, &id).await["ended_at"].is_string() && is_free(place.base)
         })
         .await;
@@ -184,7 +184,7 @@ async fn leaks_are_reclaimed_what_is_unclear_is_left_and_strangers_are_not_touch
         &[(INSTANCE, &instance), ("io.orket.sandbox", unknown)],
     )
     .await;
-    let metrics = orket_tests::wait::obtain("both are seen", DEADLINE, || async {
+    let metrics = orket_tests::wait::obtain("both are seen", PATIENCE, || async {
         let metrics = place.backend.get("/v1/system/metrics").await.json();
         let driver = metrics["sandbox_driver"].clone();
         (driver["leaks_reclaimed"] == 1 && driver["quarantined"] == json!([unknown]))
@@ -227,7 +227,7 @@ async fn what_somebody_starts_by_hand_is_ended_again() {
         .start_container(container, start)
         .await
         .unwrap();
-    eventually("it is ended again", DEADLINE, || async {
+    eventually("it is ended again", PATIENCE, || async {
         let seen = place
             .engine
             .api()

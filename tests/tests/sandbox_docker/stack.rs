@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn a_repositorys_own_stack_is_run_as_it_was_read() {
-    let mut place = place!(83);
+    let mut place = place!(101);
     let repository = place.backend.workspace().join("shop");
     std::fs::create_dir_all(&repository).unwrap();
     let image = &place.image;
@@ -49,7 +49,7 @@ async fn a_repositorys_own_stack_is_run_as_it_was_read() {
 
 #[tokio::test]
 async fn a_stack_that_is_refused_is_told_with_its_lines_and_leaves_nothing() {
-    let mut place = place!(84);
+    let mut place = place!(102);
     let repository = place.backend.workspace().join("shop");
     std::fs::create_dir_all(&repository).unwrap();
     let file = "services:\n  web:\n    image: nginx:1.27.2\n    privileged: true\n";

@@ -126,7 +126,7 @@ async fn fails(backend: &Backend, kind: &Kind, base: u16) {
     );
     eventually(
         "the others ended and both ports are free",
-        DEADLINE,
+        PATIENCE,
         || async {
             let sandbox = look(backend, id).await;
             sandbox["ended_at"].is_string() && is_free(base) && is_free(base + 20)

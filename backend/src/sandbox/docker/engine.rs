@@ -13,9 +13,10 @@ use bollard::{
     errors::Error,
     models::{ContainerInspectResponse, EventMessage, SystemInfo},
     query_parameters::{
-        CreateImageOptions, EventsOptions, InspectContainerOptions, ListContainersOptions,
-        ListNetworksOptions, ListVolumesOptions, LogsOptions, RemoveContainerOptions,
-        RemoveVolumeOptions, StopContainerOptions,
+        BuildImageOptions, CreateImageOptions, EventsOptions, InspectContainerOptions,
+        ListContainersOptions, ListImagesOptions, ListNetworksOptions, ListVolumesOptions,
+        LogsOptions, RemoveContainerOptions, RemoveImageOptions, RemoveVolumeOptions,
+        StopContainerOptions,
     },
 };
 use futures_util::{Stream, TryStreamExt as _};
@@ -360,6 +361,69 @@ impl Engine {
             .ask(|docker| async move { docker.inspect_image(&name).await })
             .await;
         absent(seen.map(|_| true))
+    }
+
+    /// All images that carry these labels, with those that are parts of others.
+    pub(super) async fn images(&self, labels: &[String]) -> Result<Vec<Thing>, EngineError> {
+        let options = ListImagesOptions {
+            all: true,
+            filters: Some(with("label", labels)),
+            ..ListImagesOptions::default()
+        };
+        let list = self
+            .ask(|docker| async move { docker.list_images(Some(options)).await })
+            .await?;
+        let things = list.into_iter().map(|image| Thing {
+            id: image.id,
+            name: image.repo_tags.first().cloned().unwrap_or_default(),
+            labels: image.labels,
+        });
+        Ok(things.collect())
+    }
+
+    /// Removes an image with all its names.
+    pub(super) async fn remove_image(&self, id: &str) -> Result<(), EngineError> {
+        let options = RemoveImageOptions {
+            force: true,
+            ..RemoveImageOptions::default()
+        };
+        let id = id.to_owned();
+        let call =
+            |docker: Docker| async move { docker.remove_image(&id, Some(options), None).await };
+        absent(self.ask(call).await.map(drop))
+    }
+
+    /// What an image that is built from makes of whoever builds from it.
+    pub(super) async fn triggers(&self, image: &str) -> Result<Vec<String>, EngineError> {
+        let image = image.to_owned();
+        let seen = self
+            .ask(|docker| async move { docker.inspect_image(&image).await })
+            .await?;
+        Ok(seen
+            .config
+            .and_then(|config| config.on_build)
+            .unwrap_or_default())
+    }
+
+    /// Builds an image; `heard` gets the builder's words. A call that is given up ends the build.
+    pub(super) async fn build(
+        &self,
+        options: BuildImageOptions,
+        context: Vec<u8>,
+        patience: Duration,
+        heard: impl FnMut(String) + Send,
+    ) -> Result<(), EngineError> {
+        let mut heard = heard;
+        self.ask_within(patience, |docker| async move {
+            let body = bollard::body_full(context.into());
+            let words = docker.build_image(options, None, Some(body));
+            tokio::pin!(words);
+            while let Some(word) = words.try_next().await? {
+                heard(word.stream.unwrap_or_default());
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Fetches an image from its registry.

@@ -66,6 +66,7 @@ impl DockerDriver {
         for volume in self.volumes(sandbox).await? {
             self.engine.remove_volume(&volume).await?;
         }
+        self.clear_images(&labels).await?;
         let containers = self.engine.containers(&labels).await?.len();
         let (networks, volumes) = (self.networks(sandbox).await?, self.volumes(sandbox).await?);
         if containers + networks.len() + volumes.len() == 0 {
@@ -76,6 +77,29 @@ impl DockerDriver {
             networks.len(),
             volumes.len()
         )))
+    }
+
+    /// Removes what was built, with what was left of builds that came to nothing.
+    async fn clear_images(&self, labels: &[String]) -> io::Result<()> {
+        loop {
+            let left = self.engine.images(labels).await?;
+            let mut held = None;
+            for image in &left {
+                // One that others are made of goes after them.
+                if let Err(error) = self.engine.remove_image(&image.id).await {
+                    if error.is_away() {
+                        return Err(error.into());
+                    }
+                    held = Some(error);
+                }
+            }
+            let now = self.engine.images(labels).await?;
+            match held {
+                _ if now.is_empty() => return Ok(()),
+                Some(error) if now.len() >= left.len() => return Err(error.into()),
+                Some(_) | None => {}
+            }
+        }
     }
 
     // The engine selects things by one label only as we ask it; the other one is compared here.
@@ -139,6 +163,8 @@ impl DockerDriver {
         }
         let mut things = self.engine.networks("label", &instance).await?;
         things.extend(self.engine.volumes("label", &instance).await?);
+        let marked = std::slice::from_ref(&instance);
+        things.extend(self.engine.images(marked).await?);
         for thing in things {
             of(&thing.labels, &|held| held.others += 1);
         }

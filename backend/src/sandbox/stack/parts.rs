@@ -7,9 +7,6 @@ use serde_json::{Map, Value, json};
 use super::{Limits, text};
 use crate::sandbox::container::{Check, Condition, Container};
 
-/// Files that one process of a container may have open: what every engine may allow by itself.
-const OPEN_FILES: u64 = 4096;
-
 /// The key of a volume that services share: none of those that belong to one service.
 pub(super) fn volume(name: &str) -> String {
     format!("stack.{name}")
@@ -33,7 +30,7 @@ pub(super) fn add(made: &mut Value, container: &Container, limits: &Limits) {
     }
     let processes = container.processes.unwrap_or(i64::MAX);
     made["pids_limit"] = json!(processes.min(limits.processes));
-    made["ulimits"] = json!({ "nofile": { "soft": OPEN_FILES, "hard": OPEN_FILES } });
+    made["ulimits"] = json!({ "nofile": { "soft": limits.open_files, "hard": limits.open_files } });
     if !container.entrypoint.is_empty() {
         let words = container.entrypoint.iter().map(|word| text(word));
         made["entrypoint"] = words.collect();

@@ -6,6 +6,7 @@ use std::{
     fs::File,
     io::{self, Read as _},
     ops::Range,
+    os::fd::OwnedFd,
     path::{Component, Path},
 };
 
@@ -35,7 +36,7 @@ pub const COMPOSE_FILES: [&str; 4] = [
     "docker-compose.yml",
 ];
 /// Bytes of a file that are read: one more than any of them may have.
-const MAX_BYTES: u64 = (64 << 10) + 1;
+pub(in crate::sandbox) const MAX_BYTES: u64 = (64 << 10) + 1;
 
 /// Why a repository has no stack that could be run: findings as people read them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -236,40 +237,62 @@ fn compose_file(root: &Path, named: Option<&str>) -> Result<(String, Stack), Ref
 fn read(root: &Path, name: &str) -> Result<Option<String>, Refused> {
     let refused = |text: &str| Refused(format!("{name}: error: {text}\n"));
     let path = Path::new(name);
-    let inside = path
-        .components()
-        .all(|part| matches!(part, Component::Normal(_)));
-    if !inside || name.is_empty() {
+    if !is_inside(path) || name.is_empty() {
         return Err(refused("a path inside of the repository is expected"));
     }
-    let open = || -> io::Result<File> {
-        let folder = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let mut at = openat(CWD, root, folder, Mode::empty())?;
-        let mut parts = path.components().peekable();
-        while let Some(part) = parts.next() {
-            let flags = if parts.peek().is_some() {
-                folder | OFlags::NOFOLLOW
-            } else {
-                // A pipe must not be waited for.
-                OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK
-            };
-            at = openat(&at, part.as_os_str(), flags, Mode::empty())?;
-        }
-        Ok(File::from(at))
-    };
-    let file = match open() {
+    let root = openat(CWD, root, FOLDER, Mode::empty());
+    let text = match root
+        .map_err(io::Error::from)
+        .and_then(|root| read_in(root, path))
+    {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other,
     };
-    let text = file.and_then(|file| {
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("it is not a plain file"));
-        }
-        let mut text = String::new();
-        file.take(MAX_BYTES).read_to_string(&mut text)?;
-        Ok(text)
-    });
     text.map(Some).map_err(|error| {
         refused(&format!("cannot be read ({error}): it must be a plain file of text, and nothing on its path a symbolic link"))
     })
+}
+
+/// How folders are opened.
+pub(in crate::sandbox) const FOLDER: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::CLOEXEC);
+
+/// Whether a path is made of plain names only.
+pub(in crate::sandbox) fn is_inside(path: &Path) -> bool {
+    path.components()
+        .all(|part| matches!(part, Component::Normal(_)))
+}
+
+/// Opens what lies in a folder. Nothing on the way is followed where it is a symbolic link, and a pipe
+/// is not waited for.
+pub(in crate::sandbox) fn open_in(
+    folder: OwnedFd,
+    path: &Path,
+    last: OFlags,
+) -> io::Result<OwnedFd> {
+    let mut at = folder;
+    let mut parts = path.components().peekable();
+    while let Some(part) = parts.next() {
+        let flags = if parts.peek().is_some() { FOLDER } else { last };
+        at = openat(
+            &at,
+            part.as_os_str(),
+            flags | OFlags::NOFOLLOW,
+            Mode::empty(),
+        )?;
+    }
+    Ok(at)
+}
+
+/// The text of a plain file in a folder, as far as [`MAX_BYTES`].
+pub(in crate::sandbox) fn read_in(folder: OwnedFd, path: &Path) -> io::Result<String> {
+    let plain = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = File::from(open_in(folder, path, plain)?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a plain file"));
+    }
+    let mut text = String::new();
+    file.take(MAX_BYTES).read_to_string(&mut text)?;
+    Ok(text)
 }

@@ -40,7 +40,7 @@ pub enum Rule {
     Device,
     /// It reads another file.
     OtherFile,
-    /// It builds an image.
+    /// It builds an image in another way than from plain files of the repository.
     Build,
     /// It names what is named, or owned, by somebody else.
     Name,
@@ -199,6 +199,17 @@ pub const ALLOWED: &[Allowed] = &[
         "services.*.image",
         "an image with a tag other than `latest`, or a digest",
     ),
+    may(
+        "services.*.build",
+        "a folder of the repository, or a map; then there is no `image`. Only where the operator allows it: [what of a Dockerfile is taken](#builds)",
+    ),
+    may("services.*.build.context", "a folder of the repository"),
+    may(
+        "services.*.build.dockerfile",
+        "a file in that folder; `Dockerfile` when absent",
+    ),
+    may("services.*.build.args", "as `environment`"),
+    may("services.*.build.target", "a stage of the Dockerfile"),
     may("services.*.command", "a list, or words without quotes"),
     may("services.*.entrypoint", "as `command`"),
     may(
@@ -314,6 +325,8 @@ const ONE_FILE: &str = "everything has to stand in this one file";
 const OURS: &str = "names and labels are given by Orket";
 const RESOLVE: &str = "services reach each other by their names";
 const NO_HOOK: &str = "only services are run";
+const BUILDS: &str = "an image is built from files of the repository alone, without a network";
+const ONE_CONTEXT: &str = "put the files into the one `context`";
 const OUR_LIMITS: &str = "lower limits are given by `mem_limit`, `cpus` and `pids_limit`";
 
 /// Keys of compose files that are never taken, with what to do; all others are unknown.
@@ -373,11 +386,19 @@ pub const REFUSED: &[Refused] = &[
         Rule::OtherFile,
         "put the file into the image, or its content under `environment`",
     ),
-    no(
-        "build",
-        Rule::Build,
-        "nothing is built here: build the image elsewhere, and name it under `image`",
-    ),
+    no("ssh", Rule::Build, BUILDS),
+    no("network", Rule::Build, BUILDS),
+    no("cache_from", Rule::Build, BUILDS),
+    no("cache_to", Rule::Build, BUILDS),
+    no("no_cache", Rule::Build, BUILDS),
+    no("pull", Rule::Build, BUILDS),
+    no("tags", Rule::Build, BUILDS),
+    no("platforms", Rule::Build, BUILDS),
+    no("entitlements", Rule::Build, BUILDS),
+    no("provenance", Rule::Build, BUILDS),
+    no("sbom", Rule::Build, BUILDS),
+    no("additional_contexts", Rule::Build, ONE_CONTEXT),
+    no("dockerfile_inline", Rule::Build, ONE_CONTEXT),
     no(
         "pull_policy",
         Rule::Image,

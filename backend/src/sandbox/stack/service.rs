@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, ops::Range, time::Duration};
 
 use super::{
+    build,
     compose::{Declared, exactly},
     mount,
     reader::{Fields, Reader},
@@ -35,6 +36,9 @@ pub(super) fn service(reader: &mut Reader, entry: &Entry, declared: &Declared) -
         processes: reader.read(fields.get("pids_limit"), |n| value::whole(n, 1, 1 << 20)),
         ..Container::default()
     };
+    if let Some(node) = fields.get("build") {
+        container.build = build::build(reader, node, fields.get("image").is_some());
+    }
     if let Some(node) = fields.get("deploy") {
         deploy(reader, node, &mut container);
     }
@@ -74,7 +78,10 @@ pub(super) fn service(reader: &mut Reader, entry: &Entry, declared: &Declared) -
         volumes,
         user: user(reader, &fields),
         restart: restart(reader, &fields),
-        env: environment(reader, &fields),
+        env: fields
+            .get("environment")
+            .map(|node| variables(reader, node))
+            .unwrap_or_default(),
         health: Service::default_health(container_port.is_some()),
         container,
         ..Service::default()
@@ -149,11 +156,9 @@ fn restart(reader: &mut Reader, fields: &Fields<'_>) -> bool {
     restart.unwrap_or(false)
 }
 
-fn environment(reader: &mut Reader, fields: &Fields<'_>) -> BTreeMap<String, String> {
+/// Names with their values: a map, or a list of `NAME=value`.
+pub(super) fn variables(reader: &mut Reader, node: &Node) -> BTreeMap<String, String> {
     let mut env = BTreeMap::new();
-    let Some(node) = fields.get("environment") else {
-        return env;
-    };
     let open = "the value would come from somebody else's environment: give it here";
     let mut set = |reader: &mut Reader, span: &Range<usize>, name: &str, value: String| {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_';

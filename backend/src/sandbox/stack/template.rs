@@ -83,8 +83,9 @@ pub(super) fn replace(stack: &mut Stack, images: &BTreeMap<String, String>) -> R
             )));
         }
         service.image = Some(image.clone());
+        service.container.build = None;
     }
-    let missing = stack.services.iter().filter(|s| s.image.is_none());
+    let missing = stack.services.iter().filter(|s| !s.is_contained());
     let missing: Vec<_> = missing.map(|s| format!("`{}`", s.name)).collect();
     if missing.is_empty() {
         return Ok(());
