@@ -124,7 +124,7 @@ impl Keeper {
             None => self.store.course().await?,
             known => known,
         };
-        let course = Course::at(known.clone(), &machine, now.as_microsecond(), since_boot);
+        let course = Course::at(known.clone(), machine, now.as_microsecond(), since_boot);
         if known.as_ref() != Some(&course) {
             self.store.keep_course(course.clone()).await?;
         }

@@ -29,7 +29,10 @@ use crate::{
 
 /// How often services are asked how they are.
 const PROBE_PERIOD: Duration = Duration::from_secs(1);
-/// The same while a sandbox is being created, when everybody waits for the answer.
+/// The same while a sandbox is being created, when everybody waits for the answer: first soon, then at twice
+/// the pause each time, up to [`EAGER_PERIOD`].
+const FIRST_PERIOD: Duration = Duration::from_millis(5);
+/// See [`FIRST_PERIOD`].
 const EAGER_PERIOD: Duration = Duration::from_millis(50);
 /// Failed probes in a row that make a service unhealthy.
 const PATIENCE: u32 = 3;
@@ -66,6 +69,8 @@ pub(super) struct Keeper {
     poke: Arc<Notify>,
     failures: BTreeMap<String, u32>,
     patience_ends: Instant,
+    /// When it is looked at next while it is being created.
+    eager: Duration,
 }
 
 impl Keeper {
@@ -100,6 +105,7 @@ impl Keeper {
             poke,
             failures: BTreeMap::new(),
             patience_ends,
+            eager: FIRST_PERIOD,
         }
     }
 
@@ -348,7 +354,9 @@ impl Keeper {
             self.observe(health, step, None).await?;
         }
         let period = if to == State::Creating {
-            EAGER_PERIOD
+            let period = self.eager;
+            self.eager = EAGER_PERIOD.min(period * 2);
+            period
         } else {
             PROBE_PERIOD
         };
