@@ -7,16 +7,17 @@
 mod answer;
 mod body;
 mod delivery;
+mod failure;
+mod judge;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{StatusCode, Version};
-use jiff::Timestamp;
 use pingora_core::{
-    Error, ErrorSource,
-    ErrorType::{self, HTTPStatus},
+    Error,
+    ErrorType::HTTPStatus,
     Result,
     protocols::Digest,
     upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy},
@@ -24,30 +25,23 @@ use pingora_core::{
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
-use self::delivery::{Pace, Told};
+use self::judge::Decision;
 use crate::{
     account::End,
-    connection::{Connection, framing::Framing},
-    denial::{Denial, Reason},
+    connection::framing::Framing,
+    denial::Denial,
     edge::Edge,
-    exchange::{Exchange, Flow, Stage, method_name},
-    guard::Credential,
-    hearing::Hearing,
-    pipeline::{self, Body, Proven, Verdict},
-    policy::{Spooling, Upgrade, Upstream, UpstreamAddress, address::client_address},
-    request_head::RequestHead,
+    exchange::{Exchange, Flow, Stage},
+    pipeline::Body,
+    policy::{Upgrade, Upstream, UpstreamAddress},
     streams::{Claim, Kind},
-    tls::trust::{self, Trust},
-    trace::Trace,
+    tls::trust::Trust,
     upstream,
 };
 
 /// How long an unused connection to an upstream is kept. Shorter than what servers keep theirs, so that a
 /// request is not sent into a connection that is just being closed.
 const UPSTREAM_IDLE: std::time::Duration = std::time::Duration::from_secs(10);
-
-/// When to come back after the upstream failed.
-const UPSTREAM_RETRY: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The gateway as pingora sees it.
 #[derive(Debug)]
@@ -59,148 +53,6 @@ impl Gateway {
     /// A gateway over the state all workers share.
     pub fn new(edge: Arc<Edge>) -> Self {
         Self { edge }
-    }
-
-    async fn judge(
-        &self,
-        session: &mut Session,
-        exchange: &mut Exchange,
-    ) -> Result<Decision, Denial> {
-        let connection = Connection::of(session.digest()).ok_or(Reason::Internal)?;
-        exchange.connection = Some(connection.clone());
-        let now = Timestamp::now();
-        let snapshot = exchange.snapshot.clone();
-        // The gate has its own deadlines for all that is read.
-        session.set_read_timeout(None);
-        let request = session.req_header();
-        exchange.trace = Trace::of(&request.headers);
-        let client = client_address(
-            connection.peer.ip(),
-            &request.headers,
-            &snapshot.policy.trusted_proxies,
-        );
-        exchange.client = Some(client);
-        if let Some(reason) = connection.refused() {
-            let allow = (reason == Reason::MethodNotAllowed)
-                .then(|| "GET, HEAD, POST, PUT, PATCH, DELETE".to_owned());
-            return Err(Denial {
-                allow,
-                ..reason.into()
-            });
-        }
-        exchange.method = method_name(&request.method);
-        let head = RequestHead::judge(request, connection.arrival(client))?;
-        let websocket = head.websocket;
-        let mut hearing = Hearing {
-            snapshot: &snapshot,
-            request_id: &exchange.request_id,
-            now,
-            witness: &mut exchange.shadowed,
-        };
-        match pipeline::judge_head(&mut hearing, &head)? {
-            Verdict::Health => Ok(Decision::Health),
-            Verdict::Admitted(admitted) => {
-                if let Credential::Key(key) = admitted.credential() {
-                    key.note_use(now);
-                }
-                body::welcome(session).await;
-                Ok(Decision::Forward {
-                    admitted,
-                    websocket,
-                })
-            }
-            Verdict::Unproven(unproven) => {
-                let request = request.clone();
-                body::welcome(session).await;
-                // Once it is proven, its outcome is wanted even if the sender has gone.
-                session.set_abort_on_close(false);
-                let body = match body::read(session, &connection, &unproven).await {
-                    Ok(body) => body,
-                    Err(denial) => {
-                        let denial = denial.on(unproven.route_id());
-                        unproven.abandon(&snapshot);
-                        return Err(denial);
-                    }
-                };
-                let head = RequestHead::judge(&request, connection.arrival(client))?;
-                let mut hearing = Hearing {
-                    snapshot: &snapshot,
-                    request_id: &exchange.request_id,
-                    now: Timestamp::now(),
-                    witness: &mut exchange.shadowed,
-                };
-                let route = unproven.route_id().clone();
-                let proven =
-                    pipeline::judge_body(&mut hearing, &self.edge.replay, &head, *unproven, body)?;
-                self.edge.count_secret(&route, proven.secret());
-                Ok(match proven {
-                    Proven::Duplicate { .. } => Decision::Duplicate { route },
-                    Proven::Deferred(admitted) => Decision::Deliver(admitted, Pace::Deferred),
-                    Proven::Admitted(admitted) if admitted.route().spool == Spooling::On => {
-                        Decision::Deliver(admitted, Pace::Now)
-                    }
-                    Proven::Admitted(admitted) => Decision::Forward {
-                        admitted,
-                        websocket: false,
-                    },
-                })
-            }
-        }
-    }
-
-    /// Delivers, and tells the sender what became of it.
-    async fn deliver(
-        &self,
-        session: &mut Session,
-        exchange: &mut Exchange,
-        admitted: Box<pipeline::Admitted>,
-        pace: Pace,
-    ) -> Result<()> {
-        let told = match facts(session.req_header(), exchange) {
-            Some(facts) => {
-                let mut request = session.req_header().as_owned_parts();
-                let stamped = exchange.trace.stamp(&mut request.headers);
-                stamped.map_err(|_| no_permit())?;
-                delivery::deliver(
-                    &self.edge,
-                    &exchange.snapshot,
-                    &admitted,
-                    request,
-                    &facts,
-                    pace,
-                )
-                .await
-            }
-            None => Err(Reason::Internal.into()),
-        };
-        match told {
-            Ok(Told::Relayed(relayed, took)) => {
-                exchange.upstream_relayed(admitted.route().upstream, took);
-                answer::relay(session, relayed, &exchange.request_id, admitted.standings()).await?;
-                exchange.stage = Stage::Admitted {
-                    admitted,
-                    passed: 0,
-                    websocket: false,
-                };
-                Ok(())
-            }
-            Ok(Told::Spooled(id)) => {
-                let json = format!("{{\"status\":\"spooled\",\"id\":\"{id}\"}}");
-                let standings = admitted.standings();
-                let told = answer::accepted(session, json, &exchange.request_id, standings).await;
-                exchange.stage = Stage::Spooled { admitted };
-                told
-            }
-            Ok(Told::Duplicate) => {
-                let route = admitted.route().id.clone();
-                exchange.stage = Stage::Duplicate { route };
-                answer::ok(session, "{\"status\":\"duplicate\"}", &exchange.request_id).await
-            }
-            Err(denial) => {
-                let denial = denial.on(&admitted.route().id);
-                self.refuse(session, exchange, &denial).await
-            }
-        }
     }
 
     async fn refuse(
@@ -229,20 +81,6 @@ impl Gateway {
         }
         answer::denial(session, denial, &exchange.request_id).await
     }
-}
-
-/// What becomes of a request that was not refused.
-enum Decision {
-    Health,
-    Duplicate {
-        route: Arc<str>,
-    },
-    /// By the courier, which can keep it.
-    Deliver(Box<pipeline::Admitted>, Pace),
-    Forward {
-        admitted: Box<pipeline::Admitted>,
-        websocket: bool,
-    },
 }
 
 #[async_trait]
@@ -509,47 +347,8 @@ impl ProxyHttp for Gateway {
         e: &Error,
         exchange: &mut Exchange,
     ) -> FailToProxy {
-        let reason = reason_of(e, exchange);
-        let answered = session.response_written().is_some();
-        // Whoever asked has gone away; nobody reads an answer, and nothing is wrong here.
-        let gone = reason == Reason::Internal
-            && (matches!(e.esource(), ErrorSource::Downstream)
-                || matches!(
-                    e.etype(),
-                    ErrorType::WriteError | ErrorType::ConnectionClosed
-                ));
-        if reason == Reason::Internal && !gone {
-            tracing::error!(
-                event = "fault",
-                request_id = exchange.request_id,
-                kind = e.etype().as_str(),
-                "a fault inside the gateway"
-            );
-        }
-        let code = if answered || gone {
-            0
-        } else {
-            // What is broken may be mended in a moment; whether to repeat is the caller's to know.
-            let wait = matches!(
-                reason,
-                Reason::UpstreamUnavailable
-                    | Reason::UpstreamTimeout
-                    | Reason::UpstreamTlsName
-                    | Reason::UpstreamTlsExpired
-                    | Reason::UpstreamTlsIssuer
-                    | Reason::UpstreamTlsFailed
-            );
-            let denial = Denial {
-                retry_after: wait.then_some(UPSTREAM_RETRY),
-                ..reason.into()
-            };
-            match self.refuse(session, exchange, &denial).await {
-                Ok(()) => reason.facts().status,
-                Err(_) => 0,
-            }
-        };
         FailToProxy {
-            error_code: code,
+            error_code: self.fail(session, e, exchange).await,
             can_reuse_downstream: false,
         }
     }
@@ -595,33 +394,6 @@ fn upstream_of(exchange: &Exchange, index: usize) -> Result<&Upstream> {
         .upstreams
         .get(index)
         .ok_or_else(no_permit)
-}
-
-/// The reason behind an error of pingora's.
-fn reason_of(e: &Error, exchange: &Exchange) -> Reason {
-    if let Some(connection) = &exchange.connection {
-        if let Some(reason) = connection.body_refused() {
-            return reason;
-        }
-        if connection.answer_is_late() {
-            return Reason::UpstreamTimeout;
-        }
-    }
-    match (e.etype(), e.esource()) {
-        (HTTPStatus(413), _) => Reason::BodyTooLarge,
-        (HTTPStatus(502), _) => Reason::UpstreamUnavailable,
-        (ErrorType::TLSHandshakeFailure | ErrorType::InvalidCert, _) => {
-            trust::reason_of(&e.to_string())
-        }
-        (
-            ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout,
-            ErrorSource::Upstream,
-        ) => Reason::UpstreamTimeout,
-        (_, ErrorSource::Upstream) => Reason::UpstreamUnavailable,
-        (_, ErrorSource::Downstream | ErrorSource::Internal | ErrorSource::Unset) => {
-            Reason::Internal
-        }
-    }
 }
 
 #[expect(

@@ -2,6 +2,7 @@
 
 mod certificates;
 mod handshakes;
+mod renewal;
 mod requests;
 mod upstreams;
 

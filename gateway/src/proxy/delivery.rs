@@ -7,11 +7,15 @@ use std::time::Duration;
 
 use http::request::Parts;
 use jiff::Timestamp;
+use pingora_core::Result as Proxied;
+use pingora_proxy::Session;
 use tokio::time::Instant;
 
+use super::{Gateway, answer, facts, no_permit};
 use crate::{
     denial::{Denial, Reason},
     edge::Edge,
+    exchange::{Exchange, Stage},
     pipeline::{Admitted, Snapshot},
     spool::{
         KeepError, Kept, Spool,
@@ -43,7 +47,7 @@ pub(super) enum Pace {
 
 /// What its sender is told.
 #[derive(Debug)]
-pub(super) enum Told {
+enum Told {
     /// What the upstream answered, and after what time.
     Relayed(Answer, Duration),
     /// That it is kept, under this id.
@@ -52,8 +56,65 @@ pub(super) enum Told {
     Duplicate,
 }
 
+impl Gateway {
+    /// Delivers, and tells the sender what became of it.
+    pub(super) async fn deliver(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+        admitted: Box<Admitted>,
+        pace: Pace,
+    ) -> Proxied<()> {
+        let told = match facts(session.req_header(), exchange) {
+            Some(facts) => {
+                let mut request = session.req_header().as_owned_parts();
+                let stamped = exchange.trace.stamp(&mut request.headers);
+                stamped.map_err(|_| no_permit())?;
+                deliver(
+                    &self.edge,
+                    &exchange.snapshot,
+                    &admitted,
+                    request,
+                    &facts,
+                    pace,
+                )
+                .await
+            }
+            None => Err(Reason::Internal.into()),
+        };
+        match told {
+            Ok(Told::Relayed(relayed, took)) => {
+                exchange.upstream_relayed(admitted.route().upstream, took);
+                answer::relay(session, relayed, &exchange.request_id, admitted.standings()).await?;
+                exchange.stage = Stage::Admitted {
+                    admitted,
+                    passed: 0,
+                    websocket: false,
+                };
+                Ok(())
+            }
+            Ok(Told::Spooled(id)) => {
+                let json = format!("{{\"status\":\"spooled\",\"id\":\"{id}\"}}");
+                let standings = admitted.standings();
+                let told = answer::accepted(session, json, &exchange.request_id, standings).await;
+                exchange.stage = Stage::Spooled { admitted };
+                told
+            }
+            Ok(Told::Duplicate) => {
+                let route = admitted.route().id.clone();
+                exchange.stage = Stage::Duplicate { route };
+                answer::ok(session, "{\"status\":\"duplicate\"}", &exchange.request_id).await
+            }
+            Err(denial) => {
+                let denial = denial.on(&admitted.route().id);
+                self.refuse(session, exchange, &denial).await
+            }
+        }
+    }
+}
+
 /// Delivers, or keeps.
-pub(super) async fn deliver(
+async fn deliver(
     edge: &Edge,
     snapshot: &Snapshot,
     admitted: &Admitted,

@@ -260,12 +260,15 @@ mod tests {
         let spool = spool(dir.path()).await;
         let (_stop, stopping) = watch::channel(false);
         let begun = AtomicU32::new(0);
+        let first_begun = Instant::now();
         despite_faults(&spool, "forge", stopping, || {
             let before = begun.fetch_add(1, Ordering::Relaxed);
             async move { assert!(before >= 2, "a fault in the hand-over") }
         })
         .await;
         assert_eq!(begun.into_inner(), 3);
+        // However slow the machine is: two pauses are longer than this.
+        assert!(first_begun.elapsed() > FIRST_PAUSE);
         let waiting = spool.list().waiting;
         let line = waiting.first().unwrap();
         assert_eq!((line.why.as_str(), line.attempts), ("fault", 2));

@@ -273,20 +273,25 @@ async fn a_route_that_goes_or_wants_another_proof_closes_what_came_by_it() {
     }
 }
 
-#[tokio::test]
-async fn a_key_that_expires_takes_its_streams_with_it_at_that_moment() {
-    let upstream = Upstream::tcp().await;
-    let end = Timestamp::now() + SignedDuration::from_secs(3);
+/// A gateway whose key `ci` ends at this moment.
+async fn expiring(upstream: &Upstream, end: Timestamp) -> Gateway {
     let policy = two_keys().to_string().replace(
         "id = \"ci\"\n",
         &format!("id = \"ci\"\nexpires = {end:.3}\n"),
     );
     let (name, bytes) = orket_tests::policy::SECRET_FILE;
-    let gateway = Gateway::before(upstream.address())
+    Gateway::before(upstream.address())
         .file(name, bytes)
         .policy(&policy)
         .start()
-        .await;
+        .await
+}
+
+#[tokio::test]
+async fn a_key_that_expires_takes_its_streams_with_it_at_that_moment() {
+    let upstream = Upstream::tcp().await;
+    let end = Timestamp::now() + SignedDuration::from_secs(3);
+    let gateway = expiring(&upstream, end).await;
     let mut others = tunnel(&gateway, &upstream, OTHER_KEY).await;
     let mut first = tunnel(&gateway, &upstream, API_KEY).await;
     let mut events = stream(&gateway, &upstream, API_KEY, "text/event-stream").await;
@@ -305,16 +310,7 @@ async fn a_key_that_expires_takes_its_streams_with_it_at_that_moment() {
 async fn an_end_that_a_reload_moves_is_the_one_that_counts() {
     let upstream = Upstream::tcp().await;
     let far = Timestamp::now() + SignedDuration::from_secs(6);
-    let policy = two_keys().to_string().replace(
-        "id = \"ci\"\n",
-        &format!("id = \"ci\"\nexpires = {far:.3}\n"),
-    );
-    let (name, bytes) = orket_tests::policy::SECRET_FILE;
-    let gateway = Gateway::before(upstream.address())
-        .file(name, bytes)
-        .policy(&policy)
-        .start()
-        .await;
+    let gateway = expiring(&upstream, far).await;
     // The first key's end goes away, and the other's comes.
     let mut first = tunnel(&gateway, &upstream, API_KEY).await;
     let mut others = tunnel(&gateway, &upstream, OTHER_KEY).await;

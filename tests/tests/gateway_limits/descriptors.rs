@@ -103,3 +103,24 @@ async fn idle_connections_of_this_machine_take_no_descriptors() {
     assert!(open.count() < 100);
     assert!(!gateway.output().contains("accept_failed"));
 }
+
+#[tokio::test]
+async fn idle_connections_of_this_machine_do_not_keep_the_operator_waiting() {
+    let upstream = Upstream::tcp().await;
+    let gateway = Gateway::with_policy(upstream.address(), &Policy::new()).await;
+    let socket = Address::Unix(gateway.dir().join("state/gateway.sock"));
+    for address in [gateway.admin(), &socket] {
+        // Far more than could all wait for their time to be over.
+        let mut idle = Vec::new();
+        for _ in 0..120 {
+            idle.push(Connection::open(address).await);
+        }
+        let path = if *address == socket {
+            "/status"
+        } else {
+            "/ready"
+        };
+        let answer = Request::get(path).send(address).await;
+        assert_eq!(answer.status, 200);
+    }
+}

@@ -137,7 +137,8 @@ async fn a_handshake_that_stalls_is_closed_and_gives_its_place_back() {
     for mut socket in stalled {
         let mut rest = Vec::new();
         // Closed, or reset where something was left unread.
-        let _ = socket.read_to_end(&mut rest).await;
+        let read = tokio::time::timeout(DEADLINE, socket.read_to_end(&mut rest)).await;
+        assert!(read.is_ok(), "it is not closed");
         assert!(!rest.starts_with(b"HTTP"), "{rest:?}");
     }
     eventually("all places are free again", DEADLINE, || async {
