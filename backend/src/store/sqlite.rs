@@ -189,18 +189,25 @@ impl HealthStore for Database {
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
+        let error = Self::from_engine(&error);
+        failure::note(&error);
+        error
+    }
+}
+
+impl StoreError {
+    /// What the engine's error is to whoever asked.
+    fn from_engine(error: &rusqlite::Error) -> Self {
         use rusqlite::ErrorCode;
-        let error = match error.sqlite_error_code() {
+        match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::Full,
             Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
                 Self::ReadOnly(error.to_string())
             }
             Some(ErrorCode::CannotOpen | ErrorCode::SystemIoFailure) => Self::Io(error.to_string()),
-            _ if is_busy(&error) => Self::Busy(error.to_string()),
+            _ if is_busy(error) => Self::Busy(error.to_string()),
             _ => Self::Fault(error.to_string()),
-        };
-        failure::note(&error);
-        error
+        }
     }
 }
 

@@ -15,8 +15,8 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::sync::Semaphore;
 
 use super::{
-    BUSY, Database, Inner, READERS, StoreError, boot::Boot, feed, is_busy, lock, lock::Lock,
-    migrate, reader, writer::Writer,
+    BUSY, Database, Inner, READERS, StoreError, boot::Boot, feed, lock, lock::Lock, migrate,
+    reader, writer::Writer,
 };
 use crate::metrics::Metrics;
 
@@ -157,26 +157,38 @@ impl OpenError {
     /// The same of this file, as what it is to whoever has to do something about it.
     fn of(self, path: &Path) -> Self {
         let path = path.to_owned();
-        match self {
-            Self::Engine(error) if is_busy(&error) => Self::InUse { path },
-            Self::Content(StoreError::Busy(_)) => Self::InUse { path },
-            Self::Content(StoreError::Full) => Self::Full { path },
-            Self::Content(StoreError::ReadOnly(why)) => Self::ReadOnly { path, why },
-            Self::Engine(error) => {
-                let why = error.to_string();
-                match error.sqlite_error_code() {
-                    Some(ErrorCode::DiskFull) => Self::Full { path },
-                    Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
-                        Self::ReadOnly { path, why }
-                    }
-                    Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
-                        Self::Damaged { path, why }
-                    }
-                    _ => Self::Engine(error),
-                }
-            }
-            other => other,
+        let known = match &self {
+            Self::Engine(error) => Some(StoreError::from_engine(error)),
+            Self::Content(error) => Some(error.clone()),
+            Self::Missing { .. }
+            | Self::Locked { .. }
+            | Self::InUse { .. }
+            | Self::Linked { .. }
+            | Self::Newer { .. }
+            | Self::Foreign
+            | Self::Migration { .. }
+            | Self::Io { .. }
+            | Self::Full { .. }
+            | Self::ReadOnly { .. }
+            | Self::Damaged { .. } => None,
+        };
+        match known {
+            Some(StoreError::Busy(_)) => Self::InUse { path },
+            Some(StoreError::Full) => Self::Full { path },
+            Some(StoreError::ReadOnly(why)) => Self::ReadOnly { path, why },
+            Some(StoreError::Fault(why)) if self.is_damage() => Self::Damaged { path, why },
+            Some(StoreError::Io(_) | StoreError::Closed | StoreError::Fault(_)) | None => self,
         }
+    }
+
+    fn is_damage(&self) -> bool {
+        let Self::Engine(error) = self else {
+            return false;
+        };
+        matches!(
+            error.sqlite_error_code(),
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)
+        )
     }
 }
 
