@@ -46,6 +46,7 @@ mod credentials;
 pub mod docker;
 pub mod driver;
 mod health;
+mod inside;
 mod keeper;
 pub mod ports;
 pub mod process;
@@ -57,7 +58,8 @@ pub mod stack;
 mod sweep;
 
 use activity::Probes;
-use driver::{Drivers, Executed, LogSource, Parts};
+use driver::{Drivers, LogSource, Parts};
+pub use inside::ExecError;
 use keeper::{Entry, Keeper};
 use ports::{NoPort, Wish};
 pub use settle::Settled;
@@ -145,20 +147,6 @@ pub enum CreateError {
     /// The store refused.
     #[error(transparent)]
     Store(#[from] SandboxError),
-}
-
-/// Why a command was not run in a service.
-#[derive(Debug, thiserror::Error)]
-pub enum ExecError {
-    /// It is not allowed.
-    #[error("commands in sandboxes are switched off: see [sandboxes] exec")]
-    Off,
-    /// The sandbox does not live.
-    #[error(transparent)]
-    Sandbox(#[from] SandboxError),
-    /// The driver could not.
-    #[error("{0}")]
-    Driver(io::Error),
 }
 
 /// What [`Sandboxes::open`] needs beside the settings.
@@ -424,37 +412,6 @@ impl Sandboxes {
         let driver = self.inner.drivers.named(&sandbox.driver);
         let driver = driver.ok_or(io::ErrorKind::NotFound)?;
         driver.logs(&self.plan(sandbox), service)
-    }
-
-    /// Runs a command in one of its services, where that is allowed.
-    pub async fn exec(
-        &self,
-        sandbox: &Sandbox,
-        service: &str,
-        command: Vec<String>,
-        limit: Duration,
-    ) -> Result<Executed, ExecError> {
-        if !self.inner.settings.exec {
-            return Err(ExecError::Off);
-        }
-        if !sandbox.state.is_up() {
-            let (id, from) = (sandbox.id.clone(), sandbox.state);
-            return Err(SandboxError::Illegal { id, from }.into());
-        }
-        self.touch(&sandbox.id);
-        let driver = self.inner.drivers.named(&sandbox.driver);
-        let driver = driver.ok_or_else(|| ExecError::Driver(io::ErrorKind::Unsupported.into()))?;
-        tracing::info!(
-            event = "sandbox_exec",
-            sandbox = sandbox.id,
-            service,
-            program = command.first(),
-            "a command is run in a sandbox"
-        );
-        driver
-            .exec(&self.plan(sandbox), service, command, limit)
-            .await
-            .map_err(ExecError::Driver)
     }
 
     fn plan(&self, sandbox: &Sandbox) -> Plan {

@@ -76,7 +76,6 @@ pub trait Engine:
 pub type Store = Arc<dyn Engine>;
 
 /// Opens or creates the embedded store at `path`.
-#[cfg(test)]
 pub fn open(path: &Path) -> Result<Store, OpenError> {
     Ok(Arc::new(Database::open(path)?))
 }

@@ -77,16 +77,44 @@ impl Engine {
     pub async fn image(&self) -> String {
         let program = program();
         let key = hex::encode(&Sha256::digest(std::fs::read(&program).unwrap())[..6]);
-        self.image_with(&program, &key, "").await
+        self.image_with(&program, &key, &[]).await
+    }
+
+    /// As [`Self::image`], for the place of any image of a built-in stack: it answers where databases
+    /// would, and their health checks are in it.
+    pub async fn stand_in(&self) -> String {
+        let program = program();
+        let folder = program.parent().unwrap().join("usr/bin");
+        std::fs::create_dir_all(&folder).unwrap();
+        for check in ["pg_isready", "mongosh"] {
+            let made = tempfile::NamedTempFile::new_in(&folder).unwrap();
+            std::fs::copy(&program, made.path()).unwrap();
+            std::fs::rename(made.path(), folder.join(check)).unwrap();
+        }
+        let key = hex::encode(&Sha256::digest(std::fs::read(&program).unwrap())[..6]);
+        let lines = ["ENV HOST=0.0.0.0", "ENV PORT=5432"];
+        self.image_with(&program, &format!("stand-in-{key}"), &lines)
+            .await
+    }
+
+    /// As [`Self::image`], with these labels.
+    pub async fn image_marked(&self, labels: &[&str]) -> String {
+        let lines: Vec<_> = labels
+            .iter()
+            .map(|label| format!("LABEL {label}"))
+            .collect();
+        let lines: Vec<_> = lines.iter().map(String::as_str).collect();
+        let tag = orket_shared::id::new_ulid().to_lowercase();
+        self.image_with(&program(), &tag, &lines).await
     }
 
     /// As [`Self::image`], with one more line for whoever builds from it.
     pub async fn image_that_triggers(&self, line: &str) -> String {
-        self.image_with(&program(), "triggers", &format!("ONBUILD {line}"))
+        self.image_with(&program(), "triggers", &[&format!("ONBUILD {line}")])
             .await
     }
 
-    async fn image_with(&self, program: &Path, tag: &str, line: &str) -> String {
+    async fn image_with(&self, program: &Path, tag: &str, lines: &[&str]) -> String {
         let name = format!("orket-test-service:{tag}");
         if self.docker.inspect_image(&name).await.is_ok() {
             return name;
@@ -95,16 +123,24 @@ impl Engine {
             .arg("-C")
             .arg(program.parent().unwrap())
             .args(["-c", "service"])
+            .args(
+                program
+                    .parent()
+                    .unwrap()
+                    .join("usr")
+                    .is_dir()
+                    .then_some("usr"),
+            )
             .output()
             .expect("tar");
         let options = CreateImageOptions {
             from_src: Some("-".into()),
             repo: Some("orket-test-service".into()),
             tag: Some(tag.to_owned()),
-            changes: ["ENTRYPOINT [\"/service\"]", line]
-                .into_iter()
-                .filter(|line| !line.is_empty())
-                .map(str::to_owned)
+            changes: ["ENTRYPOINT [\"/service\"]"]
+                .iter()
+                .chain(lines)
+                .map(|line| (*line).to_owned())
                 .collect(),
             ..CreateImageOptions::default()
         };

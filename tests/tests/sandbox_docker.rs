@@ -6,6 +6,7 @@ mod life;
 mod restart;
 mod stack;
 mod story;
+mod templates;
 mod wrapper;
 
 use std::time::Duration;

@@ -11,7 +11,8 @@ use orket_backend::sandbox::{
     stack::{
         self, Limits, Owner, Rendered,
         compose::{self, Stack},
-        rule::{ALLOWED, REFUSED, Rule},
+        rule::Rule,
+        table::{ALLOWED, REFUSED},
     },
 };
 use orket_tests::{
@@ -139,13 +140,16 @@ fn every_hostile_file_is_refused_for_its_reason_at_its_line() {
 #[test]
 fn every_key_that_is_refused_is_tried_wherever_a_key_may_stand() {
     let text = "services:\n  web:\n    image: a:1\n    deploy: {}\n    KEY\nvolumes:\n  v: {}\n";
-    for refused in REFUSED {
-        for key in [refused.key.to_owned(), format!("'{}'", refused.key)] {
+    let keys = REFUSED
+        .iter()
+        .flat_map(|refused| refused.keys.iter().map(move |key| (*key, refused.rule)));
+    for (name, rule) in keys {
+        for key in [name.to_owned(), format!("'{name}'")] {
             let text = text.replace("KEY", &format!("{key}: ~"));
-            let known = refused.key == "configs" || refused.key == "include";
+            let known = name == "configs" || name == "include";
             let found = compose::read(&text).unwrap_err();
             assert!(
-                known || found.iter().any(|f| f.rule == refused.rule),
+                known || found.iter().any(|f| f.rule == rule),
                 "{key}: {found:?}"
             );
         }

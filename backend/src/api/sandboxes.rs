@@ -36,6 +36,7 @@ use crate::{
 
 mod exec;
 mod logs;
+mod stats;
 
 /// The routes of sandboxes, for the router's one screen.
 pub(super) fn routes() -> Router<App> {
@@ -45,6 +46,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/sandboxes/{id}/stop", post(stop))
         .route("/v1/sandboxes/{id}/extend", post(extend))
         .route("/v1/sandboxes/{id}/exec", post(exec::exec))
+        .route("/v1/sandboxes/{id}/stats", get(stats::stats))
         .route("/v1/sandboxes/{id}/logs", get(logs::logs))
 }
 
@@ -64,7 +66,17 @@ pub(super) fn openapi() -> Description {
 
 #[derive(OpenApi)]
 #[openapi(
-    paths(list, create, detail, remove, stop, extend, exec::exec, logs::logs),
+    paths(
+        list,
+        create,
+        detail,
+        remove,
+        stop,
+        extend,
+        exec::exec,
+        stats::stats,
+        logs::logs
+    ),
     components(schemas(Role, Health, Life, Reason, ServiceState))
 )]
 struct Routes;

@@ -22,7 +22,7 @@ use tokio::{sync::Notify, task::spawn_blocking, time::sleep};
 
 use super::{
     credentials,
-    driver::{Description, Fault, Held, LogSource, Parts, SandboxDriver, Seen},
+    driver::{Description, Fault, Held, LogSource, Parts, SandboxDriver, Seen, Usage},
     spec::{Plan, Service},
     stack::{self, Limits, Owner, Rendered, label},
 };
@@ -36,6 +36,7 @@ mod failure;
 mod logs;
 mod sight;
 mod things;
+mod usage;
 
 use compose::{Compose, Verb};
 use engine::{Engine, EngineError};
@@ -355,6 +356,10 @@ impl SandboxDriver for DockerDriver {
             self.engine.renew();
             sleep(PAUSE).await;
         }
+    }
+
+    async fn usage(&self, plan: &Plan) -> io::Result<Vec<Usage>> {
+        Ok(self.used(&plan.id).await?)
     }
 
     async fn exec(

@@ -70,7 +70,8 @@ pub trait SandboxDriver: Debug + Send + Sync {
         }
     }
 
-    /// Fetches what making it needs. May be given up at any moment; nothing of the sandbox exists then.
+    /// Fetches and builds what making it needs. May be given up at any moment; nothing of the sandbox runs
+    /// then, and `remove` finds what there is.
     async fn prepare(&self, _plan: &Plan) -> Result<(), Fault> {
         Ok(())
     }
@@ -118,6 +119,11 @@ pub trait SandboxDriver: Debug + Send + Sync {
         std::future::pending::<()>().await;
     }
 
+    /// What each service uses at this moment; those that do not run are left out.
+    async fn usage(&self, _plan: &Plan) -> io::Result<Vec<Usage>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Runs a command inside of a service.
     async fn exec(
         &self,
@@ -128,6 +134,21 @@ pub trait SandboxDriver: Debug + Send + Sync {
     ) -> io::Result<Executed> {
         Err(io::ErrorKind::Unsupported.into())
     }
+}
+
+/// What a service uses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Its name.
+    pub service: String,
+    /// Processor time since its start.
+    pub cpu: Duration,
+    /// Bytes of memory, without what the kernel can take back.
+    pub memory: u64,
+    /// Bytes that it may have.
+    pub memory_limit: u64,
+    /// Processes and threads.
+    pub processes: u64,
 }
 
 /// Output of a service, read piece by piece.

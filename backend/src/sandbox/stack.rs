@@ -19,6 +19,7 @@ mod reader;
 pub mod repository;
 pub mod rule;
 mod service;
+pub mod table;
 pub mod template;
 mod value;
 mod yaml;

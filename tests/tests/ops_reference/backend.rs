@@ -164,7 +164,8 @@ fn the_page_of_stacks_is_the_allow_list() {
     use orket_backend::sandbox::build::TAKEN;
     use orket_backend::sandbox::stack::{
         repository::{COMPOSE_FILES, MANIFEST},
-        rule::{ALLOWED, REFUSED, Rule},
+        rule::Rule,
+        table::{ALLOWED, REFUSED},
         template::TEMPLATES,
     };
     let source = read(&root().join("backend/src/sandbox/stack/rule.rs"));
@@ -203,14 +204,10 @@ fn the_page_of_stacks_is_the_allow_list() {
     }
     page.push_str("\n## Keys that are never taken\n| key | rule | instead |\n|---|---|---|\n");
     for refused in REFUSED {
-        writeln!(
-            page,
-            "| `{}` | `{}` | {} |",
-            refused.key,
-            refused.rule.name(),
-            refused.instead
-        )
-        .unwrap();
+        let (rule, instead) = (refused.rule.name(), refused.instead);
+        for key in refused.keys {
+            writeln!(page, "| `{key}` | `{rule}` | {instead} |").unwrap();
+        }
     }
     let taken: Vec<_> = TAKEN.iter().map(|name| format!("`{name}`")).collect();
     writeln!(

@@ -87,12 +87,15 @@ async fn a_build_that_fails_says_why_and_reaches_nobody() {
             ["not reached: Network is unreachable", "non-zero code: 4"],
         ),
     ] {
-        repository(&place, &format!("{base}{line}"));
+        repository(&place, &format!("{base}ENV STEP=made\n{line}"));
         let id = built(&place).await;
         let failed = reaches(&place.backend, &id, "failed").await;
         assert_eq!(failed["reason"], "build_failed", "{failed}");
         let detail = failed["detail"].as_str().unwrap();
         assert!(words.iter().all(|words| detail.contains(words)), "{detail}");
+        // What was made before it failed is marked, so that it is found.
+        let left = place.engine.images(&Place::mark(&id)).await;
+        assert!(!left.is_empty());
     }
     place.nothing_left().await;
 }
@@ -227,5 +230,20 @@ async fn a_build_that_does_not_end_is_ended_by_its_limit_a_deletion_or_a_kill() 
     place.backend.kill_and_restart().await;
     let failed = reaches(&place.backend, &killed, "failed").await;
     assert_eq!(failed["reason"], "build_failed", "{failed}");
+    place.nothing_left().await;
+}
+
+#[tokio::test]
+async fn what_a_killed_build_leaves_later_is_found() {
+    let mut place = place!(118);
+    let id = place.create(&[place.api()]).await;
+    delete(&place.backend, &id).await;
+    reaches(&place.backend, &id, "deleted").await;
+    let mark = Place::mark(&id);
+    place.engine.image_marked(&[&place.label(), &mark]).await;
+    eventually("it is removed", PATIENCE, || async {
+        place.engine.images(&mark).await.is_empty()
+    })
+    .await;
     place.nothing_left().await;
 }

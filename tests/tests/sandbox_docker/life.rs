@@ -286,3 +286,26 @@ async fn what_nobody_uses_is_removed_and_what_is_used_stays() {
     assert_eq!(look(&place.backend, id(&used)).await["state"], "running");
     place.nothing_left().await;
 }
+
+#[tokio::test]
+async fn what_containers_use_is_told_while_they_run() {
+    let mut place = place!(117);
+    let sandbox = place.running(&[place.api()]).await;
+    let target = format!("/v1/sandboxes/{}/stats", id(&sandbox));
+    let stats = place.backend.get(&target).await;
+    assert_eq!(stats.status, 200, "{}", stats.text());
+    let used = &stats.json()["items"][0];
+    assert_eq!(used["service"], "api");
+    assert_eq!(used["memory_limit_bytes"], 64 << 20, "{used}");
+    let memory = used["memory_bytes"].as_u64().unwrap();
+    assert!(memory > 0 && memory < 64 << 20, "{used}");
+    assert!(used["processes"].as_u64().unwrap() >= 1, "{used}");
+    post(&place.backend, id(&sandbox), "stop").await;
+    reaches(&place.backend, id(&sandbox), "stopped").await;
+    assert_eq!(place.backend.get(&target).await.status, 409);
+    assert_eq!(
+        place.backend.get("/v1/sandboxes/sbx_x/stats").await.status,
+        404
+    );
+    place.nothing_left().await;
+}

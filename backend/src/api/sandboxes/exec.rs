@@ -95,7 +95,10 @@ impl From<ExecError> for ApiError {
             ExecError::Off => Self::new(StatusCode::FORBIDDEN, "exec_off", detail),
             ExecError::Sandbox(error) => error.into(),
             ExecError::Driver(error) if error.kind() == io::ErrorKind::Unsupported => {
-                Self::conflict("exec_unsupported", "only sandboxes of images take commands")
+                Self::conflict(
+                    "exec_unsupported",
+                    "only sandboxes of images can be asked that",
+                )
             }
             ExecError::Driver(error) if error.kind() == io::ErrorKind::NotFound => {
                 Self::conflict("sandbox_state", detail)

@@ -11,11 +11,10 @@ use bollard::{
     API_DEFAULT_VERSION, Docker,
     container::LogOutput,
     errors::Error,
-    models::{ContainerInspectResponse, EventMessage, SystemInfo},
+    models::{ContainerInspectResponse, ContainerStatsResponse, EventMessage, SystemInfo},
     query_parameters::{
-        BuildImageOptions, CreateImageOptions, EventsOptions, InspectContainerOptions,
-        ListContainersOptions, ListImagesOptions, ListNetworksOptions, ListVolumesOptions,
-        LogsOptions, RemoveContainerOptions, RemoveImageOptions, RemoveVolumeOptions,
+        EventsOptions, InspectContainerOptions, ListContainersOptions, ListNetworksOptions,
+        ListVolumesOptions, LogsOptions, RemoveContainerOptions, RemoveVolumeOptions, StatsOptions,
         StopContainerOptions,
     },
 };
@@ -24,6 +23,8 @@ use parking_lot::Mutex;
 use tokio::time::timeout;
 
 use super::super::stack::label;
+
+mod images;
 
 /// How long the engine's own client would wait; our own bounds are shorter.
 const CLIENT_SECONDS: u64 = 24 * 3600;
@@ -355,90 +356,6 @@ impl Engine {
         absent(self.ask(call).await)
     }
 
-    pub(super) async fn has_image(&self, name: &str) -> Result<bool, EngineError> {
-        let name = name.to_owned();
-        let seen = self
-            .ask(|docker| async move { docker.inspect_image(&name).await })
-            .await;
-        absent(seen.map(|_| true))
-    }
-
-    /// All images that carry these labels, with those that are parts of others.
-    pub(super) async fn images(&self, labels: &[String]) -> Result<Vec<Thing>, EngineError> {
-        let options = ListImagesOptions {
-            all: true,
-            filters: Some(with("label", labels)),
-            ..ListImagesOptions::default()
-        };
-        let list = self
-            .ask(|docker| async move { docker.list_images(Some(options)).await })
-            .await?;
-        let things = list.into_iter().map(|image| Thing {
-            id: image.id,
-            name: image.repo_tags.first().cloned().unwrap_or_default(),
-            labels: image.labels,
-        });
-        Ok(things.collect())
-    }
-
-    /// Removes an image with all its names.
-    pub(super) async fn remove_image(&self, id: &str) -> Result<(), EngineError> {
-        let options = RemoveImageOptions {
-            force: true,
-            ..RemoveImageOptions::default()
-        };
-        let id = id.to_owned();
-        let call =
-            |docker: Docker| async move { docker.remove_image(&id, Some(options), None).await };
-        absent(self.ask(call).await.map(drop))
-    }
-
-    /// What an image that is built from makes of whoever builds from it.
-    pub(super) async fn triggers(&self, image: &str) -> Result<Vec<String>, EngineError> {
-        let image = image.to_owned();
-        let seen = self
-            .ask(|docker| async move { docker.inspect_image(&image).await })
-            .await?;
-        Ok(seen
-            .config
-            .and_then(|config| config.on_build)
-            .unwrap_or_default())
-    }
-
-    /// Builds an image; `heard` gets the builder's words. A call that is given up ends the build.
-    pub(super) async fn build(
-        &self,
-        options: BuildImageOptions,
-        context: Vec<u8>,
-        patience: Duration,
-        heard: impl FnMut(String) + Send,
-    ) -> Result<(), EngineError> {
-        let mut heard = heard;
-        self.ask_within(patience, |docker| async move {
-            let body = bollard::body_full(context.into());
-            let words = docker.build_image(options, None, Some(body));
-            tokio::pin!(words);
-            while let Some(word) = words.try_next().await? {
-                heard(word.stream.unwrap_or_default());
-            }
-            Ok(())
-        })
-        .await
-    }
-
-    /// Fetches an image from its registry.
-    pub(super) async fn pull(&self, name: &str, patience: Duration) -> Result<(), EngineError> {
-        let options = CreateImageOptions {
-            from_image: Some(name.to_owned()),
-            ..CreateImageOptions::default()
-        };
-        self.ask_within(patience, |docker| async move {
-            let progress = docker.create_image(Some(options), None, None);
-            progress.try_for_each(|_| async { Ok(()) }).await
-        })
-        .await
-    }
-
     /// The output of a container from that second on.
     pub(super) async fn logs(
         &self,
@@ -456,6 +373,26 @@ impl Engine {
             ..LogsOptions::default()
         };
         Ok(client.logs(id, Some(options)))
+    }
+
+    /// What a container uses at this moment; `None` when it is gone.
+    pub(super) async fn stats(
+        &self,
+        id: &str,
+    ) -> Result<Option<ContainerStatsResponse>, EngineError> {
+        let options = StatsOptions {
+            stream: false,
+            one_shot: true,
+        };
+        let id = id.to_owned();
+        let seen = self
+            .ask(|docker| async move {
+                let stats = docker.stats(&id, Some(options));
+                tokio::pin!(stats);
+                stats.try_next().await
+            })
+            .await;
+        absent(seen)
     }
 
     /// What happens to things of this store.

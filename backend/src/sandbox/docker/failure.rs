@@ -6,7 +6,8 @@ use crate::{executor::Outcome, sandbox::driver::Fault, sandbox_state::Reason};
 /// What is looked for in the lower-case text, in this order.
 const WORDS: &[(&str, Reason)] = &[
     ("port is already allocated", Reason::PortConflict),
-    ("bind: address already in use", Reason::PortConflict),
+    ("failed to bind host port", Reason::PortConflict),
+    ("address already in use", Reason::PortConflict),
     ("ports are not available", Reason::PortConflict),
     ("is already in use by container", Reason::NameConflict),
     ("address pool", Reason::NoAddressPool),
@@ -87,6 +88,14 @@ mod tests {
             (
                 "Error starting userland proxy: listen tcp4 127.0.0.1:8001: bind: address already in use",
                 Reason::PortConflict,
+            ),
+            (
+                "Error response from daemon: failed to set up container networking: driver failed programming external connectivity on endpoint x-api-1 (ab): failed to bind host port for 127.0.0.1:8001:172.18.0.2:80/tcp: address already in use",
+                Reason::PortConflict,
+            ),
+            (
+                "Error response from daemon: Cannot connect to the Docker daemon at unix:///x.sock. Is the docker daemon running?",
+                Reason::EngineUnreachable,
             ),
             (
                 "Conflict. The container name \"/x_api_1\" is already in use by container \"ab\".",

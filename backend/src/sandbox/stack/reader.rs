@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use super::{
-    rule::{ALLOWED, Finding, REFUSED, Rule},
+    rule::{Finding, Rule},
+    table::{ALLOWED, REFUSED},
     yaml::{Entry, Node, Value},
 };
 
@@ -101,7 +102,7 @@ impl Reader {
         if children(path).any(|child| child == key) {
             return;
         }
-        let known = REFUSED.iter().find(|refused| refused.key == key);
+        let known = REFUSED.iter().find(|refused| refused.keys.contains(&key));
         if let Some(refused) = known {
             let message = format!("`{key}` is not allowed: {}", refused.instead);
             return self.refuse(refused.rule, &entry.span, message);

@@ -1,0 +1,115 @@
+//! Images: fetched, built, looked at and removed.
+
+use std::time::Duration;
+
+use bollard::{
+    Docker,
+    query_parameters::{
+        BuildImageOptions, CreateImageOptions, ListImagesOptions, RemoveImageOptions,
+    },
+};
+use futures_util::TryStreamExt as _;
+
+use super::{Engine, EngineError, Thing, absent, with};
+
+impl Engine {
+    pub(in crate::sandbox::docker) async fn has_image(
+        &self,
+        name: &str,
+    ) -> Result<bool, EngineError> {
+        let name = name.to_owned();
+        let seen = self
+            .ask(|docker| async move { docker.inspect_image(&name).await })
+            .await;
+        absent(seen.map(|_| true))
+    }
+
+    /// All images that carry these labels, with those that are parts of others.
+    pub(in crate::sandbox::docker) async fn images(
+        &self,
+        labels: &[String],
+    ) -> Result<Vec<Thing>, EngineError> {
+        let options = ListImagesOptions {
+            all: true,
+            filters: Some(with("label", labels)),
+            ..ListImagesOptions::default()
+        };
+        let list = self
+            .ask(|docker| async move { docker.list_images(Some(options)).await })
+            .await?;
+        let things = list.into_iter().map(|image| Thing {
+            id: image.id,
+            name: image.repo_tags.first().cloned().unwrap_or_default(),
+            labels: image.labels,
+        });
+        Ok(things.collect())
+    }
+
+    /// Removes an image with all its names.
+    pub(in crate::sandbox::docker) async fn remove_image(
+        &self,
+        id: &str,
+    ) -> Result<(), EngineError> {
+        let options = RemoveImageOptions {
+            force: true,
+            ..RemoveImageOptions::default()
+        };
+        let id = id.to_owned();
+        let call =
+            |docker: Docker| async move { docker.remove_image(&id, Some(options), None).await };
+        absent(self.ask(call).await.map(drop))
+    }
+
+    /// What an image that is built from makes of whoever builds from it.
+    pub(in crate::sandbox::docker) async fn triggers(
+        &self,
+        image: &str,
+    ) -> Result<Vec<String>, EngineError> {
+        let image = image.to_owned();
+        let seen = self
+            .ask(|docker| async move { docker.inspect_image(&image).await })
+            .await?;
+        Ok(seen
+            .config
+            .and_then(|config| config.on_build)
+            .unwrap_or_default())
+    }
+
+    /// Builds an image; `heard` gets the builder's words. A call that is given up ends the build.
+    pub(in crate::sandbox::docker) async fn build(
+        &self,
+        options: BuildImageOptions,
+        context: Vec<u8>,
+        patience: Duration,
+        heard: impl FnMut(String) + Send,
+    ) -> Result<(), EngineError> {
+        let mut heard = heard;
+        self.ask_within(patience, |docker| async move {
+            let body = bollard::body_full(context.into());
+            let words = docker.build_image(options, None, Some(body));
+            tokio::pin!(words);
+            while let Some(word) = words.try_next().await? {
+                heard(word.stream.unwrap_or_default());
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Fetches an image from its registry.
+    pub(in crate::sandbox::docker) async fn pull(
+        &self,
+        name: &str,
+        patience: Duration,
+    ) -> Result<(), EngineError> {
+        let options = CreateImageOptions {
+            from_image: Some(name.to_owned()),
+            ..CreateImageOptions::default()
+        };
+        self.ask_within(patience, |docker| async move {
+            let progress = docker.create_image(Some(options), None, None);
+            progress.try_for_each(|_| async { Ok(()) }).await
+        })
+        .await
+    }
+}
