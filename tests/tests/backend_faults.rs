@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 
 /// A backend with a queue of its own beside the default one, that drains when it is stopped. `ports`:
 /// of its sandboxes, which are processes, ten from there on; no two tests share any.
+/// Tests run side by side: 26 600 to 27 199 are for this suite, what is below and above for those of sandboxes.
 fn config(ports: u16) -> String {
     let range = |n: u16| format!("{}-{}", ports + 2 * n, ports + 2 * n + 1);
     format!(

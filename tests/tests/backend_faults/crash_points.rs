@@ -77,7 +77,7 @@ async fn a_place_that_does_not_exist_keeps_it_from_starting() {
 
 async fn killed_at(point: CrashPoint) {
     let place = CrashPoint::ALL.iter().position(|at| *at == point).unwrap();
-    let ports = 28_000 + 10 * u16::try_from(place).unwrap();
+    let ports = 26_600 + 10 * u16::try_from(place).unwrap();
     let mut backend = Backend::start(&config(ports)).await;
     let mut scene = Scene::default();
     if point == CrashPoint::SchemaStepCommitted {

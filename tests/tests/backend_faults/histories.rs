@@ -56,7 +56,7 @@ async fn play_part(part: u64) {
             (first..first + all.div_ceil(PARTS)).collect()
         }
     };
-    let ports = 28_400 + 10 * u16::try_from(part).unwrap();
+    let ports = 27_000 + 10 * u16::try_from(part).unwrap();
     for some in seeds.chunks(usize::try_from(OVER_ONE_STORE).unwrap()) {
         let mut backend = Backend::start(&config(ports)).await;
         // Its time comes when a history says so.

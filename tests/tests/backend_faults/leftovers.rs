@@ -131,7 +131,7 @@ async fn no_group_is_left(version: &str) {
 
 #[tokio::test]
 async fn files_and_ports_that_are_left_are_seen() {
-    let backend = Backend::start(&config(28_440)).await;
+    let backend = Backend::start(&config(27_140)).await;
     assert_eq!(leftovers::found(&backend).await, [""; 0]);
     for folder in [
         "attempts/one.1",
@@ -145,12 +145,12 @@ async fn files_and_ports_that_are_left_are_seen() {
         assert_eq!(found, [format!("file {}", path.display())]);
         std::fs::remove_dir(path).unwrap();
     }
-    let listener = TcpListener::bind("127.0.0.1:28441").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:27141").unwrap();
     let found = leftovers::found(&backend).await;
-    assert_eq!(found, ["port 28441 of no sandbox"]);
+    assert_eq!(found, ["port 27141 of no sandbox"]);
     // Whoever listens is known by the socket.
     let own = leftovers::listened_on(std::process::id());
-    assert!(own.contains(&28_441), "{own:?}");
+    assert!(own.contains(&27_141), "{own:?}");
     assert!(leftovers::listened_on(backend.pid()).is_empty());
     drop(listener);
     assert_eq!(leftovers::found(&backend).await, [""; 0]);
