@@ -33,6 +33,12 @@ fn smuggled(upstream: &Upstream) -> bool {
         .any(|r| String::from_utf8_lossy(&r.raw).contains(SMUGGLED))
 }
 
+/// How many bytes reached the inside that belong to no whole request.
+fn stray(upstream: &Upstream) -> usize {
+    let whole: usize = upstream.requests().iter().map(|r| r.raw.len()).sum();
+    upstream.bytes() - whole
+}
+
 /// Requests answered without their body being read left it to be read as the next request.
 #[tokio::test]
 async fn cve_2025_4366_an_unread_body_is_not_the_next_request() {
@@ -81,14 +87,25 @@ async fn cve_2026_2833_what_follows_a_declined_upgrade_is_judged() {
         .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
         .bytes(gateway.address());
     let behind = Request::get(SMUGGLED).bytes(gateway.address());
+    upstream.react(Reaction::Hold);
     let mut connection = Connection::open(gateway.address()).await;
     connection.send(&[upgrade, behind].concat()).await;
+    upstream.arrived(1).await;
+    // The gateway has all of it, and time to do something with it.
+    for _ in 0..20 {
+        let health = Request::get("/health").send(gateway.address()).await;
+        assert_eq!(health.status, 200);
+    }
     // The backend answers 200: nothing was agreed.
+    upstream.react(Reaction::ok());
     assert_eq!(connection.answer().await.status, 200);
     if let Some(second) = connection.one_answer("GET").await {
         assert_eq!(second.status, 403, "it is judged by itself");
     }
-    assert!(!smuggled(&upstream));
+    // Behind all that may have been sent on a connection comes the next request on it.
+    let last = Request::get("/v1/last").key(API_KEY);
+    assert_eq!(last.send(gateway.address()).await.status, 200);
+    assert_eq!((upstream.count(), stray(&upstream)), (2, 0));
 }
 
 /// A request of HTTP/1.0 had a body up to the end of the connection, and several codings were read as none.
@@ -102,19 +119,22 @@ async fn cve_2026_2835_no_body_ends_with_the_connection_and_no_coding_is_misread
             "POST /v1/runs HTTP/{version}\r\nHost: {host}\r\nX-API-Key: {API_KEY}\r\n{lines}\r\n"
         )
     };
-    for (what, head) in [
-        ("no length in 1.0", head("1.0", "")),
+    for (what, head, fine) in [
+        ("no length in 1.0", head("1.0", ""), true),
         (
             "no length in 1.0, kept",
             head("1.0", "Connection: keep-alive\r\n"),
+            true,
         ),
         (
             "chunks in 1.0",
             head("1.0", "Transfer-Encoding: chunked\r\n"),
+            false,
         ),
         (
             "identity, then chunked",
             head("1.1", "Transfer-Encoding: identity, chunked\r\n"),
+            false,
         ),
         (
             "chunked, then identity",
@@ -122,17 +142,27 @@ async fn cve_2026_2835_no_body_ends_with_the_connection_and_no_coding_is_misread
                 "1.1",
                 "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
             ),
+            false,
         ),
         (
             "a length and chunks",
             head("1.1", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"),
+            false,
         ),
-        ("no length in 1.1", head("1.1", "")),
+        ("no length in 1.1", head("1.1", ""), true),
     ] {
         upstream.forget();
         let bytes = [head.as_bytes(), b"0\r\n\r\n", &behind].concat();
         let statuses = told(&gateway, &bytes).await;
         assert!(!smuggled(&upstream), "{what}: {statuses:?}");
+        // What stands behind a request without a body is no request, and nothing passes behind one that is refused.
+        let expected = if fine { 200 } else { 400 };
+        assert_eq!(statuses.first(), Some(&expected), "{what}: {statuses:?}");
+        assert!(
+            statuses[1..].iter().all(|status| fine && *status == 400),
+            "{what}: {statuses:?}"
+        );
+        assert_eq!(upstream.count(), usize::from(fine), "{what}");
         for recorded in upstream.requests() {
             assert!(recorded.body.is_empty(), "{what}: a body arrived");
         }

@@ -35,8 +35,23 @@ async fn what_was_dropped_is_not_sent_and_what_is_sent_was_not_dropped() {
         })
         .await;
         let before = times(&upstream, &delivery);
-        upstream.react(Reaction::ok());
+        // Every second time the upstream has it already when the operator comes; else whoever is first is.
+        let on_its_way = round % 2 == 1;
+        upstream.react(if on_its_way {
+            Reaction::Hold
+        } else {
+            Reaction::ok()
+        });
         spool(&gateway, &["retry", &id]).await.unwrap();
+        if on_its_way {
+            eventually("the upstream has it", DEADLINE, || async {
+                times(&upstream, &delivery) > before
+            })
+            .await;
+            let told = spool(&gateway, &["drop", &id]).await.unwrap_err();
+            assert!(told.contains("being handed over"), "{told}");
+            upstream.react(Reaction::ok());
+        }
         let mut outcome = spool(&gateway, &["drop", &id]).await;
         while let Err(told) = &outcome
             && told.contains("being handed over")

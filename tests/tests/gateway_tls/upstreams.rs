@@ -6,7 +6,7 @@ use orket_tests::gateway::{API_KEY, WEBHOOK_SECRET, check};
 use orket_tests::policy::SECRET_FILE;
 use orket_tests::tls::{Authority, Certificate};
 use orket_tests::{
-    Connection, Delivery, Gateway, Policy, Reaction, Request, Upstream, assert_refused,
+    Address, Connection, Delivery, Gateway, Policy, Reaction, Request, Upstream, assert_refused,
 };
 use rustls::pki_types::ServerName;
 use tempfile::TempDir;
@@ -15,13 +15,16 @@ use tokio::net::TcpStream;
 
 const TRUSTING: &str = "tls = { server_name = \"inside.example\", ca_file = \"{dir}/ca.pem\" }";
 
+/// What TLS to an upstream comes to is seen, and not how long its handshake takes on a busy machine.
+const PATIENT: &str = "connect_timeout = \"30s\"";
+
 async fn gateway(upstream: &Upstream, authority: &Authority, tls: &str) -> Gateway {
-    Gateway::before(upstream.address())
-        .standard(
-            &Policy::new()
-                .upstream(tls)
-                .upstream("connect_timeout = \"2s\""),
-        )
+    gateway_before(upstream.address(), authority, tls).await
+}
+
+async fn gateway_before(address: &Address, authority: &Authority, tls: &str) -> Gateway {
+    Gateway::before(address)
+        .standard(&Policy::new().upstream(tls).upstream(PATIENT))
         .file("ca.pem", authority.pem().as_bytes())
         .start()
         .await
@@ -125,10 +128,13 @@ async fn who_does_not_prove_himself_gets_nothing_and_the_log_says_why() {
 async fn the_machines_own_roots_do_not_know_a_private_authority() {
     let authority = Authority::new("inside");
     let upstream = Upstream::tls(&authority.certificate(&["inside.example"])).await;
+    let policy = Policy::new()
+        .upstream("tls = { server_name = \"inside.example\" }")
+        .upstream(PATIENT);
     // The machine's roots are those of this file.
     let other = Authority::new("the machine's");
     let builder = Gateway::before(upstream.address())
-        .standard(&Policy::new().upstream("tls = { server_name = \"inside.example\" }"))
+        .standard(&policy)
         .file("machine.pem", other.pem().as_bytes())
         .file("ca.pem", authority.pem().as_bytes());
     let roots = builder.dir().join("machine.pem");
@@ -139,7 +145,7 @@ async fn the_machines_own_roots_do_not_know_a_private_authority() {
     refused(&upstream, &gateway, "upstream_tls_unknown_issuer").await;
     // … and those that know it do.
     let builder = Gateway::before(upstream.address())
-        .standard(&Policy::new().upstream("tls = { server_name = \"inside.example\" }"))
+        .standard(&policy)
         .file("machine.pem", authority.pem().as_bytes());
     let roots = builder.dir().join("machine.pem");
     let gateway = builder
@@ -166,7 +172,7 @@ async fn without_a_name_the_host_of_the_address_has_to_be_proven() {
     assert_eq!(answer.status, 200, "{}", answer.text());
     let named = format!("localhost:{}", upstream.address().port());
     let by_name = Gateway::before_text(&named)
-        .standard(&Policy::new().upstream(tls))
+        .standard(&Policy::new().upstream(tls).upstream(PATIENT))
         .file("ca.pem", authority.pem().as_bytes())
         .start()
         .await;
@@ -181,9 +187,13 @@ async fn without_a_name_the_host_of_the_address_has_to_be_proven() {
 #[tokio::test]
 async fn nothing_is_sent_in_clear_to_an_upstream_that_should_speak_tls() {
     let authority = Authority::new("inside");
-    // It reads whatever comes, and would record a request.
+    // It reads whatever comes, and would record a request. It says nothing, so it is not waited for for long.
     let silent = Upstream::tcp().await;
-    let before_silence = gateway(&silent, &authority, TRUSTING).await;
+    let before_silence = Gateway::before(silent.address())
+        .standard(&Policy::new().upstream(TRUSTING))
+        .file("ca.pem", authority.pem().as_bytes())
+        .start()
+        .await;
     let answer = Request::get("/v1/version")
         .key(API_KEY)
         .send(before_silence.address())
@@ -193,11 +203,7 @@ async fn nothing_is_sent_in_clear_to_an_upstream_that_should_speak_tls() {
     // Another gateway answers in clear, as any server of plain HTTP does.
     let far = Upstream::tcp().await;
     let plain = Gateway::with_key_and_secret(far.address()).await;
-    let before_plain = Gateway::before(plain.address())
-        .standard(&Policy::new().upstream(TRUSTING))
-        .file("ca.pem", authority.pem().as_bytes())
-        .start()
-        .await;
+    let before_plain = gateway_before(plain.address(), &authority, TRUSTING).await;
     refused(&far, &before_plain, "upstream_tls_failed").await;
 }
 
