@@ -34,7 +34,9 @@ fn record(exchange: &mut Exchange, end: End) -> RequestRecord {
         Stage::Admitted { admitted, .. } => (
             Some(admitted.route().id.clone()),
             Some(admitted.actor().clone()),
-            Outcome::Forwarded,
+            exchange
+                .cut
+                .map_or(Outcome::Forwarded, |reason| Outcome::Cut { reason }),
         ),
         Stage::Spooled { admitted } => (
             Some(admitted.route().id.clone()),

@@ -1,6 +1,8 @@
 //! The control socket as the command line speaks to it. The serving side is in [`crate::server`].
 
 use std::{
+    fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -10,6 +12,7 @@ use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use orket_shared::problem::Problem;
+use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
 use crate::{
@@ -73,6 +76,53 @@ pub fn socket_of(config: Option<&Path>) -> Result<PathBuf, ControlError> {
         return Ok(in_dir(dir.as_deref().unwrap_or(DEFAULT_STATE_DIR)));
     };
     places_of(file).map(|places| places.control)
+}
+
+/// A file or a directory, whatever it is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+impl Identity {
+    /// That of what lies at a path now, behind all links.
+    ///
+    /// # Errors
+    /// Those of the system: it is not there, or cannot be reached.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let metadata = fs::metadata(path)?;
+        Ok(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        })
+    }
+}
+
+/// What tells the gateway of a policy file from others. Either is enough: the file is replaced in a container, the state directory is changed
+/// in the file of a gateway that runs.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Whose {
+    /// The policy file.
+    #[serde(default)]
+    pub policy: Option<Identity>,
+    /// The state directory that it names.
+    #[serde(default)]
+    pub state: Option<Identity>,
+}
+
+impl Whose {
+    /// The gateway of a policy file.
+    pub fn of(file: &Path) -> Self {
+        Self {
+            policy: Identity::of(file).ok(),
+            state: places_of(file)
+                .ok()
+                .and_then(|places| Identity::of(&places.state_dir).ok()),
+        }
+    }
 }
 
 /// What a policy file says of the places of its gateway.

@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 
 use crate::{
     connection::Connection,
+    control::Identity,
     key_ledger::{KeepError, KeyLedger, KeyStanding, Revocation},
     log::Queue,
     metrics::{Metrics, RouteLabel, SecretLabels},
@@ -39,6 +40,8 @@ pub struct Edge {
     pub entrance: Entrance,
     /// That it runs with its policy file; none with the built-in policy.
     pub presence: Option<Presence>,
+    /// Its state directory, as of its start: a reload moves none.
+    state_dir: PathBuf,
     /// That it runs beside the owner of its state directory, where it does.
     lodging: Option<Mark>,
     /// Held while the policy in force is replaced, and while a key of it is revoked.
@@ -85,6 +88,7 @@ impl Edge {
         let edge = Self {
             entrance: Entrance::of(&snapshot.policy.listen),
             presence: None,
+            state_dir: snapshot.policy.state_dir.clone(),
             lodging: None,
             keys,
             streams: Arc::default(),
@@ -264,6 +268,19 @@ impl Edge {
             .standings(&self.snapshot().policy.keys, Timestamp::now())
     }
 
+    /// Whether this gateway runs with the policy file that is meant.
+    pub fn runs_with(&self, policy: Option<Identity>) -> bool {
+        let presence = self.presence.as_ref();
+        let own = presence.and_then(|presence| Identity::of(presence.file()).ok());
+        own.is_some() && own == policy
+    }
+
+    /// Whether the state directory that is meant is the one of this gateway.
+    pub fn keeps_state_in(&self, state: Option<Identity>) -> bool {
+        let own = Identity::of(&self.state_dir).ok();
+        own.is_some() && own == state
+    }
+
     /// Revokes a key of the policy in force with all its secrets, and those of `more`, which stand in its file: refused from now on, by this
     /// and by every policy that follows, and by the next start of the gateway.
     pub fn revoke_key(&self, id: &str, more: &[SecretDigest]) -> Revocation {
@@ -303,6 +320,7 @@ impl Edge {
             before,
             streams,
             not_kept,
+            other_policy: false,
         }
     }
 

@@ -43,6 +43,8 @@ pub struct Exchange {
     pub method: Option<&'static str>,
     /// How far it has come.
     pub stage: Stage,
+    /// Why its answer broke off after its head.
+    pub cut: Option<Reason>,
     /// What rules in shadow mode would have refused.
     pub shadowed: Vec<ShadowDenial>,
     /// The upstream it was given to.
@@ -131,6 +133,7 @@ impl Exchange {
             client: None,
             method: None,
             stage: Stage::Judging,
+            cut: None,
             shadowed: Vec::new(),
             upstream: None,
             stream: None,

@@ -15,7 +15,7 @@ pub use self::{
     revoked::{KeepError, Revoked},
     uses::{KeyStanding, SecretStanding, Uses},
 };
-use crate::{policy::keys::KeyRing, secret::SecretDigest, state::StateDir};
+use crate::{control::Whose, policy::keys::KeyRing, secret::SecretDigest, state::StateDir};
 
 /// Which key the operator wants to see refused from now on.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -27,6 +27,9 @@ pub struct Revoke {
     /// may not have yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<String>,
+    /// The gateway that is meant. Another one changes nothing and answers 409. Without it, whichever is asked is meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<Whose>,
 }
 
 impl Revoke {
@@ -50,6 +53,9 @@ pub struct Revocation {
     pub streams: usize,
     /// Why the next start will not know of it; none when it is on disk.
     pub not_kept: Option<String>,
+    /// Whether the gateway runs with another policy file than the one that was meant, and only its state directory is the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub other_policy: bool,
 }
 
 /// See the [module](self).
@@ -84,6 +90,11 @@ impl KeyLedger {
     /// revoked before.
     pub fn revoke(&self, id: &str, secrets: &[SecretDigest], now: Timestamp) -> usize {
         self.revoked.add(id, secrets, now)
+    }
+
+    /// Whether a secret of the key `id` was ever revoked.
+    pub fn names(&self, id: &str) -> bool {
+        self.revoked.names(id)
     }
 
     /// Puts what was revoked on disk, flushed when this returns.

@@ -29,8 +29,15 @@ use self::{
     file::{FileError, PolicyFile},
 };
 use crate::{
-    builtin, canary::Format, config::diagnostic::Diagnostics, control::ControlError, issued_key,
-    pipeline::Snapshot, policy::Bypass, rehearsal, secret::SecretDigest,
+    builtin,
+    canary::Format,
+    config::diagnostic::Diagnostics,
+    control::ControlError,
+    issued_key,
+    pipeline::Snapshot,
+    policy::{Bypass, load::lacks_only_a_key},
+    rehearsal,
+    secret::SecretDigest,
 };
 
 /// Options of `orket-gateway keys`.
@@ -191,7 +198,7 @@ fn new(
     if let Some(end) = expires.filter(|end| *end <= now) {
         return Err(asked(format!("{end} is past: the key would open nothing")));
     }
-    let editor = Editor::open(config)?;
+    let editor = Editor::open_to_add(config)?;
     if key_of(&editor.data, id).is_some() {
         return Err(asked(format!(
             "there is a key `{id}`: `orket-gateway keys rotate` gives it a new secret, and another key wants another id"
@@ -274,9 +281,25 @@ impl Editor {
     fn open(config: &Path) -> Result<Self, KeysError> {
         let file = PolicyFile::open(config)?;
         let before = judged(file.text(), config).map_err(KeysError::DoesNotLoad)?;
+        Self::of(file, before.policy.bypass)
+    }
+
+    /// The same for a key to be added, which a file may lack to load at all.
+    fn open_to_add(config: &Path) -> Result<Self, KeysError> {
+        let file = PolicyFile::open(config)?;
+        let bypass = match judged(file.text(), config) {
+            Ok(before) => before.policy.bypass,
+            // Where a bypass were asked for, a key would not be missed.
+            Err(problems) if lacks_only_a_key(&problems) => Bypass::Off,
+            Err(problems) => return Err(KeysError::DoesNotLoad(problems)),
+        };
+        Self::of(file, bypass)
+    }
+
+    fn of(file: PolicyFile, bypass: Bypass) -> Result<Self, KeysError> {
         Ok(Self {
             data: data_of(file.text())?,
-            bypass: before.policy.bypass,
+            bypass,
             file,
         })
     }

@@ -123,6 +123,11 @@ impl Presence {
         Ok(())
     }
 
+    /// The policy file.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
     /// Whether somebody has locked a folder for himself, so that the lock is still waited for.
     pub fn waits(&self) -> bool {
         self.marks.lock().iter().any(|mark| mark.waits)

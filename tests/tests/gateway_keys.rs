@@ -5,6 +5,7 @@ mod commands;
 mod revoke;
 mod streams;
 mod told;
+mod whose;
 
 use orket_tests::gateway::run;
 use orket_tests::{Address, Answer, Gateway, Policy, Request};

@@ -188,6 +188,13 @@ impl Diagnostics {
         self.errors > 0
     }
 
+    /// Whether this is what to do about every error.
+    pub fn is_the_only_hint(&self, hint: &str) -> bool {
+        let errors = self.found.iter().filter(|d| d.severity == Severity::Error);
+        let such = errors.filter(|d| d.hint.as_deref() == Some(hint)).count();
+        such == self.errors
+    }
+
     /// The problems, in the order of the text, errors before warnings at the same place.
     pub fn sorted(&self) -> Vec<&Diagnostic> {
         let mut all: Vec<_> = self.found.iter().collect();

@@ -307,7 +307,7 @@ impl Gate {
             Outgoing::Given(bytes) => bytes,
         };
         if let Poll::Ready(written) = Pin::new(socket).poll_write(cx, bytes) {
-            self.stall = None;
+            self.taken_in();
             return Poll::Ready(written);
         }
         self.poll_stall(cx).map(Err)
@@ -319,10 +319,17 @@ impl Gate {
             return Poll::Ready(Ok(()));
         };
         if let Poll::Ready(flushed) = Pin::new(socket).poll_flush(cx) {
-            self.stall = None;
+            self.taken_in();
             return Poll::Ready(flushed);
         }
         self.poll_stall(cx).map(Err)
+    }
+
+    /// The client has taken something in. While it was waited for nobody listened to the upstream, whose time begins anew.
+    fn taken_in(&mut self) {
+        if self.stall.take().is_some() {
+            self.connection.heard();
+        }
     }
 
     /// Ready when the client has taken in nothing for too long.

@@ -104,6 +104,13 @@ impl Revoked {
         self.digests.load().contains(digest)
     }
 
+    /// Whether a secret of the key `id` stands there.
+    pub(super) fn names(&self, id: &str) -> bool {
+        let kept = self.kept.lock();
+        let mut lines = kept.lines.lines();
+        lines.any(|line| line.split(' ').nth(1) == Some(id))
+    }
+
     pub(super) fn keep_in(&self, state: Arc<StateDir>) -> Result<(), KeepError> {
         self.take_in(state.directory(), state.path())?;
         self.kept.lock().place = Place::Own(state);

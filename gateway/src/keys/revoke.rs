@@ -5,7 +5,12 @@
 
 use std::{
     collections::BTreeSet,
-    io::ErrorKind::{ConnectionRefused, NotFound},
+    fs::{self, Metadata},
+    io::{
+        self,
+        ErrorKind::{ConnectionRefused, NotFound},
+    },
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -15,6 +20,10 @@ use std::{
 use http::Method;
 use jiff::Timestamp;
 use orket_shared::{complain, say};
+use rustix::{
+    process::{Gid, Uid, geteuid},
+    thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
+};
 use toml::Table;
 
 use super::{
@@ -24,7 +33,7 @@ use super::{
     failed, judged,
 };
 use crate::{
-    control::{self, ControlError},
+    control::{self, ControlError, Whose},
     key_ledger::{KeyLedger, Revocation, Revoke},
     presence,
     secret::SecretDigest,
@@ -43,8 +52,8 @@ enum Told {
     /// None runs.
     NotRunning {
         socket: PathBuf,
-        /// Why the list of revoked keys does not have it; none where it does.
-        not_listed: Option<String>,
+        /// Whether the list of revoked keys names the key, or why nothing could be put there.
+        listed: Result<bool, String>,
     },
     /// One may run and take the key.
     Uncertain(String),
@@ -78,7 +87,7 @@ pub(super) fn run(
         digests.extend(taken.digests.iter().cloned());
         told = told.and_then(gateway.tell(id, &digests));
     }
-    let known_to_gateway = matches!(told, Told::Revoked(_));
+    let was_a_key = told.says_it_was_a_key();
     let revoked = say(id, told) & gateway.is_alone();
     let gone = match edited {
         Ok(Some(taken)) => {
@@ -89,7 +98,7 @@ pub(super) fn run(
             );
             true
         }
-        Ok(None) if known_to_gateway => {
+        Ok(None) if was_a_key => {
             say!("the file {} has no key `{id}`", config.display());
             true
         }
@@ -117,6 +126,15 @@ pub(super) fn run(
 }
 
 impl Told {
+    /// Whether this key was one, so that a file without it is as it should be.
+    fn says_it_was_a_key(&self) -> bool {
+        match self {
+            Self::Revoked(_) => true,
+            Self::NotRunning { listed, .. } => *listed == Ok(true),
+            Self::Unknown | Self::Uncertain(_) => false,
+        }
+    }
+
     /// What holds when a gateway was told a second time.
     fn and_then(self, again: Self) -> Self {
         match (self, again) {
@@ -126,6 +144,7 @@ impl Told {
                 before: first.before,
                 streams: first.streams + second.streams,
                 not_kept: second.not_kept,
+                other_policy: second.other_policy,
             }),
             (_, again) => again,
         }
@@ -149,12 +168,12 @@ fn say(id: &str, told: Told) -> bool {
             say!("the running gateway knows no key `{id}`");
             true
         }
-        Told::NotRunning { socket, not_listed } => {
+        Told::NotRunning { socket, listed } => {
             say!(
                 "no gateway runs with the control socket {}: that the key is revoked takes effect at its next start",
                 socket.display()
             );
-            if let Some(why) = not_listed {
+            if let Err(why) = listed {
                 say!(
                     "it is not in the list of revoked keys ({why}): an older copy of the file would bring it back"
                 );
@@ -163,7 +182,7 @@ fn say(id: &str, told: Told) -> bool {
         }
         Told::Uncertain(why) => {
             complain!(
-                "orket-gateway: no running gateway was told, and one may still take the key: {why}"
+                "orket-gateway: not every gateway that may run was told, and one may still take the key: {why}"
             );
             false
         }
@@ -188,6 +207,7 @@ impl Gateway<'_> {
         let revoke = Revoke {
             id: id.to_owned(),
             secrets: digests.iter().cloned().collect(),
+            of: Some(Whose::of(self.config)),
         };
         let body = serde_json::json!(revoke);
         let asked = control::ask::<Revocation>(
@@ -198,10 +218,7 @@ impl Gateway<'_> {
             PATIENCE,
         );
         match asked {
-            Ok(revocation) if revocation.known || revocation.secrets + revocation.before > 0 => {
-                Told::Revoked(revocation)
-            }
-            Ok(_) => Told::Unknown,
+            Ok(revocation) => self.answered(revocation, &socket),
             Err(e) if nobody_listens(&e) => match places {
                 Ok(places) => self.look(socket, &places.state_dir, &revoke),
                 Err(unknown) => Told::Uncertain(format!("{e}, and {unknown}")),
@@ -213,17 +230,36 @@ impl Gateway<'_> {
         }
     }
 
+    /// What holds when a gateway has answered.
+    fn answered(&self, revocation: Revocation, socket: &Path) -> Told {
+        // That its state is the one which the file names says nothing of a gateway that was started before the file named that.
+        if revocation.other_policy
+            && let Some(why) = self.seen_in_folder()
+        {
+            return Told::Uncertain(format!(
+                "the gateway behind {} was told, and runs with another policy file; {why}",
+                socket.display()
+            ));
+        }
+        if revocation.known || revocation.secrets + revocation.before > 0 {
+            Told::Revoked(revocation)
+        } else {
+            Told::Unknown
+        }
+    }
+
     /// What the locks of the state directory and of the policy's folder say, where nobody answers.
     fn look(&self, socket: PathBuf, state_dir: &Path, revoke: &Revoke) -> Told {
         let (nobody, state) = (socket.display(), state_dir.display());
-        let not_listed = match StateDir::is_owned(state_dir) {
-            Ok(false) => None,
+        let listed = match StateDir::is_owned(state_dir) {
+            // Whatever else is seen: the file loses the digests.
+            Ok(false) => list(state_dir, revoke),
             Ok(true) => {
                 return Told::Uncertain(format!(
                     "one owns the state directory {state}, and nobody answers on {nobody}; name its control socket with --control, or stop it (SIGTERM) and run this again"
                 ));
             }
-            Err(e) if self.not_running => Some(e.to_string()),
+            Err(e) if self.not_running => Err(e.to_string()),
             Err(e) if e.kind() == NotFound => {
                 return Told::Uncertain(format!(
                     "nobody answers on {nobody}, and no gateway was ever started with the state directory {state}; if one runs with another [state] dir, name its control socket with --control; if none runs, say so with --not-running"
@@ -238,9 +274,11 @@ impl Gateway<'_> {
         if let Some(why) = self.seen_in_folder() {
             return Told::Uncertain(format!("nobody answers on {nobody}, and {why}"));
         }
-        Told::NotRunning {
-            not_listed: not_listed.or_else(|| list(state_dir, revoke).err()),
-            socket,
+        match listed {
+            Err(why) if !self.not_running => Told::Uncertain(format!(
+                "none is seen, but the next one may, with an older copy of the file: the list of revoked keys in {state} cannot be written: {why}; put the file back, mend that, and run this again, or say with --not-running that the file is enough"
+            )),
+            listed => Told::NotRunning { socket, listed },
         }
     }
 
@@ -294,8 +332,33 @@ impl Gateway<'_> {
     }
 }
 
-/// Puts the key on the list of revoked ones in a state directory that no gateway owns. `Err` says why not.
-fn list(state_dir: &Path, revoke: &Revoke) -> Result<(), String> {
+/// Puts the key on the list of revoked ones in a state directory that no gateway owns, as the user it belongs to: root would leave a list there
+/// that the gateway may not read. Whether the list names the key then; `Err` says why nothing was put there.
+fn list(state_dir: &Path, revoke: &Revoke) -> Result<bool, String> {
+    let owner = fs::metadata(state_dir).map_err(|e| e.to_string())?;
+    if !geteuid().is_root() || owner.uid() == 0 {
+        return list_as_ourselves(state_dir, revoke);
+    }
+    // Rights are those of a thread, which ends with this.
+    let listing = || {
+        become_user(&owner).map_err(|e| format!("user {} cannot be had: {e}", owner.uid()))?;
+        list_as_ourselves(state_dir, revoke)
+    };
+    std::thread::scope(|threads| {
+        let listing = threads.spawn(listing).join();
+        listing.unwrap_or_else(|_| Err("a fault inside this command".to_owned()))
+    })
+}
+
+/// Gives this thread the rights of the user and the group that a directory belongs to, and no others.
+fn become_user(owner: &Metadata) -> io::Result<()> {
+    let (user, group) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
+    set_thread_groups(&[])?;
+    set_thread_res_gid(group, group, group)?;
+    Ok(set_thread_res_uid(user, user, user)?)
+}
+
+fn list_as_ourselves(state_dir: &Path, revoke: &Revoke) -> Result<bool, String> {
     let state = StateDir::open(state_dir).map_err(|e| e.to_string())?;
     let ledger = KeyLedger::default();
     let kept = ledger.keep_in(Arc::new(state)).and_then(|()| {
@@ -303,7 +366,8 @@ fn list(state_dir: &Path, revoke: &Revoke) -> Result<(), String> {
         ledger.revoke(&revoke.id, &digests, Timestamp::now());
         ledger.keep()
     });
-    kept.map_err(|e| e.to_string())
+    kept.map_err(|e| e.to_string())?;
+    Ok(ledger.names(&revoke.id))
 }
 
 /// Whether this says that nobody listens there, and not that one could not be asked.

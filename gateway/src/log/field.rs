@@ -75,7 +75,7 @@ pub const FIELDS: &[Field] = &[
     ("path", "the path of the route as the policy writes it, never the one that was asked for; of another event, a file of the gateway's own"),
     ("route", "the route's id"),
     ("actor", "who was proven: `key:<id>`, `webhook:<source>`, `test-webhook`, `anonymous`"),
-    ("outcome", "`forwarded`, `health`, `duplicate`, `spooled`, `abandoned` (nobody waited for an answer), `panicked`, or the reason of the refusal"),
+    ("outcome", "`forwarded`, `cut` (its answer broke off after its head; `reason` says why), `health`, `duplicate`, `spooled`, `abandoned` (nobody waited for an answer), `panicked`, or the reason of the refusal"),
     ("reason", "the [true reason](reasons.md); of a connection, the cap that was reached or why its handshake failed"),
     ("status", "the status of the answer; 0 where none was sent"),
     ("would_answer", "the status a rule in shadow mode would have answered"),

@@ -67,6 +67,11 @@ pub struct RequestRecord {
 pub enum Outcome {
     /// It went to an upstream.
     Forwarded,
+    /// It went to an upstream, and its answer broke off after its head.
+    Cut {
+        /// Why.
+        reason: Reason,
+    },
     /// Its delivery was done before.
     Duplicate,
     /// Its delivery is kept on the disk, to be handed over later.
@@ -93,6 +98,7 @@ impl Outcome {
     pub const fn word(&self) -> &'static str {
         match self {
             Self::Forwarded => "forwarded",
+            Self::Cut { .. } => "cut",
             Self::Duplicate => "duplicate",
             Self::Spooled => "spooled",
             Self::Health => "health",
@@ -120,7 +126,11 @@ impl RequestRecord {
     /// What it is counted as where it has no record of its own; none for what proved itself, which always has one.
     pub(super) fn unproven(&self) -> Option<Kind> {
         match &self.outcome {
-            Outcome::Forwarded | Outcome::Duplicate | Outcome::Spooled | Outcome::Panicked => None,
+            Outcome::Forwarded
+            | Outcome::Cut { .. }
+            | Outcome::Duplicate
+            | Outcome::Spooled
+            | Outcome::Panicked => None,
             Outcome::Health | Outcome::Abandoned | Outcome::Refused { .. } => Some(Kind {
                 route: self.route.clone(),
                 reason: self.outcome.word(),
@@ -131,10 +141,20 @@ impl RequestRecord {
     pub(super) fn access(&self) -> AccessRecord<'_> {
         let policy = &self.snapshot.policy;
         let leg = self.upstream;
+        let cut = match self.outcome {
+            Outcome::Cut { reason } => Some(reason.facts().word),
+            Outcome::Forwarded
+            | Outcome::Duplicate
+            | Outcome::Spooled
+            | Outcome::Health
+            | Outcome::Refused { .. }
+            | Outcome::Abandoned
+            | Outcome::Panicked => None,
+        };
         let upstream = leg.and_then(|leg| policy.upstreams.get(leg.index));
         AccessRecord {
             timestamp: self.at,
-            level: "INFO",
+            level: if cut.is_some() { "WARN" } else { "INFO" },
             target: "access",
             event: "request",
             request_id: &self.request_id,
@@ -147,6 +167,7 @@ impl RequestRecord {
             route: self.route.as_deref(),
             actor: self.actor.as_ref().map(ToString::to_string),
             outcome: self.outcome.word(),
+            reason: cut,
             status: self.status,
             millis: millis(self.took),
             bytes_in: self.bytes_in,
@@ -257,6 +278,8 @@ pub(super) struct AccessRecord<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     actor: Option<String>,
     outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
     status: u16,
     millis: f64,
     bytes_in: u64,

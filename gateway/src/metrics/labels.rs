@@ -11,7 +11,7 @@ orket_shared::declare_labels! {
     RequestLabels {
         /// the route's id; empty where none was found
         route: RouteLabel,
-        /// `forwarded`, `health`, `duplicate`, `spooled`, `abandoned` (nobody waited for an answer), `panicked` or the [true reason](reasons.md) of a refusal
+        /// `forwarded`, `cut` (its answer broke off after its head), `health`, `duplicate`, `spooled`, `abandoned` (nobody waited for an answer), `panicked` or the [true reason](reasons.md) of a refusal
         outcome: &'static str,
         /// who it was: `key`, `webhook`, `test-webhook`, `anonymous`, or `none` where nobody was proven
         actor: &'static str,

@@ -129,6 +129,11 @@ struct Loader<'a> {
     half_read: BTreeSet<String>,
 }
 
+/// Whether all that keeps a policy file from loading is that its routes want a key, and it has none yet.
+pub(crate) fn lacks_only_a_key(problems: &Diagnostics) -> bool {
+    problems.is_the_only_hint(routes::NO_KEY)
+}
+
 /// Default listeners, also of the built-in policy.
 pub(crate) const DEFAULT_HTTP: &str = "127.0.0.1:8080";
 pub(crate) const DEFAULT_ADMIN: &str = "127.0.0.1:9901";

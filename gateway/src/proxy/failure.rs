@@ -9,7 +9,7 @@ use pingora_proxy::Session;
 use super::Gateway;
 use crate::{
     denial::{Denial, Reason},
-    exchange::Exchange,
+    exchange::{Exchange, Flow},
     tls::trust,
 };
 
@@ -40,6 +40,9 @@ impl Gateway {
                 kind = e.etype().as_str(),
                 "a fault inside the gateway"
             );
+        }
+        if answered && !gone && exchange.flow == Flow::Answer {
+            exchange.cut = Some(reason);
         }
         if answered || gone {
             0

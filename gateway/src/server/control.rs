@@ -30,7 +30,7 @@ use super::{
 use crate::{
     edge::Edge,
     explain,
-    key_ledger::Revoke,
+    key_ledger::{Revocation, Revoke},
     reload::{Asked, Reloader, Source},
     spool::{Spool, operator::ActError},
 };
@@ -248,14 +248,28 @@ fn dispatch(edge: &Edge, request: &Parts, body: &Bytes) -> Answer {
 
 fn revoke(edge: &Edge, body: &[u8]) -> Answer {
     let asked = serde_json::from_slice::<Revoke>(body).ok();
-    match asked.and_then(|revoke| Some((revoke.digests()?, revoke.id))) {
-        Some((digests, id)) => Answer::json(&edge.revoke_key(&id, &digests)),
-        None => Answer::refused(
+    let Some((digests, Revoke { id, of, .. })) =
+        asked.and_then(|revoke| Some((revoke.digests()?, revoke)))
+    else {
+        return Answer::refused(
             StatusCode::BAD_REQUEST,
             "bad_request",
             "Send {\"id\": \"…\"}, the id of a key, and as \"secrets\", if you like, digests that are to be refused with it (sha256:<64 hex digits>)",
-        ),
+        );
+    };
+    let of = of.as_ref();
+    let other_policy = of.is_some_and(|of| !edge.runs_with(of.policy));
+    if other_policy && of.is_some_and(|of| !edge.keeps_state_in(of.state)) {
+        return Answer::refused(
+            StatusCode::CONFLICT,
+            "conflict",
+            "this is the gateway of another policy, with another state directory, and nothing was revoked here; name the control socket of the one that is meant with --control",
+        );
     }
+    Answer::json(&Revocation {
+        other_policy,
+        ..edge.revoke_key(&id, &digests)
+    })
 }
 
 fn spool(edge: &Edge, act: impl FnOnce(&Arc<Spool>) -> Result<Answer, ActError>) -> Answer {

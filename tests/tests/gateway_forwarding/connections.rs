@@ -364,3 +364,29 @@ async fn the_answer_to_a_client_that_left_is_given_to_no_one() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_reader_that_pauses_longer_than_an_upstream_may_gets_the_whole_answer() {
+    const BYTES: usize = 32 * 1024 * 1024;
+    let upstream = Upstream::tcp().await;
+    upstream.react(Reaction::Answer {
+        status: 200,
+        content_type: "application/octet-stream".to_owned(),
+        body: vec![b'x'; BYTES],
+        headers: Vec::new(),
+    });
+    let policy = Policy::new().upstream("response_timeout = \"300ms\"");
+    let gateway = Gateway::with_policy(upstream.address(), &policy).await;
+    let mut slow = Connection::open(gateway.address()).await;
+    let request = Request::get("/v1/large").key(API_KEY);
+    slow.send(&request.bytes(gateway.address())).await;
+    slow.read_exact(1).await;
+    // So long: another upstream's answer is given up several times over meanwhile.
+    upstream.react(Reaction::Hang);
+    for _ in 0..4 {
+        let silent = Request::get("/v1/silent").key(API_KEY);
+        assert_refused(&silent.send(gateway.address()).await, 504, "");
+    }
+    let rest = slow.read_exact(BYTES).await;
+    assert!(rest.ends_with(&[b'x'; 1024]));
+}

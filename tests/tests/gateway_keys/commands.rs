@@ -222,9 +222,12 @@ async fn revoking_tells_the_gateway_also_where_the_file_cannot_be_edited() {
         "{}",
         said.output()
     );
+    // It is on the list: what was not certain can be run again.
     let said = keys(gateway.dir(), &["revoke", "other"]).await;
+    assert!(said.status.success(), "{}", said.output());
+    let said = keys(gateway.dir(), &["revoke", "another"]).await;
     assert!(
-        !said.status.success() && said.stderr.contains("no key `other`"),
+        !said.status.success() && said.stderr.contains("no key `another`"),
         "{}",
         said.output()
     );
@@ -326,6 +329,19 @@ async fn taking_the_last_key_away_never_opens_the_door() {
     let strict = HEAD.replace("local", "production");
     let desk = Desk::with(&format!("{strict}{sections}{ROUTE}"));
     desk.refused(&["revoke", "ci"], "would not load").await;
+}
+
+#[tokio::test]
+async fn the_first_key_of_production_is_made_and_no_other_mistake_is_overlooked() {
+    let strict = HEAD.replace("local", "production");
+    let desk = Desk::with(&format!("{strict}{ROUTE}"));
+    desk.refused(&["rotate", "first"], "does not load").await;
+    desk.key(&["new", "--id", "first", "--scopes", "*"]).await;
+    let said = check(desk.dir.path(), &desk.text()).await;
+    assert!(said.status.success(), "{}", said.output());
+    let desk = Desk::with(&format!("{strict}{ROUTE}more = 1\n"));
+    desk.refused(&["new", "--id", "first", "--scopes", "*"], "does not load")
+        .await;
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! One access record for every request, of ids and figures only.
 
 use orket_tests::gateway::API_KEY;
-use orket_tests::{Connection, DEADLINE, Delivery, Gateway, Policy, Request, Upstream, eventually};
+use orket_tests::{
+    Connection, DEADLINE, Delivery, Gateway, Policy, Reaction, Request, Upstream, eventually,
+};
 
 use super::{at_the_end, of, record_in};
 
@@ -41,6 +43,33 @@ async fn a_forwarded_request_has_one_record_of_ids_and_figures() {
     let all = gateway.output();
     assert!(!all.contains("planted"), "{all}");
     assert!(of(&log, "audit", "refused").is_empty());
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_not_written_down_as_forwarded() {
+    let upstream = Upstream::tcp().await;
+    upstream.react(Reaction::Endless {
+        content_type: "application/json".to_owned(),
+    });
+    let policy = Policy::new().upstream("response_timeout = \"300ms\"");
+    let mut gateway = Gateway::with_policy(upstream.address(), &policy).await;
+    let mut connection = Connection::open(gateway.address()).await;
+    let request = Request::get("/v1/half").key(API_KEY);
+    connection.send(&request.bytes(gateway.address())).await;
+    assert!(connection.read_to_end().await.starts_with(b"HTTP/1.1 200"));
+    let log = at_the_end(&mut gateway).await;
+    let access = of(&log, "access", "request");
+    assert_eq!(access.len(), 1, "{access:#?}");
+    for (field, value) in [
+        ("outcome", "cut"),
+        ("reason", "upstream_timeout"),
+        ("level", "WARN"),
+        ("route", "api"),
+        ("actor", "key:ci"),
+    ] {
+        assert_eq!(access[0][field], value, "{access:#?}");
+    }
+    assert_eq!(access[0]["status"], 200);
 }
 
 #[tokio::test]

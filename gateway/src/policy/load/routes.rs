@@ -33,6 +33,10 @@ const DEFAULT_BODY_LIMIT: usize = 1024 * 1024;
 /// The largest body a webhook may have: it is held in memory until it is proven.
 const MAX_WEBHOOK_BODY: usize = 64 * 1024 * 1024;
 
+/// What to do about a file whose routes want a key while it has none.
+pub(super) const NO_KEY: &str =
+    "add [[keys]]: `orket-gateway keys new --config FILE --id ID --scopes …` does";
+
 /// Whether two routes remember deliveries under one name, by marks of two kinds.
 fn tell_apart_differently(one: &Route, other: &Route) -> bool {
     let (Auth::Webhook(a), Auth::Webhook(b)) = (&one.auth, &other.auth) else {
@@ -83,9 +87,7 @@ impl Loader<'_> {
                     ),
                     match origin {
                         Origin::BuiltIn => "set ORKET_API_KEY",
-                        Origin::File(_) => {
-                            "add [[keys]]: `orket-gateway keys new --config FILE --id ID --scopes …` does"
-                        }
+                        Origin::File(_) => NO_KEY,
                     },
                 );
             }

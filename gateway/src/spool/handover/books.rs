@@ -127,8 +127,8 @@ impl Spool {
         Some(item.head.id.clone())
     }
 
-    /// Whether the budget was charged for this delivery, or for a later one that gives its charge to it. On the disk as well, so that no
-    /// restart charges twice or not at all.
+    /// Whether the budget was charged for this delivery, or for a later one that gives its charge to it. On the disk as well, for a
+    /// restart; where the disk does not take it, the restart charges once too often or too seldom.
     pub(super) fn is_charged(&self, item: &Item) -> bool {
         let charge = self.shelf.lock().charge_of(&item.head.source, item.order);
         match charge {
