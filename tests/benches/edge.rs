@@ -1,5 +1,5 @@
 //! What the gateway costs at the edge, beside a bare pingora proxy of the same profile and layout, and beside
-//! HAProxy where it is installed, in interleaved rounds of one run. Prints figures; never fails for being slow.
+//! `HAProxy` where it is installed, in interleaved rounds of one run. Prints figures; never fails for being slow.
 //!
 //! `cargo bench -p orket-tests --bench edge [-- SECONDS] [WORD]` after a release build of `orket-gateway` and its
 //! example `bare`; `make bench` does both. With a word, only the loads that have it in their name. CPU per request is the CPU time of the proxy's process divided by
@@ -236,7 +236,7 @@ fn bare(upstream: SocketAddr, threads: usize) -> Proxy {
     }
 }
 
-/// HAProxy with the same key, signature and limits, where it is installed.
+/// `HAProxy` with the same key, signature and limits, where it is installed.
 fn haproxy(dir: &Path, upstream: SocketAddr, threads: usize) -> Option<Proxy> {
     let address = free_port();
     let secret = base64::engine::general_purpose::STANDARD.encode(SECRET);
@@ -300,7 +300,7 @@ impl Load {
         }
     }
 
-    /// Whether the proxy can judge it: HAProxy signs only what fits into its buffer.
+    /// Whether the proxy can judge it: `HAProxy` signs only what fits into its buffer.
     fn is_for(self, proxy: &Proxy) -> bool {
         !matches!(self, Self::Webhook(size) if proxy.name == "HAProxy" && size > 8 * 1024)
     }
