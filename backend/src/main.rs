@@ -251,7 +251,11 @@ fn serve(config: Option<&Path>) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         // Before anything is started: a signal that comes early must stop us, too.
         let mut signals = cli::Signals::listen()?;
-        let backend = Backend::start(settings).await?;
+        let backend = tokio::select! {
+            started = Backend::start(settings) => started?,
+            // As if it was killed: the next start settles what this one did not.
+            () = signals.received() => return Ok(()),
+        };
         let stop = backend.stop();
         say!("orket-backend listening on {}", backend.address()?);
         let told = async {

@@ -23,7 +23,11 @@ use crate::{
     metrics::Metrics,
     run::State,
     settings,
-    store::{Store, StoreError, attempts::Open, runs::CancelOutcome},
+    store::{
+        Store, StoreError,
+        attempts::Open,
+        runs::{CancelOutcome, Run},
+    },
     workspace::Workspace,
 };
 
@@ -108,7 +112,7 @@ impl Scheduler {
         let open = self.inner.store.open_attempts().await?;
         let known: HashSet<String> = open.iter().map(|open| attempt_id(&open.run)).collect();
         for open in open {
-            self.settle_one(open, &mut settled).await?;
+            self.settle_one(open, &mut settled).await;
         }
         match self.inner.executor.list() {
             Ok(ids) => {
@@ -122,7 +126,9 @@ impl Scheduler {
         Ok(settled)
     }
 
-    async fn settle_one(&self, open: Open, settled: &mut Settled) -> Result<(), StoreError> {
+    /// Neither delays nor ends the start where the store takes nothing: what is to be recorded then is so
+    /// beside it, and the run keeps its slot until then.
+    async fn settle_one(&self, open: Open, settled: &mut Settled) {
         let id = attempt_id(&open.run);
         match self.inner.executor.adopt(&id, open.output_seq).await {
             Ok(Adoption::Running(attempt)) => {
@@ -136,22 +142,15 @@ impl Scheduler {
                     if !self.inner.executor.end_traceless(supervisor).await {
                         settled.unclear += 1;
                         tokio::spawn(self.clone().take_over_later(open));
-                        return Ok(());
+                        return;
                     }
                     if !unbegun {
                         settled.lost += 1;
-                        self.finish(&open.run, outcome::lost(detail)).await;
-                        self.clear_away(id).await;
-                        return Ok(());
+                        return self.settle_lost(open.run, id, detail).await;
                     }
                 }
                 settled.requeued += 1;
-                let (run, epoch) = (open.run.id, open.run.epoch);
-                self.inner
-                    .store
-                    .unclaim_run(Timestamp::now(), run, epoch, detail)
-                    .await?;
-                self.clear_away(id).await;
+                self.settle_unbegun(open.run, id, detail).await;
             }
             Err(error) => {
                 settled.unclear += 1;
@@ -159,7 +158,38 @@ impl Scheduler {
                 tokio::spawn(self.clone().take_over_later(open));
             }
         }
-        Ok(())
+    }
+
+    async fn settle_lost(&self, run: Run, id: String, detail: String) {
+        let end = outcome::lost(detail);
+        match self.record_end(&run, &end).await {
+            Ok(finished) => {
+                self.tell_end(&run, &end, finished);
+                self.clear_away(id).await;
+            }
+            Err(error) => {
+                tracing::error!(run = run.id, %error, "the store does not take its end; trying again");
+                let this = self.clone();
+                tokio::spawn(async move {
+                    this.finish(&run, end).await;
+                    this.clear_away(id).await;
+                });
+            }
+        }
+    }
+
+    async fn settle_unbegun(&self, run: Run, id: String, detail: String) {
+        match self.unclaim(&run, &detail).await {
+            Ok(_) => self.clear_away(id).await,
+            Err(error) => {
+                tracing::error!(run = run.id, %error, "the store does not take it back; trying again");
+                let this = self.clone();
+                tokio::spawn(async move {
+                    this.insist(&run.id, || this.unclaim(&run, &detail)).await;
+                    this.clear_away(id).await;
+                });
+            }
+        }
     }
 
     /// Removes what attempts left behind whose end is recorded, ending what of them still lives: what
@@ -370,7 +400,7 @@ fn fills_or_frees(kind: &str) -> bool {
 }
 
 /// The executor's name for the newest attempt of a run.
-fn attempt_id(run: &crate::store::runs::Run) -> String {
+fn attempt_id(run: &Run) -> String {
     format!("{}.{}", run.id, run.epoch)
 }
 

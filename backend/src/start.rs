@@ -51,9 +51,14 @@ impl Backend {
         let opened = Opened::new(settings)?;
         let phase = match opened.store() {
             Ok(store) if room::is_there(store.path()) => {
-                let works = Works::prepare(&opened, store).await?;
-                works.settle().await?;
-                Phase::Begun(Box::new(works))
+                match Works::begin(&opened, store.clone()).await {
+                    Ok(works) => Phase::Begun(Box::new(works)),
+                    Err(error) if error.lacks_room(store.path()) => {
+                        tracing::warn!(%error, "the disk of the store is full again");
+                        Phase::Waiting(Box::new(Waiting::new(opened.clone(), Some(store))?))
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             Ok(store) => Phase::Waiting(Box::new(Waiting::new(opened.clone(), Some(store))?)),
             Err(StartError::Store(error)) if room::lacks_room(&error, &opened.settings.store) => {
@@ -204,6 +209,13 @@ struct Works {
 }
 
 impl Works {
+    /// Puts everything together and settles what earlier boots left.
+    async fn begin(opened: &Opened, store: Database) -> Result<Self, StartError> {
+        let works = Self::prepare(opened, store).await?;
+        works.settle().await?;
+        Ok(works)
+    }
+
     /// Finds out how commands are confined, and puts everything together. Nothing is set going.
     async fn prepare(opened: &Opened, store: Database) -> Result<Self, StartError> {
         let settings = &opened.settings;
@@ -270,17 +282,7 @@ impl Works {
 
     /// Settles what earlier boots left, and says what that was.
     async fn settle(&self) -> Result<(), StartError> {
-        let settled = self.scheduler.settle().await?;
-        tracing::info!(
-            event = "settled",
-            epoch = self.epoch,
-            adopted = settled.adopted,
-            requeued = settled.requeued,
-            lost = settled.lost,
-            unclear = settled.unclear,
-            forgotten = settled.forgotten,
-            "attempts of earlier boots are settled"
-        );
+        // First, as only this can be refused by the store, and then nothing was set going.
         self.sandboxes.announce().await;
         let settled = self.sandboxes.settle().await?;
         tracing::info!(
@@ -291,6 +293,17 @@ impl Works {
             ending = settled.ending,
             unclear = settled.unclear,
             "sandboxes of earlier boots are settled"
+        );
+        let settled = self.scheduler.settle().await?;
+        tracing::info!(
+            event = "settled",
+            epoch = self.epoch,
+            adopted = settled.adopted,
+            requeued = settled.requeued,
+            lost = settled.lost,
+            unclear = settled.unclear,
+            forgotten = settled.forgotten,
+            "attempts of earlier boots are settled"
         );
         Ok(())
     }

@@ -31,6 +31,7 @@ mod sqlite;
 mod story;
 pub mod submissions;
 
+pub(crate) use sqlite::is_full;
 pub use sqlite::{Database, OpenError};
 
 /// Whether a store can be used.

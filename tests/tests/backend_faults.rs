@@ -3,6 +3,7 @@
 //!
 //! After every fault the same is held: [`orket_tests::convergence::invariants`].
 
+mod clock_races;
 mod clocks;
 mod crash_points;
 mod disks;

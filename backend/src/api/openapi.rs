@@ -117,6 +117,10 @@ fn complete(path: &str, item: &mut PathItem) {
         }
         if operation.request_body.is_some() {
             add(operation, "413", "The body is too large.");
+            // A delivery is taken as whatever its sender says it is.
+            if path != super::webhook::PATH {
+                add(operation, "415", "The body does not say that it is JSON.");
+            }
         }
         let problems = operation.responses.responses.iter_mut();
         for (_, response) in problems.filter(|(status, _)| status.as_str() >= "400") {
@@ -175,7 +179,13 @@ mod tests {
                 assert!(has("500"), "{what}");
                 assert_eq!(has("503"), path != "/v1/version", "{what}");
                 assert_eq!(has("507"), method != "get", "{what}");
-                assert_eq!(has("413"), operation.get("requestBody").is_some(), "{what}");
+                let takes = operation.get("requestBody").is_some();
+                assert_eq!(has("413"), takes, "{what}");
+                assert_eq!(
+                    has("415"),
+                    takes && path != crate::api::webhook::PATH,
+                    "{what}"
+                );
                 let bounded = method == "post" && BOUNDED.contains(&path.as_str());
                 assert_eq!(has("429"), bounded, "{what}");
                 for (status, response) in operation["responses"].as_object().unwrap() {

@@ -297,7 +297,7 @@ fn seconds_in_state(events: &[Event], now: Timestamp) -> BTreeMap<String, f64> {
 /// The cards of a run's build, newest first.
 #[utoipa::path(get, path = "/v1/runs/{id}/backlog", tag = "runs",
     params(("id" = String, Path), page::PageQuery),
-    responses((status = 200, body = Page<CardView>), (status = 404, body = super::openapi::Problem)))]
+    responses((status = 200, body = Page<CardView>), (status = 400, body = super::openapi::Problem), (status = 404, body = super::openapi::Problem)))]
 pub(super) async fn backlog(
     State(app): State<App>,
     Id(id): Id,

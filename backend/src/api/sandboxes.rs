@@ -320,33 +320,12 @@ async fn create(
     }: Document<CreateRequest>,
 ) -> Result<Response, ApiError> {
     let idempotency = once::key(&headers, &caller, "/v1/sandboxes", &bytes)?;
-    super::submit::check_build(request.build_id.as_deref())?;
-    let (services, secrets) = match request.stack {
-        None => (
-            request.services.into_iter().map(Service::from).collect(),
-            Spec::secrets_or_default(request.credentials),
-        ),
-        Some(_) if !request.services.is_empty() || request.credentials.is_some() => {
-            let detail = "`stack` brings its own `services` and `credentials`: leave them out";
-            return Err(ApiError::invalid(detail));
-        }
-        Some(chosen) => {
-            let stack = stack(&app, chosen).await?;
-            (stack.services, stack.secrets)
-        }
-    };
-    let spec = Spec {
-        name: request.name,
-        build_id: request.build_id,
-        services,
-        secrets,
-        ttl: duration(request.ttl).unwrap_or(app.sandboxes.default_ttl()),
-    };
     let answer = |sandbox: &Sandbox| serde_json::json!(SandboxView::from(sandbox.clone()));
-    let before = answered(&app, idempotency.as_ref()).await?;
-    let made = match before {
+    // Before its stack is read: that may have changed since.
+    let made = match answered(&app, idempotency.as_ref()).await? {
         Some(before) => before,
         None => {
+            let spec = spec(&app, request).await?;
             let key = idempotency
                 .clone()
                 .map(|key| (key, answer as Answer<Sandbox>));
@@ -367,11 +346,37 @@ async fn create(
     once::created(made, "/v1/sandboxes", answer)
 }
 
+/// What is asked for, with the services of its stack.
+async fn spec(app: &App, request: CreateRequest) -> Result<Spec, ApiError> {
+    super::submit::check_build(request.build_id.as_deref())?;
+    let (services, secrets) = match request.stack {
+        None => (
+            request.services.into_iter().map(Service::from).collect(),
+            Spec::secrets_or_default(request.credentials),
+        ),
+        Some(_) if !request.services.is_empty() || request.credentials.is_some() => {
+            let detail = "`stack` brings its own `services` and `credentials`: leave them out";
+            return Err(ApiError::invalid(detail));
+        }
+        Some(chosen) => {
+            let stack = stack(app, chosen).await?;
+            (stack.services, stack.secrets)
+        }
+    };
+    Ok(Spec {
+        name: request.name,
+        build_id: request.build_id,
+        services,
+        secrets,
+        ttl: duration(request.ttl).unwrap_or(app.sandboxes.default_ttl()),
+    })
+}
+
 /// What was answered to this key before, also where there is no room for another sandbox.
 async fn answered(app: &App, key: Option<&Idempotency>) -> Result<Option<Once<Sandbox>>, ApiError> {
     let Some(key) = key else { return Ok(None) };
-    let first = app.store.sandbox_answered(Timestamp::now(), key.clone());
-    Ok(first.await?.map(Once::Before))
+    let first = app.store.sandbox_answered(key.clone()).await?;
+    Ok(first.map(Once::Before))
 }
 
 async fn stack(app: &App, chosen: StackFields) -> Result<Stack, ApiError> {

@@ -25,6 +25,8 @@ use crate::{
 };
 
 /// The source whose deliveries are made by hand.
+/// Where deliveries come in.
+pub(super) const PATH: &str = "/webhook/{source}";
 const TEST: &str = "test";
 const KEY_MOST: usize = 512;
 
@@ -72,6 +74,7 @@ pub(super) struct TestDelivery {
         (status = 202, description = "Stored, and work was caused.", body = DeliveryAnswer),
         (status = 200, description = "Stored, and nothing was caused.", body = DeliveryAnswer),
         (status = 400, description = "Not JSON where JSON is read, no key, or no name for a source.", body = super::openapi::Problem),
+        (status = 404, description = "The path names nothing that could be a source.", body = super::openapi::Problem),
         (status = 413, body = super::openapi::Problem),
         (status = 429, description = "The queue is full. Nothing was stored.", body = super::openapi::Problem),
 ))]

@@ -33,6 +33,12 @@ impl Sandboxes {
     pub async fn settle(&self) -> Result<Settled, StoreError> {
         let mut settled = Settled::default();
         let sandboxes = self.inner.store.take_over_sandboxes().await?;
+        // Before any of them is looked after: where the store refuses, all of this is done again.
+        for sandbox in &sandboxes {
+            if sandbox.state == State::Creating && !self.is_fresh(sandbox) {
+                self.interrupt(sandbox).await?;
+            }
+        }
         let mut fresh = Vec::new();
         for sandbox in &sandboxes {
             match sandbox.state {
@@ -40,14 +46,12 @@ impl Sandboxes {
                     settled.adopted += 1;
                     self.keep(sandbox, Entry::Adopt);
                 }
-                // A directory is the first thing that is made of one.
-                State::Creating if !self.plan(sandbox).dir.exists() => {
+                State::Creating if self.is_fresh(sandbox) => {
                     settled.waiting += 1;
                     fresh.push(sandbox);
                 }
                 State::Creating => {
                     settled.interrupted += 1;
-                    self.interrupt(sandbox).await?;
                     self.keep(sandbox, Entry::Settle);
                 }
                 State::Stopping | State::Stopped | State::Failed | State::Deleted => {
@@ -62,6 +66,11 @@ impl Sandboxes {
         }
         settled.unclear = self.report_unclear(&sandboxes);
         Ok(settled)
+    }
+
+    /// Whether nothing was made of it yet: a directory is the first thing.
+    fn is_fresh(&self, sandbox: &Sandbox) -> bool {
+        !self.plan(sandbox).dir.exists()
     }
 
     async fn interrupt(&self, sandbox: &Sandbox) -> Result<(), StoreError> {

@@ -101,10 +101,16 @@ impl Scheduler {
                 break;
             }
         }
-        self.insist(&run.id, || {
-            store.unclaim_run(Timestamp::now(), run.id.clone(), run.epoch, detail.clone())
-        })
-        .await;
+        self.insist(&run.id, || self.unclaim(run, &detail)).await;
+    }
+
+    /// Asks the store once to let a run wait again.
+    pub(super) async fn unclaim(&self, run: &Run, detail: &str) -> Result<Finished, StoreError> {
+        let (id, detail) = (run.id.clone(), detail.to_owned());
+        let store = &self.inner.store;
+        store
+            .unclaim_run(Timestamp::now(), id, run.epoch, detail)
+            .await
     }
 
     async fn launch(&self, run: &Run) -> Result<Attempt, Unstarted> {
@@ -355,18 +361,31 @@ impl Scheduler {
     }
 
     /// Records the end of a run's newest attempt.
-    pub(super) async fn finish(&self, run: &Run, (exit, verdict): (Exit, Verdict)) {
-        let finished = self
-            .insist(&run.id, || {
-                self.inner.store.finish_attempt(
-                    Timestamp::now(),
-                    run.id.clone(),
-                    run.epoch,
-                    exit.clone(),
-                    verdict.clone(),
-                )
-            })
-            .await;
+    pub(super) async fn finish(&self, run: &Run, end: (Exit, Verdict)) {
+        let finished = self.insist(&run.id, || self.record_end(run, &end)).await;
+        self.tell_end(run, &end, finished);
+    }
+
+    /// Asks the store once to record the end of a run's newest attempt.
+    pub(super) async fn record_end(
+        &self,
+        run: &Run,
+        (exit, verdict): &(Exit, Verdict),
+    ) -> Result<Finished, StoreError> {
+        let (exit, verdict) = (exit.clone(), verdict.clone());
+        let store = &self.inner.store;
+        store
+            .finish_attempt(Timestamp::now(), run.id.clone(), run.epoch, exit, verdict)
+            .await
+    }
+
+    /// Counts and logs an end that is recorded.
+    pub(super) fn tell_end(
+        &self,
+        run: &Run,
+        (exit, verdict): &(Exit, Verdict),
+        finished: Finished,
+    ) {
         if let Finished::Run(state) = finished {
             self.inner.metrics.attempt_ended(&exit.outcome);
             if state == State::Scheduled {
@@ -393,7 +412,7 @@ impl Scheduler {
 
     /// Asks the store again until it answers: what happened must be recorded, however long its
     /// disk is full. The process at the other end waits meanwhile, or has ended.
-    async fn insist<T, F>(&self, run: &str, ask: impl Fn() -> F) -> T
+    pub(super) async fn insist<T, F>(&self, run: &str, ask: impl Fn() -> F) -> T
     where
         F: Future<Output = Result<T, StoreError>>,
     {

@@ -5,7 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{confine, listen::BindError, sandbox, store};
+use super::room;
+use crate::{
+    confine,
+    listen::BindError,
+    sandbox,
+    store::{self, is_full},
+};
 
 /// Why the backend does not start. Each ends in what to do.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +69,21 @@ impl From<sandbox::OpenError> for StartError {
 }
 
 impl StartError {
+    /// Whether it is for want of room on the disk of the store at `path`: with room the same start may go well.
+    pub(super) fn lacks_room(&self, path: &Path) -> bool {
+        match self {
+            Self::Settle(store::StoreError::Full) => true,
+            Self::Directory { why, .. } if is_full(why) => true,
+            Self::Store(error) => room::lacks_room(error, path),
+            Self::Settle(_)
+            | Self::Directory { .. }
+            | Self::Listen(_)
+            | Self::Confine(_)
+            | Self::Hide(_)
+            | Self::NotApart(_) => !room::is_there(path),
+        }
+    }
+
     /// The workspace cannot be used.
     pub(super) fn workspace(path: &Path) -> impl FnOnce(io::Error) -> Self {
         Self::directory("workspace", path, "[workspace] dir")

@@ -2,11 +2,7 @@
 //! once there is room.
 
 use std::{
-    fs::OpenOptions,
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
-    path::Path,
-    sync::Arc,
+    fs::OpenOptions, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path, sync::Arc,
     time::Duration,
 };
 
@@ -20,7 +16,7 @@ use crate::{
     executor::Executor,
     listen::Stop,
     sandbox,
-    store::{Database, HealthStore as _, OpenError},
+    store::{Database, HealthStore as _, OpenError, is_full},
 };
 
 /// The room that a start needs on the store's disk, in bytes: for the self-test, and for what is settled.
@@ -31,7 +27,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Whether the disk of the store at `path` has the room that a start needs. What else may be wrong with
 /// it whoever uses it will say.
 pub(super) fn is_there(path: &Path) -> bool {
-    let mut name = path.as_os_str().to_owned();
+    // Beside the file itself, which a link may lead to on another disk.
+    let file = path.canonicalize();
+    let file = file.as_deref().unwrap_or(path);
+    let mut name = file.as_os_str().to_owned();
     name.push(".room");
     let name = Path::new(&name);
     let written = OpenOptions::new()
@@ -42,12 +41,7 @@ pub(super) fn is_there(path: &Path) -> bool {
         .open(name)
         .and_then(|mut file| file.write_all(&vec![0; NEEDED]));
     let _ = std::fs::remove_file(name);
-    !written.is_err_and(|error| {
-        matches!(
-            error.kind(),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-        )
-    })
+    !written.is_err_and(|error| is_full(&error))
 }
 
 /// What is answered to everyone from now on; what that is can change.
@@ -123,15 +117,14 @@ impl Waiting {
                 continue;
             };
             tracing::info!(event = "has_room", "the disk of the store has room again");
-            match Works::prepare(&self.opened, store.clone()).await {
+            match Works::begin(&self.opened, store.clone()).await {
                 Ok(works) => {
-                    works.settle().await?;
                     self.front.becomes(works.router());
                     self.until_then.stop();
                     return Ok(Some(works));
                 }
                 // It was taken again. Nothing was begun.
-                Err(error) if !is_there(store.path()) => {
+                Err(error) if error.lacks_room(store.path()) => {
                     tracing::warn!(%error, "the disk of the store is full again");
                 }
                 Err(error) => return Err(error),

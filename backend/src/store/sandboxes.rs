@@ -214,7 +214,6 @@ pub trait SandboxStore: Send + Sync {
     /// is no room for another sandbox.
     async fn sandbox_answered(
         &self,
-        now: Timestamp,
         idempotency: Idempotency,
     ) -> Result<Option<serde_json::Value>, SandboxError>;
 

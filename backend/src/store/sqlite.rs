@@ -54,6 +54,7 @@ mod submissions;
 mod tests;
 mod writer;
 
+pub(crate) use lock::is_full;
 pub use open::OpenError;
 
 /// Connections for reading.

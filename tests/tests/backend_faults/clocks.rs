@@ -15,11 +15,11 @@ use serde_json::{Value, json};
 use super::{exists, order};
 use crate::backend_runs::{ended, reaches, submit};
 
-const HOUR: i64 = 3600;
+pub(super) const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;
 
 /// A backend whose clock can be set; `None`, said loudly, where that cannot be had.
-async fn with_a_clock(config: &str) -> Option<Backend> {
+pub(super) async fn with_a_clock(config: &str) -> Option<Backend> {
     let probe = tempfile::TempDir::new().unwrap();
     let mut there = Command::new("unshare");
     there.args([
@@ -70,7 +70,7 @@ fn prepare(dir: &Path) -> Vec<String> {
 }
 
 /// Sets the clock: so many seconds from what it is outside.
-fn set(backend: &Backend, seconds: i64) {
+pub(super) fn set(backend: &Backend, seconds: i64) {
     write(backend, &seconds.to_ne_bytes());
 }
 
@@ -91,12 +91,12 @@ fn write(backend: &Backend, moved: &[u8]) {
 }
 
 /// What the backend's clock shows.
-async fn now(backend: &Backend) -> Timestamp {
+pub(super) async fn now(backend: &Backend) -> Timestamp {
     let heartbeat = backend.get("/v1/system/heartbeat").await.json();
     heartbeat["timestamp"].as_str().unwrap().parse().unwrap()
 }
 
-const WAITS: &str = "while [ ! -e go ]; do sleep 0.02; done";
+pub(super) const WAITS: &str = "while [ ! -e go ]; do sleep 0.02; done";
 
 #[tokio::test]
 async fn the_clock_of_all_that_runs_is_set() {

@@ -1,7 +1,12 @@
 //! A backend that is started while the disk of its store is full: it listens, serves what can be read,
 //! refuses the rest, and begins by itself once there is room.
 
-use orket_tests::{Backend, DEADLINE, Request, Watch, disk::Disk, eventually};
+use std::{fs::OpenOptions, path::PathBuf};
+
+use orket_tests::{
+    Backend, DEADLINE, Request, Watch, convergence::invariants, disk::Disk, eventually,
+    program::kill_processes_under, wait::obtain,
+};
 use serde_json::json;
 
 use crate::backend_runs::{ended, reaches, submit};
@@ -10,7 +15,11 @@ const WAITS: &str = "echo begun; while [ ! -e go ]; do sleep 0.02; done";
 
 /// A backend whose store and state lie on a small disk of their own.
 async fn on_a_small_disk() -> Option<(Backend, Disk)> {
-    let mut backend = Backend::start("[store]\nurl = \"sqlite:{dir}/disk/orket.db\"\n").await;
+    on_a_small_disk_with("[store]\nurl = \"sqlite:{dir}/disk/orket.db\"\n").await
+}
+
+async fn on_a_small_disk_with(config: &str) -> Option<(Backend, Disk)> {
+    let mut backend = Backend::start(config).await;
     backend.kill().await;
     let disk = Disk::small(&backend.dir().join("disk"), "6m")?;
     backend.restart().await;
@@ -44,6 +53,14 @@ async fn writes_are_refused(backend: &Backend) {
     assert!(detail.contains("full"), "{detail}");
 }
 
+async fn has_begun(backend: &Backend, id: &str) {
+    eventually("its command has begun", DEADLINE, || async {
+        let logs = backend.get(&format!("/v1/runs/{id}/logs")).await.text();
+        logs.contains("begun")
+    })
+    .await;
+}
+
 async fn is_well(backend: &Backend) {
     eventually("it is well", DEADLINE, || async {
         backend.get("/health").await.status == 200
@@ -61,11 +78,7 @@ async fn after_a_kill_it_reads_refuses_and_goes_on_by_itself() {
     ended(&backend, "done").await;
     submit(&backend, &order("lives", WAITS)).await;
     reaches(&backend, "lives", "running").await;
-    eventually("its command has begun", DEADLINE, || async {
-        let logs = backend.get("/v1/runs/lives/logs").await.text();
-        logs.contains("begun")
-    })
-    .await;
+    has_begun(&backend, "lives").await;
     let filler = disk.fill();
     // Twice: what it does about it makes nothing worse.
     for _ in 0..2 {
@@ -129,4 +142,52 @@ async fn after_a_stop_it_says_why_nothing_can_be_read_and_goes_on_by_itself() {
     assert_eq!(ended(&backend, "done").await["state"], "succeeded");
     submit(&backend, &json!({ "id": "new", "command": ["true"] })).await;
     assert_eq!(ended(&backend, "new").await["state"], "succeeded");
+}
+
+/// A number of runs whose end takes more room to record than is left, and what leaves only that.
+async fn too_much_to_settle(backend: &mut Backend, disk: &Disk) -> (Vec<String>, PathBuf) {
+    let ids: Vec<String> = (0..8).map(|n| format!("lost-{n}")).collect();
+    for id in &ids {
+        let pad = "x".repeat(40_000);
+        let order = json!({ "id": id, "command": ["sh", "-c", WAITS], "env": { "PAD": pad } });
+        submit(backend, &order).await;
+        has_begun(backend, id).await;
+    }
+    kill_processes_under(backend.dir());
+    backend.kill().await;
+    let filler = disk.fill();
+    let file = OpenOptions::new().write(true).open(&filler).unwrap();
+    let length = file.metadata().unwrap().len();
+    file.set_len(length - (300 << 10)).unwrap();
+    (ids, filler)
+}
+
+#[tokio::test]
+async fn a_start_that_cannot_record_all_it_settles_listens_stops_and_converges() {
+    let config = "[store]\nurl = \"sqlite:{dir}/disk/orket.db\"\n[runs]\nconcurrency = 8\n";
+    let Some((mut backend, disk)) = on_a_small_disk_with(config).await else {
+        return;
+    };
+    let (ids, filler) = too_much_to_settle(&mut backend, &disk).await;
+    // As often as it is started.
+    for _ in 0..2 {
+        backend.restart().await;
+        assert_eq!(backend.get("/v1/version").await.status, 200);
+        let pad =
+            json!({ "title": "t", "command": ["true"], "env": { "PAD": "x".repeat(60_000) } });
+        obtain("a write is refused", DEADLINE, || async {
+            let answer = backend.post("/v1/cards", &pad).await;
+            matches!(answer.status, 503 | 507).then_some(())
+        })
+        .await;
+        assert!(backend.terminate().await.success());
+    }
+    backend.restart().await;
+    std::fs::remove_file(filler).unwrap();
+    is_well(&backend).await;
+    for id in &ids {
+        let run = ended(&backend, id).await;
+        assert_eq!(run["state"], "lost", "{run}");
+    }
+    invariants(&mut backend, &ids).await;
 }

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _};
 use serde_json::json;
 
 use super::{
-    Database, StoreError, optional_time,
+    Database, StoreError, clock, optional_time,
     runs::{self, Why},
     time,
 };
@@ -61,6 +61,7 @@ impl AttemptStore for Database {
                 return Ok(Finished::Stale);
             };
             end(tx, &run_id, epoch, &exit)?;
+            let now = clock::certain(now);
             let verdict = match open.ended_for {
                 Some(bound) if verdict.ending == Ending::Canceled => Verdict::over(bound),
                 Some(_) | None => verdict,

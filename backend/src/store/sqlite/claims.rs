@@ -25,11 +25,8 @@ impl ClaimStore for Database {
     async fn claim_runs(&self, now: Timestamp, rules: Arc<Rules>) -> Result<Claims, StoreError> {
         let boot = self.epoch();
         self.write(move |tx| {
-            let mut moved = 0;
-            if !clock::in_doubt() {
-                moved += expire(tx, now)?;
-                moved += promote_due(tx, now)?;
-            }
+            let now = clock::certain(now);
+            let moved = expire(tx, now)? + promote_due(tx, now)?;
             let claimed = fill_slots(tx, now, &rules, boot)?;
             let next_due = if moved >= MOVED {
                 Some(now)

@@ -28,19 +28,32 @@ pub(super) struct Clock {
 }
 
 thread_local! {
-    /// Whether the request that is being carried out may go by a time of day of before the clock was set.
-    static IN_DOUBT: Cell<bool> = const { Cell::new(false) };
+    /// What the clock showed when it was found to be set, while a request is carried out that may go by a time of
+    /// day of before.
+    static SET: Cell<Option<(SystemTime, Instant)>> = const { Cell::new(None) };
 }
 
-/// Says of the request that comes next whether its time of day is [in doubt](in_doubt).
-pub(super) fn doubt(in_doubt: bool) {
-    IN_DOUBT.set(in_doubt);
+/// Says of the request that comes next whether its time of day is in doubt: by which look it was found that the clock
+/// was set.
+pub(super) fn doubt(set: Option<Clock>) {
+    SET.set(set.map(|clock| (clock.of_day, clock.steady)));
 }
 
-/// Whether the time of day by which a request was asked may be that of before the clock was set. What waits was
-/// moved along since: nothing is to be given up by it, whoever asks again does so by the clock as it is now.
-pub(super) fn in_doubt() -> bool {
-    IN_DOUBT.get()
+/// The time of day to decide by, where a request was asked at `now`. Where that may be of before the clock was set, it
+/// is what the clock shows since: what waits was moved along by just that.
+pub(super) fn certain(now: Timestamp) -> Timestamp {
+    let shown = SET
+        .get()
+        .and_then(|(of_day, steady)| of_day.checked_add(steady.elapsed()));
+    shown
+        .and_then(|shown| Timestamp::try_from(shown).ok())
+        .unwrap_or(now)
+}
+
+/// A time that was reckoned from `now`, as it is when it is reckoned from the [certain] one.
+pub(super) fn reckoned(time: Timestamp, now: Timestamp) -> Timestamp {
+    let moved = certain(now).duration_since(now);
+    time.checked_add(moved).unwrap_or(time)
 }
 
 impl Clock {

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use super::StoreError;
 pub(super) use crate::store::idempotency::*;
 
-/// How long a key is remembered.
+/// How long a key is remembered at least: until it is [forgotten](forget) after that.
 const KEPT: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// What is kept of a request: enough to tell another one, and nothing of what it says.
@@ -38,7 +38,7 @@ where
     let Some(idempotency) = idempotency else {
         return make().map(Once::New);
     };
-    if let Some(first) = answered::<E>(tx, now, &idempotency)? {
+    if let Some(first) = answered::<E>(tx, &idempotency)? {
         return Ok(Once::Before(first));
     }
     let made = make()?;
@@ -47,15 +47,11 @@ where
 }
 
 /// What was answered before to the same key and request.
-pub(super) fn answered<E>(
-    conn: &Connection,
-    now: Timestamp,
-    asked: &Idempotency,
-) -> Result<Option<Value>, E>
+pub(super) fn answered<E>(conn: &Connection, asked: &Idempotency) -> Result<Option<Value>, E>
 where
     E: From<StoreError> + From<KeyReused>,
 {
-    let Some((seen, first)) = remembered(conn, now, asked)? else {
+    let Some((seen, first)) = remembered(conn, asked)? else {
         return Ok(None);
     };
     // Rows of earlier versions hold the body itself.
@@ -67,17 +63,13 @@ where
 
 fn remembered(
     conn: &Connection,
-    now: Timestamp,
     idempotency: &Idempotency,
 ) -> Result<Option<(Vec<u8>, Value)>, StoreError> {
     let found: Option<(Vec<u8>, String)> = conn
-        .prepare_cached(
-            "SELECT body, answer FROM idempotency WHERE actor = ?1 AND key = ?2 AND created_at >= ?3",
-        )?
-        .query_row(
-            (&idempotency.actor, &idempotency.key, forgotten(now)),
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )
+        .prepare_cached("SELECT body, answer FROM idempotency WHERE actor = ?1 AND key = ?2")?
+        .query_row((&idempotency.actor, &idempotency.key), |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
         .optional()?;
     found
         .map(|(seen, answer)| Ok((seen, serde_json::from_str(&answer)?)))
@@ -90,9 +82,8 @@ fn remember(
     idempotency: &Idempotency,
     answer: &Value,
 ) -> Result<(), StoreError> {
-    // One that is past its time may still be there.
     tx.prepare_cached(
-        "INSERT OR REPLACE INTO idempotency (actor, key, body, answer, created_at) \
+        "INSERT INTO idempotency (actor, key, body, answer, created_at) \
          VALUES (?1, ?2, ?3, ?4, ?5)",
     )?
     .execute((

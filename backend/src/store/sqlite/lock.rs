@@ -87,8 +87,8 @@ impl Lock {
     }
 }
 
-/// Whether there was no room for it.
-fn is_full(error: &io::Error) -> bool {
+/// Whether there was no room for it on a disk, or in the quota on it.
+pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded

@@ -66,7 +66,10 @@ pub(super) fn run(conn: &mut Connection) -> Result<(), OpenError> {
     for ((name, sql), version) in MIGRATIONS.iter().zip(1_i64..).filter(|(_, v)| *v > found) {
         let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Exclusive)?;
         tx.execute_batch(sql).map_err(|error| {
-            if error.sqlite_error_code() == Some(ErrorCode::DiskFull) {
+            // The disk's doing, not the content's.
+            if let Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure) =
+                error.sqlite_error_code()
+            {
                 return OpenError::Engine(error);
             }
             let reason = error.to_string();

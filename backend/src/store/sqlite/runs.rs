@@ -196,6 +196,7 @@ pub(super) fn step(
     step: Step,
     why: &Why,
 ) -> Result<State, StoreError> {
+    let now = super::clock::certain(now);
     let reached = step_alone(tx, now, run, step, why)?;
     // A list, not recursion: a chain of runs may be as long as the queue.
     let mut ended = vec![(run.id.clone(), reached)];

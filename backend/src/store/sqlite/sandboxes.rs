@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row};
 use serde_json::json;
 
 use super::{
-    Database, StoreError, feed,
+    Database, StoreError, clock, feed,
     idempotency::{Answer, Idempotency, Once, answered, once},
     optional_time, time,
 };
@@ -99,11 +99,9 @@ impl SandboxStore for Database {
 
     async fn sandbox_answered(
         &self,
-        now: Timestamp,
         idempotency: Idempotency,
     ) -> Result<Option<serde_json::Value>, SandboxError> {
-        self.read(move |conn| answered(conn, now, &idempotency))
-            .await
+        self.read(move |conn| answered(conn, &idempotency)).await
     }
 
     async fn take_over_sandboxes(&self) -> Result<Vec<Sandbox>, StoreError> {
@@ -126,6 +124,7 @@ impl SandboxStore for Database {
         why: Reason,
     ) -> Result<Sandbox, SandboxError> {
         self.write(move |tx| {
+            let now = clock::certain(now);
             let sandbox = known(tx, &id)?;
             if why == Reason::TtlExpired && sandbox.expires_at > now {
                 // It was extended, or the clock was set, since it was found.
@@ -166,6 +165,7 @@ impl SandboxStore for Database {
                     from: sandbox.state,
                 });
             }
+            let expires_at = clock::reckoned(expires_at, now);
             tx.prepare_cached(
                 "UPDATE sandboxes SET expires_at = ?2, updated_at = ?3 WHERE id = ?1",
             )?
@@ -187,6 +187,7 @@ impl SandboxStore for Database {
     ) -> Result<Sandbox, SandboxError> {
         let epoch = self.epoch();
         self.write(move |tx| {
+            let now = clock::certain(now);
             let mut sandbox = current(tx, &id, epoch)?;
             let from = sandbox.state;
             let moved = sandbox
@@ -282,6 +283,7 @@ impl SandboxStore for Database {
         let epoch = self.epoch();
         self.write(move |tx| {
             let sandbox = current(tx, &id, epoch)?;
+            let now = clock::certain(now);
             let to = sandbox.step(Step::Gone)?;
             let health: BTreeMap<_, _> = sandbox
                 .services
@@ -353,6 +355,8 @@ fn create(
             return Err(SandboxError::TooManyOfBuild(count));
         }
     }
+    let expires_at = clock::reckoned(new.expires_at, now);
+    let now = clock::certain(now);
     let health: BTreeMap<_, _> = new
         .services
         .iter()
@@ -377,7 +381,7 @@ fn create(
         serde_json::to_string(&health).map_err(StoreError::from)?,
         json!(new.secrets).to_string(),
         now.as_microsecond(),
-        new.expires_at.as_microsecond(),
+        expires_at.as_microsecond(),
         &new.build_id,
     ))?;
     for port in new.services.iter().filter_map(|service| service.port) {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 
 use super::{
-    Database, StoreError, cards,
+    Database, StoreError, cards, clock,
     idempotency::{Answer, Idempotency, once},
     runs::{Cause, Run, announce, find, unfinished_of_card},
 };
@@ -53,6 +53,7 @@ pub(super) fn submit(
     new: &NewRun,
     rules: &Rules,
 ) -> Result<Run, SubmitError> {
+    let now = clock::certain(now);
     if find(tx, &new.id)?.is_some() {
         return Err(SubmitError::Exists(new.id.clone()));
     }

@@ -177,7 +177,7 @@ fn commit(
     let seen = changed.as_ref().map_or(boot.clock, |changed| changed.clock);
     for Job { asked, work } in batch {
         state = state.and_then(|()| run(conn, "SAVEPOINT request"));
-        clock::doubt(seen.is_some_and(|clock| clock.was_set_after(asked)));
+        clock::doubt(seen.filter(|clock| clock.was_set_after(asked)));
         failure::forget();
         let executed = work(state.is_ok().then_some(conn));
         replies.push(executed.reply);

@@ -9,6 +9,7 @@ use crate::{
         Store,
         cards::{Card, CardError},
         idempotency::{Idempotency, Once},
+        retention::Cutoffs,
         runs::Run,
         submissions::{SubmitError, Submitted},
     },
@@ -90,13 +91,17 @@ pub(super) async fn what_is_refused_is_not_remembered(store: &Store) {
 
 const WEEK: i64 = 7 * 24 * 3600;
 
-/// Told to the next boot: a restart forgets no key, and time does.
+/// Told to the next boot: a restart forgets no key, and retention alone does, not a clock that is ahead.
 pub(super) async fn a_key_is_kept_for_a_week(store: &Store) {
-    let same = run(store, WEEK, "k6", key("a", "refused", "y")).await;
+    let same = run(store, 2 * WEEK, "k6", key("a", "refused", "y")).await;
     assert!(
         matches!(&same, Ok(Submitted::Before(answer)) if answer["id"] == "k5"),
         "{same:?}"
     );
+    store
+        .remove_old(at(WEEK + 1), Cutoffs::default())
+        .await
+        .unwrap();
     let again = run(store, WEEK + 1, "k6", key("a", "refused", "z")).await;
     assert!(matches!(again, Ok(Submitted::New(_))), "{again:?}");
     assert_eq!(state(store, "k6").await, State::Queued);
