@@ -102,7 +102,7 @@ pub const SECTIONS: &[Section] = &[
         field("address", Refused, "`host:port` or `unix:/path` (at most 107 bytes). A name is looked up once, when the policy loads; a reload looks again"),
         field("tls", Told("plain HTTP"), "the upstream is spoken to by TLS, and has to prove who it is: [below](#tls-of-an-upstream). `tls = {}` is TLS with both defaults; there is no way to switch the proof off"),
         field("clear_text", Is("false"), "that requests go to another machine as plain HTTP is meant: the network between is trusted, or encrypted below. Without it production refuses an address beyond loopback without `tls`; with it `ci` and production warn"),
-        field("connect_timeout", Is("\"1s\""), "until a connection stands"),
+        field("connect_timeout", Is("\"1s\""), "until a connection stands, its TLS handshake included"),
         field("response_timeout", Is("\"30s\""), "until the head of an answer, and between two parts of it; not between two events of a `text/event-stream` that answers a request without a body, and not on an upgraded connection"),
         field("set_headers", Is("{}"), "header names and the secrets that are put there"),
     ] },
