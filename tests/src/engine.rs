@@ -28,6 +28,10 @@ use tokio::{
 
 use crate::repository::root;
 
+mod own;
+
+pub use own::OwnEngine;
+
 /// Where the engine of the machine listens.
 pub const SOCKET: &str = "/run/docker.sock";
 /// The source of the program that images hold.

@@ -3,6 +3,7 @@
 mod build;
 mod faults;
 mod life;
+mod own_engine;
 mod restart;
 mod stack;
 mod story;
@@ -118,15 +119,19 @@ fn config(test: u16, more: &str) -> String {
 impl Place {
     /// `None` where no engine answers.
     async fn new(test: u16, more: &str) -> Option<Self> {
-        let engine = Engine::get().await?;
+        Some(Self::on(Engine::get().await?, test, more).await)
+    }
+
+    /// On this engine, which the configuration names.
+    async fn on(engine: Engine, test: u16, more: &str) -> Self {
         let image = engine.image().await;
         let backend = Backend::start(&config(test, more)).await;
-        Some(Self {
+        Self {
             backend,
             engine,
             image,
             base: base(test),
-        })
+        }
     }
 
     /// The backend's process.

@@ -197,64 +197,6 @@ async fn a_port_that_is_taken_at_the_last_moment_is_exchanged() {
 }
 
 #[tokio::test]
-async fn an_engine_without_addresses_is_asked_again_until_the_start_is_over() {
-    // In the engine's own words: taking its pools away would take them from every other test.
-    const SAYS: &str = "echo 'ERROR: could not find an available, non-overlapping IPv4 address pool among the defaults to assign to the network' >&2; exit 1\n";
-    let mut place = place!(108, Wrapper::CONFIG);
-    Wrapper::lay(&place).at("before-up", SAYS);
-    place.running(&[place.api()]).await;
-    assert!(place.backend.output().contains("no_address_pool"));
-    place.nothing_left().await;
-
-    let more = format!("start_timeout = \"3s\"\n{}", Wrapper::CONFIG);
-    let mut place = place!(109, &more);
-    let wrapper = Wrapper::lay(&place);
-    let again = place.backend.dir().join("at-before-up");
-    let says = format!(
-        "cp '{}' '{}'; {SAYS}",
-        place.backend.dir().join("now").display(),
-        again.display()
-    );
-    wrapper.at("before-up", &says);
-    let id = place.create(&[place.api()]).await;
-    let failed = reaches(&place.backend, &id, "failed").await;
-    assert_eq!(failed["reason"], "no_address_pool", "{failed}");
-    assert!(
-        failed["detail"]
-            .as_str()
-            .unwrap()
-            .contains("non-overlapping"),
-        "{failed}"
-    );
-    place.nothing_left().await;
-}
-
-#[tokio::test]
-async fn an_engine_that_was_restarted_has_ended_what_it_held() {
-    let more = "[sandboxes.docker]\nsocket = \"{dir}/engine.sock\"";
-    let mut place = place!(110, more);
-    let relay = Relay::open(place.backend.dir());
-    let sandbox = place.running(&[place.api()]).await;
-    let id = id(&sandbox);
-    // Its containers end with an engine, and its networks and volumes stay.
-    relay.turn(Way::Cut);
-    let containers = place.engine.containers(&Place::mark(id)).await;
-    let stopped = place
-        .engine
-        .api()
-        .stop_container(&containers[0], None)
-        .await;
-    stopped.unwrap();
-    reaches(&place.backend, id, "unhealthy").await;
-    relay.turn(Way::Open);
-    let failed = reaches(&place.backend, id, "failed").await;
-    assert_eq!(failed["reason"], "service_exited", "{failed}");
-    // The same backend serves on.
-    place.running(&[place.api()]).await;
-    place.nothing_left().await;
-}
-
-#[tokio::test]
 async fn time_is_up_for_containers_unless_it_is_extended() {
     let mut place = place!(111);
     let body = |ttl: &str| json!({ "ttl": ttl, "services": [place.api()] });

@@ -1,0 +1,171 @@
+//! A container engine of a test's own: a second `dockerd` beside that of the machine, with its own
+//! files, socket and addresses. It may be stopped, killed, halted and run out of networks, which
+//! nobody may do to the machine's.
+
+use std::{
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Signal, geteuid};
+use tempfile::TempDir;
+
+use super::Engine;
+use crate::{
+    program::{Program, kill_processes_under},
+    wait::obtain,
+};
+
+/// The engine's program.
+const PROGRAM: &str = "dockerd";
+/// How long it may take to begin or to end: others use the machine, too.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// An engine of our own. Dropping it ends it and all that it holds.
+#[derive(Debug)]
+pub struct OwnEngine {
+    dir: TempDir,
+    arguments: Vec<String>,
+    program: Option<Program>,
+}
+
+impl OwnEngine {
+    /// Starts one whose networks are cut from `addresses` (IPv4 in CIDR form, of which no other test
+    /// has any), 16 addresses for each network; `more` are further arguments of `dockerd`. Nothing,
+    /// said loudly, where that cannot be; a failure where an engine is expected.
+    pub async fn start(addresses: &str, more: &[&str]) -> Option<Self> {
+        let there = Command::new(PROGRAM).arg("--version").output();
+        if !geteuid().is_root() || there.is_err() {
+            assert!(
+                std::env::var_os("ORKET_EXPECT_DOCKER").is_none(),
+                "ORKET_EXPECT_DOCKER is set, and an engine of our own needs root and {PROGRAM}"
+            );
+            eprintln!("SKIPPED: an engine of our own needs root and {PROGRAM}");
+            return None;
+        }
+        let dir = TempDir::new().unwrap();
+        // The machine's own settings are not ours.
+        std::fs::write(dir.path().join("daemon.json"), "{}").unwrap();
+        let at = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+        let mut arguments = Vec::new();
+        for (name, value) in [
+            ("--config-file", at("daemon.json")),
+            ("--host", format!("unix://{}", at("engine.sock"))),
+            ("--data-root", at("data")),
+            ("--exec-root", at("exec")),
+            ("--pidfile", at("pid")),
+            (
+                "--default-address-pool",
+                format!("base={addresses},size=28"),
+            ),
+            // Tables and switches of the machine's network are the other engine's.
+            ("--bridge", "none".to_owned()),
+        ] {
+            arguments.extend([name.to_owned(), value]);
+        }
+        for switch in ["iptables", "ip6tables", "ip-forward", "ip-masq"] {
+            arguments.push(format!("--{switch}=false"));
+        }
+        arguments.extend(more.iter().map(|word| (*word).to_owned()));
+        let mut this = Self {
+            dir,
+            arguments,
+            program: None,
+        };
+        this.begin().await;
+        Some(this)
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("engine.sock")
+    }
+
+    /// Starts it, again after it was [stopped](Self::stop) or [killed](Self::kill); returns when it
+    /// answers.
+    pub async fn begin(&mut self) {
+        let mut program = self.launch();
+        let socket = self.socket();
+        obtain("an engine of our own answers", PATIENCE, || {
+            let ended = program.ended();
+            assert!(ended.is_none(), "it ended: {}", program.stderr());
+            async { Engine::at(&socket).await.ok()?.api().ping().await.ok() }
+        })
+        .await;
+        self.program = Some(program);
+    }
+
+    fn launch(&self) -> Program {
+        // One that was killed leaves it.
+        let _ = std::fs::remove_file(self.dir.path().join("pid"));
+        let mut command = Command::new(PROGRAM);
+        command.args(&self.arguments).current_dir(self.dir.path());
+        Program::spawn(command)
+    }
+
+    /// What it holds, seen from the side.
+    pub async fn engine(&self) -> Engine {
+        Engine::at(&self.socket()).await.unwrap()
+    }
+
+    /// Stops it as a service manager does (SIGTERM); what it holds stops with it.
+    pub async fn stop(&mut self) {
+        if let Some(mut program) = self.program.take() {
+            program.terminate().await;
+        }
+    }
+
+    /// Kills it (SIGKILL).
+    pub async fn kill(&mut self) {
+        if let Some(mut program) = self.program.take() {
+            program.kill().await;
+        }
+    }
+
+    /// Halts it (SIGSTOP): it takes connections and answers none.
+    pub fn halt(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on (SIGCONT).
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        self.program.as_ref().expect("it runs").signal(signal);
+    }
+}
+
+impl Drop for OwnEngine {
+    fn drop(&mut self) {
+        // What a killed one held is ended by the next.
+        let mut program = self.program.take().unwrap_or_else(|| self.launch());
+        let within = |done: &mut dyn FnMut() -> bool| {
+            let end = Instant::now() + PATIENCE;
+            while !done() && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        };
+        program.signal(Signal::CONT);
+        within(&mut || UnixStream::connect(self.socket()).is_ok() || program.ended().is_some());
+        program.signal(Signal::TERM);
+        within(&mut || program.ended().is_some());
+        kill_processes_under(self.dir.path());
+        unmount(self.dir.path());
+    }
+}
+
+/// Takes away what is mounted in `dir`, the innermost first: an engine that was killed leaves it.
+fn unmount(dir: &Path) {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let points = mounts
+        .lines()
+        .rev()
+        .filter_map(|line| line.split(' ').nth(1));
+    for point in points.filter(|point| Path::new(point).starts_with(dir)) {
+        let _ = rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH);
+    }
+}
