@@ -54,12 +54,28 @@ impl Usage {
     /// Whether the limits let another run of this lane go on. A queue that is not configured any
     /// more has no limit of its own: what waits in it is not stranded.
     pub fn admits(&self, lane: &Lane, rules: &Rules) -> bool {
-        let rule = rules.queue(&lane.queue).unwrap_or_default();
-        let count = |found: Option<&i64>| found.copied().unwrap_or(0);
-        let below = |limit: Option<i64>, count: i64| limit.is_none_or(|limit| count < limit);
-        !self.is_full(rules)
-            && below(rule.concurrency, count(self.queues.get(&lane.queue)))
-            && (lane.key.is_empty() || below(rule.key_concurrency, count(self.lanes.get(lane))))
+        let limit = rules.queue(&lane.queue).unwrap_or_default().key_concurrency;
+        let active = self.lanes.get(lane).copied().unwrap_or(0);
+        self.admits_queue(&lane.queue, rules)
+            && (lane.key.is_empty() || limit.is_none_or(|limit| active < limit))
+    }
+
+    /// Whether the limits let another run of this queue go on, of a lane that may have another slot.
+    pub fn admits_queue(&self, queue: &str, rules: &Rules) -> bool {
+        let limit = rules.queue(queue).unwrap_or_default().concurrency;
+        let active = self.queues.get(queue).copied().unwrap_or(0);
+        !self.is_full(rules) && limit.is_none_or(|limit| active < limit)
+    }
+
+    /// How many lanes of a queue have all the slots they may have.
+    pub fn full_lanes(&self, queue: &str, rules: &Rules) -> usize {
+        let Some(limit) = rules.queue(queue).unwrap_or_default().key_concurrency else {
+            return 0;
+        };
+        let is_full = |(lane, active): &(&Lane, &i64)| {
+            lane.queue == queue && !lane.key.is_empty() && **active >= limit
+        };
+        self.lanes.iter().filter(is_full).count()
     }
 }
 
@@ -156,6 +172,8 @@ mod tests {
         assert_eq!(pick(&one, &rules(2, queue(None, Some(1))), &[]), Some(1));
         assert_eq!(pick(&one, &rules(2, queue(None, None)), &["q"]), Some(2));
         assert_eq!(pick(&one, &rules(2, queue(None, None)), &["q", "r"]), None);
+        let full = |key_concurrency| one.full_lanes("q", &rules(9, queue(None, key_concurrency)));
+        assert_eq!((full(None), full(Some(1)), full(Some(2))), (0, 1, 0));
         let mut keyless = Usage::default();
         keyless.add(&lane("q", ""), 5);
         assert_eq!(
@@ -163,5 +181,6 @@ mod tests {
             Some(0),
             "runs without a key do not count as one key"
         );
+        assert_eq!(keyless.full_lanes("q", &rules(9, queue(None, Some(1)))), 0);
     }
 }

@@ -49,12 +49,19 @@ struct Measured {
 }
 
 async fn submit(store: &Store, id: &str) {
+    submit_of(store, id, None, 5).await;
+}
+
+async fn submit_of(store: &Store, id: &str, build_id: Option<String>, priority: i64) {
     let work = Work {
         command: vec!["true".to_owned()],
         ..Work::default()
     };
-    let subject = Subject::Command { work, priority: 5 };
-    let new = NewRun::new(id, Cause::Api, "bench", "bench", subject);
+    let subject = Subject::Command { work, priority };
+    let new = NewRun {
+        build_id,
+        ..NewRun::new(id, Cause::Api, "bench", "bench", subject)
+    };
     let submitted = store.submit_run(Timestamp::now(), new, rules(), None, |_| ().into());
     submitted.await.unwrap();
 }
@@ -68,6 +75,44 @@ async fn finish(store: &Store, id: &str, epoch: i64) {
     };
     let finished = store.finish_attempt(Timestamp::now(), id.to_owned(), epoch, exit, verdict);
     finished.await.unwrap();
+}
+
+/// A claim beside few and beside many builds that wait.
+pub(crate) async fn waiting(report: &mut Report) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut medians = Vec::new();
+    for builds in [10, 5_000] {
+        let store = orket_backend::store::open(&dir.path().join(format!("{builds}.db"))).unwrap();
+        // Of a lower priority than the runs that are claimed.
+        for number in 0..builds {
+            let build = Some(format!("build-{number}"));
+            submit_of(&store, &format!("waits-{number}"), build, 0).await;
+        }
+        // All slots but one are taken by others.
+        let others = Arc::new(Rules {
+            concurrency: 7,
+            ..(*rules()).clone()
+        });
+        let taken = store.claim_runs(Timestamp::now(), others).await.unwrap();
+        assert_eq!(taken.claimed.len(), 7);
+        let mut claims = Vec::new();
+        for round in 0..CLAIMS {
+            let id = format!("run-{round}");
+            submit(&store, &id).await;
+            let begun = Instant::now();
+            let claimed = store.claim_runs(Timestamp::now(), rules()).await.unwrap();
+            claims.push(begun.elapsed());
+            assert_eq!(claimed.claimed[0].id, id);
+            finish(&store, &id, claimed.claimed[0].epoch).await;
+        }
+        let claims = Times::of(claims);
+        medians.push(claims.at(50));
+        let what = format!("a claim of one run, beside {builds} builds that wait");
+        report.add("claims", what, claims.to_string(), "–");
+    }
+    let ratio = format!("{:.2} times", medians[1] / medians[0]);
+    let what = "median of a claim beside many builds that wait, by that beside few";
+    report.add("claims", what, ratio, "does not grow");
 }
 
 /// A store with as many runs in its past.

@@ -89,7 +89,10 @@ async fn main() {
             "runs" => runs::end_to_end(&mut report, size.count).await,
             "converging" => runs::converging(&mut report, size.count).await,
             "readers" => watching::readers(&mut report).await,
-            "claims" => claims::pasts(&mut report, size.finished).await,
+            "claims" => {
+                claims::pasts(&mut report, size.finished).await;
+                claims::waiting(&mut report).await;
+            }
             _ => sandboxes::all(&mut report).await,
         }
     }

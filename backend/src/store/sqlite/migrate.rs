@@ -37,6 +37,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
         include_str!("migrations/0011_course_of_the_clock.sql"),
     ),
     ("waiting", include_str!("migrations/0012_waiting.sql")),
+    ("lanes", include_str!("migrations/0013_lanes.sql")),
 ];
 
 /// Brings the schema up to this program's version.
