@@ -28,6 +28,7 @@ use crate::{
     settings::{self, Address},
 };
 
+mod errand;
 mod patience;
 pub mod peer;
 
@@ -155,7 +156,7 @@ impl Listener {
         let tie = Tie {
             stop: stop.clone(),
             terms: self.terms.clone(),
-            _held: held,
+            held,
         };
         let places = Arc::new(Semaphore::new(connections_max()));
         loop {
@@ -231,7 +232,7 @@ impl Socket {
 struct Tie {
     stop: watch::Receiver<bool>,
     terms: Terms,
-    _held: mpsc::Sender<()>,
+    held: mpsc::Sender<()>,
 }
 
 /// Serves one connection in a task of its own.
@@ -242,6 +243,7 @@ where
     let mut tie = tie.clone();
     tokio::spawn(async move {
         let _place = place;
+        let service = errand::carry(router, tie.held.clone());
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
@@ -251,7 +253,7 @@ where
                     tie.terms.write_timeout,
                     tie.terms.cut_off.clone(),
                 )),
-                TowerToHyperService::new(router),
+                TowerToHyperService::new(service),
             )
             .with_upgrades();
         let mut connection = pin!(connection);
