@@ -70,6 +70,17 @@ impl Watch {
         }
     }
 
+    /// The number that a reader has to come back with who has been told no event yet: an `id` alone.
+    pub async fn position(&mut self) -> i64 {
+        loop {
+            let block = self.block().await.expect("an open stream");
+            let id = block.strip_prefix("id: ").map(str::trim);
+            if let Some(id) = id.and_then(|id| id.parse().ok()) {
+                return id;
+            }
+        }
+    }
+
     /// The next event of a stream that must go on.
     pub async fn must_next(&mut self) -> Told {
         self.next().await.expect("the stream goes on")

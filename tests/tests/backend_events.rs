@@ -75,8 +75,9 @@ async fn a_run_is_seen_through_its_life() {
         .iter()
         .map(|event| event["kind"].as_str().unwrap())
         .collect();
-    assert_eq!(kinds, ["run.queued", "run.running", "run.succeeded"]);
-    assert!(events.iter().all(|event| event["subject"] == "r"));
+    let lived = ["run.queued", "run.running", "run.succeeded"];
+    assert_eq!(kinds, [&["feed.position"], &lived[..]].concat());
+    assert!(events[1..].iter().all(|event| event["subject"] == "r"));
     assert!(numbers(&events).is_sorted());
 }
 
@@ -118,6 +119,32 @@ async fn server_sent_events_resume_by_last_event_id() {
     assert_eq!(kinds, ["run.running", "run.succeeded"]);
     assert_eq!(events[0].1.as_deref(), Some("2"));
     assert_eq!(events[0].2["seq"], 2);
+}
+
+#[tokio::test]
+async fn a_reader_who_was_told_nothing_yet_misses_nothing_either() {
+    let mut backend = Backend::start("").await;
+    run_to_its_end(&mut backend, "before").await;
+    let mut events = Watch::open(backend.address(), "/v1/events", None).await;
+    let mut socket = watch(&backend, "/ws/events").await;
+    let position = events.position().await;
+    let told = next(&mut socket).await;
+    assert_eq!(told["kind"], "feed.position", "{told}");
+    assert_eq!(told["seq"].as_i64(), Some(position));
+    backend.kill_and_restart().await;
+    run_to_its_end(&mut backend, "meanwhile").await;
+    let mut events = Watch::open(backend.address(), "/v1/events", Some(position)).await;
+    let mut socket = watch(&backend, &format!("/ws/events?after={position}")).await;
+    let first = events.must_next().await;
+    assert_eq!(
+        (first.kind.as_str(), first.id),
+        ("run.queued", Some(position + 1))
+    );
+    let told = next(&mut socket).await;
+    assert_eq!(
+        (&told["kind"], &told["subject"]),
+        (&json!("run.queued"), &json!("meanwhile"))
+    );
 }
 
 #[tokio::test]

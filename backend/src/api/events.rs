@@ -15,7 +15,7 @@ use axum::{
         sse::{self, KeepAlive, Sse},
     },
 };
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use http::HeaderMap;
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -138,6 +138,18 @@ impl Reader {
     }
 }
 
+/// What a reader is told that asked for no position, so that it has one to come back with before
+/// anything has happened.
+fn begins(after: i64) -> Arc<Event> {
+    Arc::new(Event {
+        seq: after,
+        time: Timestamp::now(),
+        kind: "feed.position".to_owned(),
+        subject: "feed".to_owned(),
+        data: serde_json::json!({}),
+    })
+}
+
 /// What a reader is told that was at `after` where the next event is the one behind `last`.
 fn gap(after: i64, last: i64) -> Arc<Event> {
     Arc::new(Event {
@@ -152,6 +164,7 @@ fn gap(after: i64, last: i64) -> Arc<Event> {
 /// Every state change, as server-sent events; `id` is its number. A comment every 15 seconds
 /// shows that the stream lives. Where events after the asked position are gone (`[retention]`, or
 /// another store), one of kind `feed.gap` comes first: `data.after` was asked for, `data.next` comes next.
+/// The first that comes is an `id` alone: the position to come back with before anything has happened.
 #[utoipa::path(get, path = "/v1/events", tag = "events",
     params(EventQuery, ("Last-Event-ID" = Option<i64>, Header, description = "As `after`, when a stream is resumed.")),
     responses(
@@ -165,7 +178,9 @@ pub(super) async fn sse(
 ) -> Result<Response, ApiError> {
     let after = position(&headers, query.after)?;
     let reader = Reader::new(app, after, "events_sse");
-    let stream = stream::unfold(reader, |mut reader| async move {
+    let position = sse::Event::default().id(reader.after.to_string());
+    let position = stream::once(async { Ok::<_, Infallible>(position) });
+    let events = stream::unfold(reader, |mut reader| async move {
         let event = reader.next().await?;
         let shown = sse::Event::default()
             .id(event.seq.to_string())
@@ -174,13 +189,14 @@ pub(super) async fn sse(
             .ok()?;
         Some((Ok::<_, Infallible>(shown), reader))
     });
-    Ok(Sse::new(stream)
+    Ok(Sse::new(position.chain(events))
         .keep_alive(KeepAlive::new().interval(SIGN_OF_LIFE))
         .into_response())
 }
 
 /// Every state change, as JSON messages of a WebSocket: an Event each. A ping every 15 seconds
-/// shows that it lives. What a client sends is not read. A gap is told as by `GET /v1/events`.
+/// shows that it lives. What a client sends is not read. A gap is told as by `GET /v1/events`. Without
+/// `after` the first is of kind `feed.position`: its `seq` is the position to come back with.
 #[utoipa::path(get, path = "/ws/events", tag = "events", params(EventQuery), responses(
     (status = 101, description = "Messages follow, each an Event.", body = Event),
     (status = 400, description = "No WebSocket handshake, or the query does not fit.", body = super::openapi::Problem),
@@ -193,7 +209,10 @@ pub(super) async fn websocket(
 ) -> Result<Response, ApiError> {
     let after = position(&headers, query.after)?;
     let upgrade = upgrade.map_err(websocket::refused)?;
-    let reader = Reader::new(app, after, "events_websocket");
+    let mut reader = Reader::new(app, after, "events_websocket");
+    if after.is_none() {
+        reader.ready.push_back(begins(reader.after));
+    }
     Ok(websocket::tell(upgrade, reader))
 }
 
