@@ -26,7 +26,10 @@ use crate::{
         stack::repository::{self, Refused},
     },
     settings::{Address, Settings},
-    store::{self, OpenError, Store, runs::Filter},
+    store::{
+        self, OpenError, Store,
+        runs::{Filter, Run},
+    },
 };
 
 /// The signals that ask for a stop.
@@ -181,33 +184,63 @@ pub async fn runs(
     let store = open(settings)?;
     let mut listed = Vec::new();
     for state in states {
-        let Some(store) = &store else {
-            let path = format!("/v1/runs?state={}&limit={limit}", state.as_str());
-            let page: Listed = ask(settings, Request::get(path), Vec::new()).await?;
-            listed.extend(page.items);
-            continue;
-        };
-        let filter = Filter {
-            state: Some(*state),
-            limit,
-            ..Filter::default()
-        };
-        let found = store.runs(filter).await;
-        let found = found.map_err(|error| CommandError::Refused(error.to_string()))?;
-        listed.extend(found.into_iter().map(|run| ListedRun {
+        let mut left = limit;
+        match &store {
+            Some(store) => {
+                let mut before = None;
+                while left > 0 {
+                    let filter = Filter {
+                        state: Some(*state),
+                        limit: left,
+                        before,
+                        ..Filter::default()
+                    };
+                    let found = store.runs(filter).await;
+                    let found = found.map_err(|error| CommandError::Refused(error.to_string()))?;
+                    before = found.rows.last().map(|run| run.seq);
+                    left -= length(&found.rows);
+                    listed.extend(found.rows.into_iter().map(ListedRun::from));
+                    if !found.more {
+                        break;
+                    }
+                }
+            }
+            None => {
+                let mut cursor = String::new();
+                while left > 0 {
+                    let path = format!("/v1/runs?state={}&limit={left}{cursor}", state.as_str());
+                    let page: Listed = ask(settings, Request::get(path), Vec::new()).await?;
+                    left -= length(&page.items);
+                    listed.extend(page.items);
+                    let Some(next) = page.next else { break };
+                    cursor = format!("&cursor={next}");
+                }
+            }
+        }
+    }
+    Ok(listed)
+}
+
+fn length<T>(items: &[T]) -> i64 {
+    i64::try_from(items.len()).unwrap_or(i64::MAX)
+}
+
+impl From<Run> for ListedRun {
+    fn from(run: Run) -> Self {
+        Self {
             id: run.id,
             state: run.state,
             reason: run.reason,
             ended_at: run.ended_at,
             card_id: run.card_id,
-        }));
+        }
     }
-    Ok(listed)
 }
 
 #[derive(serde::Deserialize)]
 struct Listed {
     items: Vec<ListedRun>,
+    next: Option<String>,
 }
 
 /// The store, when nobody has it open.

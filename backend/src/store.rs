@@ -87,6 +87,19 @@ pub fn open_existing(path: &Path) -> Result<Store, OpenError> {
     Ok(Arc::new(Database::open_existing(path)?))
 }
 
+/// A part of a list, newest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing<T> {
+    /// What is in it: at most as much as was asked for, and no more once it has [`LISTING_BYTES`].
+    pub rows: Vec<T>,
+    /// Whether there is more behind it.
+    pub more: bool,
+}
+
+/// After so many bytes of texts a part of a list ends, however much was asked for: some rows are as
+/// large as a request may be.
+pub const LISTING_BYTES: usize = 1 << 20;
+
 /// Why the store did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {

@@ -151,21 +151,77 @@ async fn lists_are_paged_newest_first() {
         let body = json!({ "id": format!("r{n}"), "command": ["true"], "build_id": "b" });
         assert_eq!(backend.post("/v1/runs", &body).await.status, 201);
     }
-    let mut seen = Vec::new();
-    let mut target = "/v1/runs?limit=3&build_id=b".to_owned();
+    let (seen, _) = pages(&backend, "/v1/runs?limit=3&build_id=b", 3).await;
+    assert_eq!(seen, ["r6", "r5", "r4", "r3", "r2", "r1", "r0"]);
+}
+
+/// The ids on all pages of a list, each of at most `most` items, and the bytes of the largest page.
+async fn pages(backend: &Backend, list: &str, most: usize) -> (Vec<String>, usize) {
+    let (mut seen, mut largest) = (Vec::new(), 0);
+    let mut target = list.to_owned();
     loop {
-        let page = backend.get(&target).await.json();
+        let answer = backend.get(&target).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        largest = largest.max(answer.body.len());
+        let page = answer.json();
         let items = page["items"].as_array().unwrap();
-        assert!(items.len() <= 3);
+        assert!((1..=most).contains(&items.len()));
         seen.extend(
             items
                 .iter()
                 .map(|item| item["id"].as_str().unwrap().to_owned()),
         );
         match page["next"].as_str() {
-            Some(next) => target = format!("/v1/runs?limit=3&build_id=b&cursor={next}"),
-            None => break,
+            Some(next) => target = format!("{list}&cursor={next}"),
+            None => return (seen, largest),
         }
     }
-    assert_eq!(seen, ["r6", "r5", "r4", "r3", "r2", "r1", "r0"]);
+}
+
+#[tokio::test]
+async fn pages_of_what_is_large_are_short() {
+    let backend = Backend::start("").await;
+    assert_eq!(
+        backend
+            .post("/v1/queues/default/pause", &json!({}))
+            .await
+            .status,
+        200
+    );
+    let large = "x".repeat(100_000);
+    for n in 0..20 {
+        let command = json!(["echo", large, large, large, large]);
+        for (route, body) in [
+            (
+                "/v1/runs",
+                json!({ "id": format!("r{n}"), "command": command }),
+            ),
+            (
+                "/v1/cards",
+                json!({ "id": format!("c{n}"), "title": "t", "build_id": "b", "command": command }),
+            ),
+            (
+                "/v1/schedules",
+                json!({ "id": format!("s{n}"), "cron": "0 0 1 1 *", "command": command }),
+            ),
+        ] {
+            let answer = backend.post(route, &body).await;
+            assert_eq!(answer.status, 201, "{}", answer.text());
+        }
+    }
+    // A card's run holds it twice: its own work and the card as it was.
+    let body = json!({ "id": "of-a-card", "card_id": "c0" });
+    assert_eq!(backend.post("/v1/runs", &body).await.status, 201);
+    for (list, count) in [
+        ("/v1/runs?limit=500", 21),
+        ("/v1/cards?limit=500", 20),
+        ("/v1/schedules?limit=500", 20),
+        ("/v1/runs/of-a-card/backlog?limit=500", 20),
+    ] {
+        let (mut seen, largest) = pages(&backend, list, 5).await;
+        assert!(largest < 3_000_000, "{list}: a page of {largest} bytes");
+        seen.sort();
+        seen.dedup();
+        assert_eq!(seen.len(), count, "{list}");
+    }
 }

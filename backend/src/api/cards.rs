@@ -207,7 +207,7 @@ pub(super) struct ListQuery {
     build_id: Option<String>,
     /// `next` of the page before.
     cursor: Option<String>,
-    /// How many items at most, 1 to 500.
+    /// How many items at most, 1 to 500. Of large ones a page has fewer.
     limit: Option<i64>,
 }
 
@@ -226,15 +226,10 @@ pub(super) async fn list(
         status: query.status,
         build_id: query.build_id,
         before,
-        limit: limit + 1,
+        limit,
     };
     let cards = app.store.cards(filter).await?;
-    Ok(Json(Page::of(
-        cards,
-        limit,
-        |card| card.seq,
-        CardView::from,
-    )))
+    Ok(Json(Page::of(cards, |card| card.seq, CardView::from)))
 }
 
 /// A card.

@@ -93,13 +93,8 @@ pub(super) async fn list(
 ) -> Result<Json<Page<DeliveryView>>, ApiError> {
     let limit = page::limit(query.limit)?;
     let before = page::cursor(query.cursor.as_deref())?;
-    let found = app.store.deliveries(before, limit + 1).await?;
-    Ok(Json(Page::of(
-        found,
-        limit,
-        |d| d.seq,
-        |d| DeliveryView::from(&d),
-    )))
+    let found = app.store.deliveries(before, limit).await?;
+    Ok(Json(Page::of(found, |d| d.seq, |d| DeliveryView::from(&d))))
 }
 
 async fn find(app: &App, id: String) -> Result<(Delivery, Vec<u8>), ApiError> {

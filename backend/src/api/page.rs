@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::problem::ApiError;
+use crate::store::Listing;
 
 const DEFAULT: i64 = 50;
 const MOST: i64 = 500;
@@ -20,22 +21,19 @@ pub(super) struct Page<T> {
 }
 
 impl<T> Page<T> {
-    /// A page of at most `limit` of these rows, of which one more was asked for.
+    /// A page of this part of a list.
     pub(super) fn of<R>(
-        mut rows: Vec<R>,
-        limit: i64,
+        listing: Listing<R>,
         number: impl Fn(&R) -> i64,
         view: impl Fn(R) -> T,
     ) -> Self {
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let more = rows.len() > limit;
-        rows.truncate(limit);
-        let next = rows
+        let next = listing
+            .rows
             .last()
-            .filter(|_| more)
+            .filter(|_| listing.more)
             .map(|row| format!("{MARK}{:x}", number(row)));
         Self {
-            items: rows.into_iter().map(view).collect(),
+            items: listing.rows.into_iter().map(view).collect(),
             next,
         }
     }
@@ -76,7 +74,7 @@ pub(super) fn limit(asked: Option<i64>) -> Result<i64, ApiError> {
 pub(super) struct PageQuery {
     /// `next` of the page before.
     pub(super) cursor: Option<String>,
-    /// How many items at most, 1 to 500.
+    /// How many items at most, 1 to 500. Of large ones a page has fewer.
     pub(super) limit: Option<i64>,
 }
 
@@ -87,10 +85,11 @@ mod tests {
 
     #[test]
     fn pages_follow_each_other_and_nonsense_is_refused() {
-        let page = Page::of(vec![9, 8, 7], 2, |n| *n, |n| n);
+        let of = |rows, more| Page::of(Listing { rows, more }, |n| *n, |n| n);
+        let page = of(vec![9, 8], true);
         assert_eq!(page.items, [9, 8]);
         assert_eq!(cursor(page.next.as_deref()).unwrap(), Some(8));
-        assert_eq!(Page::of(vec![1, 0], 2, |n| *n, |n| n).next, None);
+        assert_eq!(of(vec![1, 0], false).next, None);
         for bad in [
             "",
             "c",

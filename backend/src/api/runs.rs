@@ -148,7 +148,7 @@ pub(super) struct ListQuery {
     schedule_id: Option<String>,
     /// `next` of the page before.
     cursor: Option<String>,
-    /// How many items at most, 1 to 500.
+    /// How many items at most, 1 to 500. Of large ones a page has fewer.
     limit: Option<i64>,
 }
 
@@ -169,10 +169,10 @@ pub(super) async fn list(
         queue: query.queue,
         schedule_id: query.schedule_id,
         before: page::cursor(query.cursor.as_deref())?,
-        limit: limit + 1,
+        limit,
     };
     let runs = app.store.runs(filter).await?;
-    Ok(Json(Page::of(runs, limit, |run| run.seq, RunView::from)))
+    Ok(Json(Page::of(runs, |run| run.seq, RunView::from)))
 }
 
 /// The run of that id, or 404.
@@ -316,13 +316,8 @@ pub(super) async fn backlog(
         status: None,
         build_id: Some(build_id),
         before,
-        limit: limit + 1,
+        limit,
     };
     let found = app.store.cards(filter).await?;
-    Ok(Json(Page::of(
-        found,
-        limit,
-        |card| card.seq,
-        CardView::from,
-    )))
+    Ok(Json(Page::of(found, |card| card.seq, CardView::from)))
 }

@@ -265,10 +265,9 @@ pub(super) async fn list(
 ) -> Result<Json<Page<ScheduleView>>, ApiError> {
     let limit = page::limit(query.limit)?;
     let before = page::cursor(query.cursor.as_deref())?;
-    let found = app.store.schedules(before, limit + 1).await?;
+    let found = app.store.schedules(before, limit).await?;
     Ok(Json(Page::of(
         found,
-        limit,
         |schedule| schedule.seq,
         ScheduleView::from,
     )))

@@ -149,6 +149,7 @@ impl Ledger for Engine {
         };
         let runs = self.runtime.block_on(self.store.runs(filter)).unwrap();
         let mut rows: Vec<Row> = runs
+            .rows
             .into_iter()
             .map(|run| Row {
                 id: run.id,

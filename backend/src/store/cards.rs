@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::{
-    StoreError,
+    Listing, StoreError,
     idempotency::{Answer, Idempotency, KeyReused, Once},
 };
 use crate::{card::Status, work::Work};
@@ -170,5 +170,5 @@ pub trait CardStore: Send + Sync {
     async fn card(&self, id: String) -> Result<Option<Card>, StoreError>;
 
     /// Cards, newest first.
-    async fn cards(&self, filter: Filter) -> Result<Vec<Card>, StoreError>;
+    async fn cards(&self, filter: Filter) -> Result<Listing<Card>, StoreError>;
 }

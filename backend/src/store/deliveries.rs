@@ -7,7 +7,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{StoreError, submissions::SubmitError};
+use super::{Listing, StoreError, submissions::SubmitError};
 use crate::plan::Rules;
 
 /// A proven delivery to be stored.
@@ -98,5 +98,5 @@ pub trait DeliveryStore: Send + Sync {
         &self,
         before: Option<i64>,
         limit: i64,
-    ) -> Result<Vec<Delivery>, StoreError>;
+    ) -> Result<Listing<Delivery>, StoreError>;
 }

@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::StoreError;
+use super::{Listing, StoreError};
 use crate::{plan::claim::Lane, run::State, work::Work};
 
 /// Why a run exists.
@@ -152,7 +152,7 @@ pub trait RunStore: Send + Sync {
     async fn run(&self, id: String) -> Result<Option<Run>, StoreError>;
 
     /// Runs, newest first.
-    async fn runs(&self, filter: Filter) -> Result<Vec<Run>, StoreError>;
+    async fn runs(&self, filter: Filter) -> Result<Listing<Run>, StoreError>;
 
     /// What a run waits for, or waited for: runs, by id.
     async fn needs(&self, id: String) -> Result<Vec<String>, StoreError>;

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    StoreError,
+    Listing, StoreError,
     idempotency::{Answer, Idempotency, KeyReused, Once},
 };
 use crate::{
@@ -156,8 +156,11 @@ pub trait ScheduleStore: Send + Sync {
     async fn schedule(&self, id: String) -> Result<Option<Schedule>, StoreError>;
 
     /// Schedules, newest first, those before the one of number `before`.
-    async fn schedules(&self, before: Option<i64>, limit: i64)
-    -> Result<Vec<Schedule>, StoreError>;
+    async fn schedules(
+        &self,
+        before: Option<i64>,
+        limit: i64,
+    ) -> Result<Listing<Schedule>, StoreError>;
 
     /// The schedules whose next time has come or was found by a clock that was far
     /// [ahead](crate::schedule::was_ahead), and when the next of the others is.

@@ -11,10 +11,11 @@ use super::{
     Database, StoreError, feed,
     idempotency::{Answer, Idempotency, Once, once},
     one, optional_time, runs,
-    select::{Conditions, Order},
+    select::Conditions,
     time,
 };
 use crate::card::{Status, Step};
+use crate::store::Listing;
 pub(super) use crate::store::cards::*;
 
 #[async_trait]
@@ -71,7 +72,7 @@ impl CardStore for Database {
         self.read(move |conn| find(conn, &id)).await
     }
 
-    async fn cards(&self, filter: Filter) -> Result<Vec<Card>, StoreError> {
+    async fn cards(&self, filter: Filter) -> Result<Listing<Card>, StoreError> {
         self.read(move |conn| {
             let mut wanted = Conditions::default();
             match filter.status {
@@ -81,7 +82,7 @@ impl CardStore for Database {
             wanted.also("build_id = ?", filter.build_id);
             wanted.also("seq < ?", filter.before);
             let sql = format!("SELECT {COLUMNS} FROM cards");
-            wanted.rows(conn, &sql, Order::Newest, filter.limit, read)
+            wanted.listing(conn, &sql, filter.limit, read)
         })
         .await
     }

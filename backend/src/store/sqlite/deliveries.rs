@@ -11,10 +11,12 @@ use serde_json::json;
 use super::{
     Database, StoreError, cards, feed,
     runs::Cause,
+    select::Conditions,
     submissions::{self, NewRun, Subject, SubmitError},
     time,
 };
 use crate::plan::Rules;
+use crate::store::Listing;
 pub(super) use crate::store::deliveries::*;
 
 #[async_trait]
@@ -98,14 +100,16 @@ impl DeliveryStore for Database {
         &self,
         before: Option<i64>,
         limit: i64,
-    ) -> Result<Vec<Delivery>, StoreError> {
+    ) -> Result<Listing<Delivery>, StoreError> {
         self.read(move |conn| {
-            conn.prepare_cached(&format!(
-                "SELECT {COLUMNS} FROM deliveries WHERE seq < ?1 ORDER BY seq DESC LIMIT ?2"
-            ))?
-            .query_map((before.unwrap_or(i64::MAX), limit), |row| Ok(read(row)))?
-            .map(|row| row?)
-            .collect()
+            let mut wanted = Conditions::default();
+            wanted.also("seq < ?", before);
+            wanted.listing(
+                conn,
+                &format!("SELECT {COLUMNS} FROM deliveries"),
+                limit,
+                read,
+            )
         })
         .await
     }

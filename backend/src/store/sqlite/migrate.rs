@@ -38,6 +38,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ),
     ("waiting", include_str!("migrations/0012_waiting.sql")),
     ("lanes", include_str!("migrations/0013_lanes.sql")),
+    (
+        "runs of queues",
+        include_str!("migrations/0014_runs_of_queues.sql"),
+    ),
 ];
 
 /// Brings the schema up to this program's version.

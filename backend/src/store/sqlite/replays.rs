@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension as _};
 use super::{
     Database, StoreError,
     runs::{self, Run},
-    select::{Conditions, Order},
+    select::Conditions,
     submissions::{NewRun, Subject, SubmitError, submit},
 };
 pub(super) use crate::store::replays::*;
@@ -66,13 +66,9 @@ fn select(tx: &Connection, selection: &Selection) -> Result<Vec<String>, StoreEr
         "ended_at >= ?",
         selection.since.map(Timestamp::as_microsecond),
     );
-    wanted.rows(
-        tx,
-        "SELECT id FROM runs",
-        Order::Oldest,
-        selection.limit,
-        |row| Ok(row.get(0)?),
-    )
+    wanted.oldest(tx, "SELECT id FROM runs", selection.limit, |row| {
+        Ok(row.get(0)?)
+    })
 }
 
 /// The run made for `run`, or why there is none.

@@ -5,11 +5,8 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 use serde_json::json;
 
-use super::{
-    Database, StoreError, cards, feed, one, optional_time,
-    select::{Conditions, Order},
-    time,
-};
+use super::{Database, StoreError, cards, feed, one, optional_time, select::Conditions, time};
+use crate::store::Listing;
 pub(super) use crate::store::runs::*;
 use crate::{
     card,
@@ -32,7 +29,7 @@ impl RunStore for Database {
         self.read(move |conn| find(conn, &id)).await
     }
 
-    async fn runs(&self, filter: Filter) -> Result<Vec<Run>, StoreError> {
+    async fn runs(&self, filter: Filter) -> Result<Listing<Run>, StoreError> {
         self.read(move |conn| {
             let mut wanted = Conditions::default();
             wanted.also("state = ?", filter.state.map(State::as_str));
@@ -42,7 +39,7 @@ impl RunStore for Database {
             wanted.also("schedule_id = ?", filter.schedule_id);
             wanted.also("seq < ?", filter.before);
             let sql = format!("SELECT {COLUMNS} FROM runs");
-            wanted.rows(conn, &sql, Order::Newest, filter.limit, read)
+            wanted.listing(conn, &sql, filter.limit, read)
         })
         .await
     }

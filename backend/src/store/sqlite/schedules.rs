@@ -12,9 +12,11 @@ use super::{
     idempotency::{Answer, Idempotency, Once, once},
     one, optional_time,
     runs::{self, CancelOutcome, Cause},
+    select::Conditions,
     submissions::{NewRun, Subject, SubmitError, submit},
     time,
 };
+use crate::store::Listing;
 pub(super) use crate::store::schedules::*;
 use crate::{
     plan::{Rules, dependency::Need},
@@ -109,14 +111,16 @@ impl ScheduleStore for Database {
         &self,
         before: Option<i64>,
         limit: i64,
-    ) -> Result<Vec<Schedule>, StoreError> {
+    ) -> Result<Listing<Schedule>, StoreError> {
         self.read(move |conn| {
-            conn.prepare_cached(&format!(
-                "SELECT {COLUMNS} FROM schedules WHERE seq < ?1 ORDER BY seq DESC LIMIT ?2"
-            ))?
-            .query_map((before.unwrap_or(i64::MAX), limit), |row| Ok(read(row)))?
-            .map(|row| row?)
-            .collect()
+            let mut wanted = Conditions::default();
+            wanted.also("seq < ?", before);
+            wanted.listing(
+                conn,
+                &format!("SELECT {COLUMNS} FROM schedules"),
+                limit,
+                read,
+            )
         })
         .await
     }
