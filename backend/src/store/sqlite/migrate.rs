@@ -46,6 +46,11 @@ const MIGRATIONS: &[(&str, &str)] = &[
 
 /// Brings the schema up to this program's version.
 pub(super) fn run(conn: &mut Connection) -> Result<(), OpenError> {
+    up_to(conn, MIGRATIONS)
+}
+
+/// Takes those of these steps that are not taken yet.
+fn up_to(conn: &mut Connection, steps: &[(&'static str, &str)]) -> Result<(), OpenError> {
     let application: i32 = conn.query_row("PRAGMA application_id", [], |r| r.get(0))?;
     let found: i64 = conn.query_row("PRAGMA user_version", [], |r| r.get(0))?;
     let tables: i64 = conn.query_row(
@@ -56,7 +61,7 @@ pub(super) fn run(conn: &mut Connection) -> Result<(), OpenError> {
     if application != APPLICATION_ID && (application != 0 || tables > 0) {
         return Err(OpenError::Foreign);
     }
-    let newest = MIGRATIONS
+    let newest = steps
         .iter()
         .zip(1_i64..)
         .map(|(_, version)| version)
@@ -68,7 +73,7 @@ pub(super) fn run(conn: &mut Connection) -> Result<(), OpenError> {
             known: newest,
         });
     }
-    for ((name, sql), version) in MIGRATIONS.iter().zip(1_i64..).filter(|(_, v)| *v > found) {
+    for ((name, sql), version) in steps.iter().zip(1_i64..).filter(|(_, v)| *v > found) {
         let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Exclusive)?;
         tx.execute_batch(sql).map_err(|error| {
             // The disk's doing, not the content's.
@@ -87,4 +92,81 @@ pub(super) fn run(conn: &mut Connection) -> Result<(), OpenError> {
         tracing::info!(step = name, version, "store schema migrated");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail")]
+    use super::*;
+
+    fn rows(conn: &Connection, sql: &str) -> Vec<String> {
+        let mut statement = conn.prepare(sql).unwrap();
+        let rows = statement.query_map([], |row| row.get(0)).unwrap();
+        rows.collect::<Result<_, _>>().unwrap()
+    }
+
+    #[test]
+    fn a_store_of_every_version_comes_to_the_same_schema() {
+        let schema = |conn: &Connection| {
+            rows(
+                conn,
+                "SELECT name || ': ' || coalesce(sql, '') FROM sqlite_schema ORDER BY 1",
+            )
+        };
+        let mut new = Connection::open_in_memory().unwrap();
+        run(&mut new).unwrap();
+        for version in 0..MIGRATIONS.len() {
+            let mut old = Connection::open_in_memory().unwrap();
+            up_to(&mut old, &MIGRATIONS[..version]).unwrap();
+            run(&mut old).unwrap();
+            assert_eq!(schema(&old), schema(&new), "from {version}");
+        }
+    }
+
+    #[test]
+    fn turns_become_lanes_with_what_waits_in_them() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        up_to(&mut conn, &MIGRATIONS[..12]).unwrap();
+        for (id, state, key, priority) in [
+            ("a", "queued", "b1", 3),
+            ("b", "queued", "b1", 7),
+            ("c", "queued", "b2", 0),
+            ("d", "running", "b3", 9),
+            ("e", "succeeded", "b4", 9),
+        ] {
+            conn.execute(
+                "INSERT INTO runs (id, state, turn_key, priority, cause, actor, request_id, spec, retries, \
+                 created_at) VALUES (?1, ?2, ?3, ?4, 'api', 'a', 'r', '{}', 0, 1)",
+                (id, state, key, priority),
+            )
+            .unwrap();
+        }
+        let turns = "INSERT INTO turns (queue, turn_key, served) VALUES \
+             ('default', 'b1', 5), ('default', 'b3', 6), ('default', 'idle', 4)";
+        conn.execute_batch(turns).unwrap();
+        run(&mut conn).unwrap();
+        let lanes = "SELECT turn_key || ' ' || coalesce(priority, '-') || ' ' || served FROM lanes \
+             ORDER BY turn_key";
+        assert_eq!(
+            rows(&conn, lanes),
+            ["b1 7 5", "b2 0 0", "b3 - 6", "idle - 4"]
+        );
+        // The first of a lane is kept as runs come and go.
+        for (change, expected) in [
+            ("UPDATE runs SET state = 'running' WHERE id = 'b'", "b1 3 5"),
+            ("UPDATE runs SET state = 'queued' WHERE id = 'b'", "b1 7 5"),
+            ("DELETE FROM runs WHERE id = 'b'", "b1 3 5"),
+            (
+                "UPDATE runs SET state = 'canceled' WHERE id = 'a'",
+                "b1 - 5",
+            ),
+        ] {
+            conn.execute(change, []).unwrap();
+            assert_eq!(rows(&conn, lanes)[0], expected, "{change}");
+        }
+        // One that was never served leaves nothing behind.
+        let gone = "UPDATE runs SET state = 'canceled' WHERE id = 'c'";
+        conn.execute(gone, []).unwrap();
+        assert_eq!(rows(&conn, lanes), ["b1 - 5", "b3 - 6", "idle - 4"]);
+    }
 }
