@@ -242,14 +242,15 @@ where
 {
     let mut tie = tie.clone();
     tokio::spawn(async move {
-        let _place = place;
-        let service = errand::carry(router, tie.held.clone());
+        let place = Arc::new(place);
+        let service = errand::carry(router, (Arc::clone(&place), tie.held.clone()));
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
             .serve_connection(
                 TokioIo::new(Patience::new(
                     stream,
+                    place,
                     tie.terms.write_timeout,
                     tie.terms.cut_off.clone(),
                 )),

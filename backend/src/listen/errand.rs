@@ -13,13 +13,13 @@ use axum::{
 };
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
-use tokio::sync::mpsc;
 use tower::{Service, ServiceExt as _, service_fn};
 
-/// What answers the requests of one connection. Each task holds a sender of `held` until its end.
-pub(super) fn carry(
+/// What answers the requests of one connection. Each task holds until its end what the connection holds:
+/// its place, so that no more are under way than there may be connections, and what a stop waits for.
+pub(super) fn carry<H: Clone + Send + 'static>(
     router: Router,
-    held: mpsc::Sender<()>,
+    held: H,
 ) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send + 'static>
 + Clone
 + Send {

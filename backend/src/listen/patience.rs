@@ -15,10 +15,12 @@ use tokio::{
 
 use crate::metrics::Counter;
 
-/// A stream whose writes end in an error when the peer takes nothing for a while.
+/// A stream whose writes end in an error when the peer takes nothing for a while. It holds `P`, its place
+/// among the connections, for as long as it is open: also once a WebSocket has come of it.
 #[derive(Debug)]
-pub(super) struct Patience<S> {
+pub(super) struct Patience<S, P> {
     stream: S,
+    _place: P,
     limit: Duration,
     given_up: Counter,
     sleep: Pin<Box<Sleep>>,
@@ -26,12 +28,13 @@ pub(super) struct Patience<S> {
     gave_up: bool,
 }
 
-impl<S> Patience<S> {
+impl<S, P> Patience<S, P> {
     /// A stream that gives up on a peer after `limit`, which `given_up` counts.
-    pub(super) fn new(stream: S, limit: Duration, given_up: Counter) -> Self {
+    pub(super) fn new(stream: S, place: P, limit: Duration, given_up: Counter) -> Self {
         let sleep = Box::pin(tokio::time::sleep(limit));
         Self {
             stream,
+            _place: place,
             limit,
             given_up,
             sleep,
@@ -64,7 +67,7 @@ impl<S> Patience<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Patience<S> {
+impl<S: AsyncRead + Unpin, P: Unpin> AsyncRead for Patience<S, P> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -74,7 +77,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patience<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Patience<S> {
+impl<S: AsyncWrite + Unpin, P: Unpin> AsyncWrite for Patience<S, P> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -118,7 +121,7 @@ mod tests {
     async fn a_peer_that_does_not_read_is_given_up() {
         let given_up = Counter::default();
         let (near, _far) = tokio::io::duplex(4);
-        let mut near = Patience::new(near, Duration::from_millis(10), given_up.clone());
+        let mut near = Patience::new(near, (), Duration::from_millis(10), given_up.clone());
         near.write_all(b"1234").await.unwrap();
         let error = near.write_all(b"5").await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);

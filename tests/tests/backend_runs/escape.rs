@@ -221,6 +221,19 @@ async fn a_start_that_finds_leavings_is_taken_back_and_made_again() {
 
 #[tokio::test]
 async fn idle_connections_keep_no_run_from_starting() {
+    runs_start_beside(b"").await;
+}
+
+#[tokio::test]
+async fn websockets_keep_no_run_from_starting() {
+    let handshake =
+        b"GET /ws/events HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    runs_start_beside(handshake).await;
+}
+
+/// Runs start beside more connections than there are descriptors, each of which has sent this.
+async fn runs_start_beside(sent: &[u8]) {
     let dir = tempfile::TempDir::new().unwrap();
     let place = dir.path().display();
     let config = dir.path().join("backend.toml");
@@ -251,7 +264,9 @@ async fn idle_connections_keep_no_run_from_starting() {
     assert_eq!(ask("GET", "/health", "").await.status, 200);
     let mut idle = Vec::new();
     for _ in 0..150 {
-        idle.push(Connection::open(&address).await);
+        let mut connection = Connection::open(&address).await;
+        connection.send(sent).await;
+        idle.push(connection);
     }
     for n in 0..5 {
         let body = json!({ "id": format!("r{n}"), "command": ["true"] }).to_string();
