@@ -5,7 +5,6 @@
 //! proof that the tree is gone.
 
 use std::{
-    collections::HashSet,
     fs::File,
     io::{self, Read},
     os::{
@@ -27,7 +26,7 @@ use rustix::{
 use crate::confine::{cgroup::Group, namespaces};
 
 use super::{
-    channel::{Job, Order, Report},
+    channel::{Job, Order, Report, Word},
     events::{Events, drain},
     exit::{Exit, Outcome},
     files::{AttemptDir, Claim, LaunchRefusal, Spec, private_dir},
@@ -125,8 +124,7 @@ enum Phase {
     Ending {
         kill_at: Instant,
         next: Instant,
-        /// By pid and start time.
-        asked: HashSet<(u32, u64)>,
+        asked: tree::Asked,
     },
     /// The grace is over; whoever is left is killed at every look.
     Killing {
@@ -138,6 +136,10 @@ struct Supervision<'a> {
     dir: &'a AttemptDir,
     /// What became of the command is heard here.
     order: Order,
+    /// The command has not begun, and asks us before it does.
+    unbegun: bool,
+    /// The first process of the command's own namespace, which inherits its orphans.
+    init: Option<u32>,
     group: Option<Group>,
     grace: Duration,
     deadline: Option<Instant>,
@@ -213,9 +215,12 @@ impl<'a> Supervision<'a> {
             root: dir.root(),
             group: group.clone(),
         })?;
+        order.never_wait()?;
         Ok(Self {
             dir,
             order,
+            unbegun: true,
+            init: spec.plan.namespaces.map(|_| child.id()),
             group,
             grace: Duration::from_millis(spec.grace_ms),
             deadline: spec
@@ -240,6 +245,7 @@ impl<'a> Supervision<'a> {
             }
             self.advance();
             self.wait_for_something();
+            self.let_begin();
             if self.read_streams() {
                 notify(self.wake);
             }
@@ -284,7 +290,7 @@ impl<'a> Supervision<'a> {
             Phase::Ending { next, asked, .. } => {
                 if *next <= now {
                     *next = now + LOOK_PERIOD;
-                    tree::ask_orphans(asked);
+                    tree::ask_orphans(asked, self.init);
                 }
             }
             Phase::Killing { next } => {
@@ -295,11 +301,36 @@ impl<'a> Supervision<'a> {
         }
     }
 
+    /// Lets a command begin that is ready to, unless its end was asked for by now.
+    fn let_begin(&mut self) {
+        if !self.unbegun {
+            return;
+        }
+        let word = self.order.hear();
+        self.unbegun = word == Word::Nothing;
+        if word != Word::Ready {
+            return;
+        }
+        if self.dir.cancel_requested() {
+            self.end_tree(Some(Outcome::Canceled), Instant::now());
+        }
+        // Otherwise the order is taken back.
+        if matches!(self.phase, Phase::Running)
+            && let Err(error) = self.order.allow()
+        {
+            super::complain(format_args!("cannot let the command begin: {error}"));
+        }
+    }
+
     fn end_tree(&mut self, cause: Option<Outcome>, now: Instant) {
         match self.phase {
             Phase::Running => {
                 if self.status.is_none() {
                     self.cause = cause;
+                    // First this, then the signals: who is not there to get one does not begin.
+                    if let Err(error) = self.order.recall() {
+                        super::complain(format_args!("cannot take the order back: {error}"));
+                    }
                 }
                 self.phase = Phase::Ending {
                     kill_at: now.checked_add(self.grace).unwrap_or(now),
@@ -337,8 +368,10 @@ impl<'a> Supervision<'a> {
         let timeout = due
             .map(|due| due.saturating_duration_since(Instant::now()) + Duration::from_micros(100));
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        let order = self.unbegun.then(|| self.order.as_fd());
         let mut sources: Vec<PollFd<'_>> = [self.events.child.as_fd(), self.events.stop.as_fd()]
             .into_iter()
+            .chain(order)
             .chain(self.streams.iter().map(|(_, pipe)| pipe.as_fd()))
             .map(|source| PollFd::from_borrowed_fd(source, PollFlags::IN))
             .collect();
