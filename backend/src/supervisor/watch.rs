@@ -5,8 +5,7 @@
 //! proof that the tree is gone.
 
 use std::{
-    fs::File,
-    io::{self, Read},
+    io,
     os::{
         fd::{AsFd, OwnedFd},
         unix::{fs::fchown, process::CommandExt},
@@ -31,8 +30,9 @@ use super::{
     exit::{Exit, Outcome},
     files::{AttemptDir, Claim, LaunchRefusal, Spec, private_dir},
     identity::Identity,
+    intake::Intake,
     journal::Journal,
-    record::{PAYLOAD_MAX, Stream},
+    record::Stream,
     tree,
 };
 
@@ -145,14 +145,12 @@ struct Supervision<'a> {
     deadline: Option<Instant>,
     wake: &'a OwnedFd,
     events: Events,
-    journal: Journal,
-    streams: Vec<(Stream, File)>,
+    output: Intake,
     command: Pid,
     status: Option<WaitStatus>,
     /// Why the tree is being ended, when it is not the command's own doing.
     cause: Option<Outcome>,
     phase: Phase,
-    buffer: Vec<u8>,
 }
 
 impl<'a> Supervision<'a> {
@@ -200,14 +198,13 @@ impl<'a> Supervision<'a> {
             .stderr
             .take()
             .map(|pipe| (Stream::Stderr, OwnedFd::from(pipe)));
-        let mut streams = Vec::with_capacity(2);
-        for (stream, pipe) in stdout.into_iter().chain(stderr) {
-            rustix::fs::fcntl_setfl(&pipe, OFlags::NONBLOCK)?;
+        let streams: Vec<_> = stdout.into_iter().chain(stderr).collect();
+        for (_, pipe) in &streams {
+            rustix::fs::fcntl_setfl(pipe, OFlags::NONBLOCK)?;
             if let Some(user) = spec.plan.user {
                 // Or it could not open `/dev/stdout` again.
-                fchown(&pipe, Some(user.uid), Some(user.gid))?;
+                fchown(pipe, Some(user.uid), Some(user.gid))?;
             }
-            streams.push((stream, File::from(pipe)));
         }
         order.send(&Job {
             spec: spec.clone(),
@@ -228,13 +225,11 @@ impl<'a> Supervision<'a> {
                 .and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms))),
             wake,
             events,
-            journal,
-            streams,
+            output: Intake::new(streams, journal),
             command,
             status: None,
             cause: None,
             phase: Phase::Running,
-            buffer: vec![0; PAYLOAD_MAX],
         })
     }
 
@@ -246,16 +241,9 @@ impl<'a> Supervision<'a> {
             self.advance();
             self.wait_for_something();
             self.let_begin();
-            if self.read_streams() {
-                notify(self.wake);
-            }
-            self.journal.sync_if_due(Instant::now());
+            self.output.attend(Instant::now(), || notify(self.wake));
         }
-        // Everyone who could write is gone; what is in the pipes is all there will ever be.
-        // (Somebody outside the tree may hold a pipe that was passed on: no end of file is waited
-        // for.)
-        while self.read_streams() {}
-        let _ = self.journal.sync();
+        self.output.finish();
         self.exit()
     }
 
@@ -360,19 +348,20 @@ impl<'a> Supervision<'a> {
             Phase::Ending { kill_at, next, .. } => Some(*kill_at.min(next)),
             Phase::Killing { next } => Some(*next),
         };
-        let due = [phase_due, self.journal.sync_due()]
+        let now = Instant::now();
+        let due = [phase_due, self.output.due(now)]
             .into_iter()
             .flatten()
             .min();
         // A remainder of nanoseconds rounds up, or the loop would spin through the last of it.
-        let timeout = due
-            .map(|due| due.saturating_duration_since(Instant::now()) + Duration::from_micros(100));
+        let timeout =
+            due.map(|due| due.saturating_duration_since(now) + Duration::from_micros(100));
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         let order = self.unbegun.then(|| self.order.as_fd());
         let mut sources: Vec<PollFd<'_>> = [self.events.child.as_fd(), self.events.stop.as_fd()]
             .into_iter()
             .chain(order)
-            .chain(self.streams.iter().map(|(_, pipe)| pipe.as_fd()))
+            .chain(self.output.sources(now))
             .map(|source| PollFd::from_borrowed_fd(source, PollFlags::IN))
             .collect();
         match poll(&mut sources, timeout.as_ref()) {
@@ -382,26 +371,6 @@ impl<'a> Supervision<'a> {
                 std::thread::sleep(LOOK_PERIOD);
             }
         }
-    }
-
-    /// Takes one piece from each stream that has any. `true` when there was any.
-    fn read_streams(&mut self) -> bool {
-        let (journal, buffer) = (&mut self.journal, &mut self.buffer);
-        let mut any = false;
-        self.streams
-            .retain_mut(|(stream, pipe)| match pipe.read(buffer) {
-                Ok(0) => false,
-                Ok(length) => {
-                    journal.append(*stream, &buffer[..length]);
-                    any = true;
-                    true
-                }
-                Err(error) => matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                ),
-            });
-        any
     }
 
     fn exit(self) -> Exit {
@@ -420,7 +389,7 @@ impl<'a> Supervision<'a> {
             outcome,
             cpu_ms,
             memory_peak_bytes,
-            dropped_bytes: self.journal.dropped(),
+            dropped_bytes: self.output.dropped(),
             ended_at: Timestamp::now(),
         }
     }
