@@ -126,6 +126,17 @@ impl Scheduler {
         matches!(now, Ok(Some(now)) if now.state == State::Canceling)
     }
 
+    /// What may still be kept of a run's output.
+    async fn output_left(&self, run: &Run) -> u64 {
+        let limit = self.inner.settings.output_limit;
+        if run.epoch <= 1 {
+            return limit;
+        }
+        let store = &self.inner.store;
+        let kept = self.insist(&run.id, || store.output_kept(run.id.clone()));
+        limit.saturating_sub(kept.await)
+    }
+
     async fn launch(&self, run: &Run) -> Result<Attempt, Unstarted> {
         let inner = &self.inner;
         // One that was canceled since it was claimed does not begin.
@@ -159,7 +170,7 @@ impl Scheduler {
             workdir,
             timeout: Some(timeout),
             grace: inner.settings.grace,
-            output_cap: inner.settings.output_limit,
+            output_cap: self.output_left(run).await,
         };
         let mut tries = 1;
         loop {
