@@ -4,6 +4,7 @@ mod cancel;
 mod convergence;
 mod crash;
 mod escape;
+mod half_closed;
 pub(crate) mod output;
 
 use orket_tests::{Answer, Backend, DEADLINE, wait::obtain};
