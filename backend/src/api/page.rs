@@ -30,15 +30,17 @@ impl<T> Page<T> {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let more = rows.len() > limit;
         rows.truncate(limit);
-        let next = rows
-            .last()
-            .filter(|_| more)
-            .map(|row| format!("{MARK}{:x}", number(row)));
+        let next = rows.last().filter(|_| more).map(|row| mark(number(row)));
         Self {
             items: rows.into_iter().map(view).collect(),
             next,
         }
     }
+}
+
+/// The cursor that stands for a number.
+pub(super) fn mark(number: i64) -> String {
+    format!("{MARK}{number:x}")
 }
 
 /// The number a cursor stands for.
