@@ -101,25 +101,6 @@ async fn what_is_left_in_the_pipes_at_the_end_is_kept() {
 }
 
 #[tokio::test]
-async fn somebody_outside_who_holds_a_pipe_and_floods_it_does_not_keep_the_end() {
-    let bench = Bench::new();
-    // Opened again by somebody of another tree, who writes without end.
-    let script = "echo $$ > pid; until [ -e held ]; do sleep 0.02; done";
-    let attempt = bench.start(bench.script("a.1", script)).await;
-    let pid = super::number_in(bench.path().join("pid")).await;
-    let flood = format!("exec > /proc/{pid}/fd/1; touch held; exec yes");
-    let mut outside = std::process::Command::new("sh")
-        .args(["-c", &flood])
-        .current_dir(bench.path())
-        .spawn()
-        .unwrap();
-    let report = super::report(attempt).await;
-    let _ = outside.kill();
-    outside.wait().unwrap();
-    assert_eq!(report.exit.outcome, Outcome::Exited { code: 0 });
-}
-
-#[tokio::test]
 async fn a_reader_that_stops_reading_misses_nothing_later() {
     let bench = Bench::new();
     let attempt = bench
