@@ -320,8 +320,10 @@ async fn ping(socket: &mut Socket) {
             .expect("a sign in time");
         match message.expect("an open socket").unwrap() {
             Message::Ping(_) => return,
-            Message::Text(_) => {}
-            other => panic!("no sign of life: {other:?}"),
+            Message::Text(_) | Message::Pong(_) => {}
+            closed @ (Message::Binary(_) | Message::Close(_) | Message::Frame(_)) => {
+                panic!("no sign of life: {closed:?}")
+            }
         }
     }
 }

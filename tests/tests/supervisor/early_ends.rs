@@ -33,12 +33,11 @@ async fn benches() -> Vec<(String, Bench)> {
         let mut bench = Bench::new();
         bench.executor = bench.executor.clone().confining(plan, level).unwrap();
         let tried = bench.run(launch(&bench, "tried.1", "true")).await;
-        match tried.exit.outcome {
-            Outcome::Exited { code: 0 } => benches.push((way, bench)),
-            other => {
-                assert_ne!(level, Isolation::Group, "{other:?}");
-                eprintln!("SKIPPED: {way} is not reached here: {other:?}");
-            }
+        if tried.exit.outcome == (Outcome::Exited { code: 0 }) {
+            benches.push((way, bench));
+        } else {
+            assert_ne!(level, Isolation::Group, "{tried:?}");
+            eprintln!("SKIPPED: {way} is not reached here: {tried:?}");
         }
     }
     benches
