@@ -247,6 +247,9 @@ where
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
+            // Who has said all may close that side, and still waits for the answer. One that is gone is
+            // found when something is written: an answer, or a stream's sign of life.
+            .half_close(true)
             .serve_connection(
                 TokioIo::new(Patience::new(
                     stream,

@@ -142,7 +142,7 @@ struct Replay {
     since: Option<jiff::Timestamp>,
     /// How many at most, the oldest first.
     #[arg(long, value_name = "N")]
-    limit: Option<i64>,
+    limit: Option<usize>,
 }
 
 fn state(name: &str) -> Result<State, String> {
@@ -357,9 +357,13 @@ fn run_replay(replay: Replay) -> anyhow::Result<ExitCode> {
         reason: replay.reason,
         since: replay.since,
         limit: replay.limit,
+        cursor: None,
     };
-    let ReplayAnswer { replayed, skipped } =
-        runtime()?.block_on(cli::replay(&settings, request))?;
+    let ReplayAnswer {
+        replayed,
+        skipped,
+        next,
+    } = runtime()?.block_on(cli::replay(&settings, request))?;
     let count = replayed.len();
     say!("{count} run{} replayed", plural(count));
     for run in replayed {
@@ -367,6 +371,9 @@ fn run_replay(replay: Replay) -> anyhow::Result<ExitCode> {
     }
     for run in &skipped {
         complain!("{}: {}", run.id, run.why);
+    }
+    if next.is_some() && !skipped.is_empty() {
+        complain!("Not all that fit were looked at: run it again, or say more exactly which runs");
     }
     Ok(if skipped.is_empty() {
         ExitCode::SUCCESS

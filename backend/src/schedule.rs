@@ -24,6 +24,9 @@ const FAR_BACK: SignedDuration = SignedDuration::from_hours(24);
 const AHEAD: SignedDuration = SignedDuration::from_hours(24);
 /// Missed times that are made up at once, at most.
 pub const MADE_UP_MOST: u32 = 100;
+/// With [`Overlap::Queue`]: where so many runs of a schedule wait behind the one that has not ended, the
+/// next time has none. A run that hangs must not fill the queue for everybody.
+pub const WAITING_MOST: usize = 10;
 
 /// What becomes of times at which no backend was there, or the clock jumped over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -33,7 +36,7 @@ pub enum Missed {
     Skip,
     /// One run for all of them.
     Once,
-    /// A run for each, the newest ones up to `catch_up`.
+    /// A run for each, the newest ones up to `catch_up`, one after the other whatever `overlap` says.
     All,
 }
 
@@ -43,7 +46,7 @@ pub enum Missed {
 pub enum Overlap {
     /// No run is made for this time.
     Skip,
-    /// The new run waits for the end of the one before.
+    /// The new run waits for the end of the one before. Where 10 wait already, none is made.
     Queue,
     /// The one before is canceled, and the new run starts when it has ended.
     Cancel,

@@ -32,6 +32,7 @@ pub mod exit;
 pub(crate) mod files;
 pub mod identity;
 pub(crate) mod init;
+pub(crate) mod intake;
 pub mod isolation;
 pub(crate) mod journal;
 pub(crate) mod launch;

@@ -321,8 +321,38 @@ async fn a_slow_reader_is_cut_off_alone_and_can_resume() {
 #[tokio::test]
 async fn a_stream_without_news_shows_that_it_lives() {
     let backend = Backend::start("").await;
-    let mut watch = Watch::open(backend.address(), "/v1/events", None).await;
-    watch.sign_of_life().await;
+    let mut events = Watch::open(backend.address(), "/v1/events", None).await;
+    let body = json!({ "id": "silent", "command": ["sleep", "1000"] });
+    assert_eq!(backend.post("/v1/runs", &body).await.status, 201);
+    let logs = "/v1/runs/silent/logs?follow=true";
+    let mut output = Watch::open(backend.address(), logs, None).await;
+    let sockets = ["/ws/events", "/v1/runs/silent/logs"];
+    let [mut events_too, mut output_too] = [
+        watch(&backend, sockets[0]).await,
+        watch(&backend, sockets[1]).await,
+    ];
+    tokio::join!(
+        events.sign_of_life(),
+        output.sign_of_life(),
+        ping(&mut events_too),
+        ping(&mut output_too),
+    );
+}
+
+/// Waits for a WebSocket's sign of life.
+async fn ping(socket: &mut Socket) {
+    loop {
+        let message = timeout(DEADLINE, socket.next())
+            .await
+            .expect("a sign in time");
+        match message.expect("an open socket").unwrap() {
+            Message::Ping(_) => return,
+            Message::Text(_) | Message::Pong(_) => {}
+            closed @ (Message::Binary(_) | Message::Close(_) | Message::Frame(_)) => {
+                panic!("no sign of life: {closed:?}")
+            }
+        }
+    }
 }
 
 #[tokio::test]

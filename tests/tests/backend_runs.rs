@@ -4,6 +4,7 @@ mod cancel;
 mod convergence;
 mod crash;
 mod escape;
+mod half_closed;
 mod left;
 pub(crate) mod output;
 

@@ -119,6 +119,10 @@ async fn what_is_no_schedule_is_refused_by_field() {
             "never comes",
         ),
         (
+            json!({ "cron": "0 0 * * 7L", "command": ["true"] }),
+            "SUNL or 0L",
+        ),
+        (
             json!({ "cron": "@daily", "command": ["true"], "time_zone": "Mars/X" }),
             "`time_zone`",
         ),
@@ -182,6 +186,102 @@ async fn missed_times_are_skipped_made_up_once_or_made_up_within_bounds() {
     dealt(&backend, "all").await;
     assert_eq!(runs(&backend, "all").await.len(), before);
     orket_tests::convergence::settled(&mut backend).await;
+}
+
+#[tokio::test]
+async fn what_is_made_up_at_once_goes_one_after_the_other_whatever_the_overlap() {
+    for overlap in ["skip", "queue", "cancel"] {
+        let mut backend = Backend::start("[runs]\ngrace = \"1s\"\n").await;
+        let script = "mkdir busy && sleep 0.1 && rmdir busy";
+        let body = json!({ "id": "s", "cron": "30 4 * * *", "command": ["sh", "-c", script],
+            "missed": "all", "catch_up": 4, "overlap": overlap });
+        create(&backend, &body).await;
+        was_off(&mut backend, "s", 6 * 86_400).await;
+        let schedule = dealt(&backend, "s").await;
+        let found = runs(&backend, "s").await;
+        // One more where the time strikes just now.
+        assert!((4..=5).contains(&found.len()), "{overlap}: {found:#?}");
+        assert_eq!(schedule["made"], json!(found.len()), "{overlap}");
+        assert_eq!(schedule["last_error"], Value::Null, "{overlap}");
+        for run in found {
+            let run = ended(&backend, run["id"].as_str().unwrap()).await;
+            assert_eq!(run["state"], "succeeded", "{overlap}: {run}");
+        }
+        orket_tests::convergence::settled(&mut backend).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_made_up_stands_behind_what_has_not_ended() {
+    for overlap in ["skip", "queue", "cancel"] {
+        let mut backend = Backend::start("[runs]\ngrace = \"1s\"\n").await;
+        let script = "while [ ! -e go ]; do sleep 0.02; done";
+        let body = json!({ "id": "s", "cron": "30 4 * * *", "command": ["sh", "-c", script],
+            "missed": "all", "catch_up": 2, "overlap": overlap });
+        create(&backend, &body).await;
+        was_off(&mut backend, "s", 86_400).await;
+        dealt(&backend, "s").await;
+        let before: Vec<String> = runs(&backend, "s").await.iter().map(name).collect();
+        reaches(&backend, &before[0], "running").await;
+        was_off(&mut backend, "s", 4 * 86_400).await;
+        dealt(&backend, "s").await;
+        let after: Vec<String> = runs(&backend, "s").await.iter().map(name).collect();
+        let new = &after[before.len()..];
+        if overlap == "skip" {
+            assert!(new.is_empty(), "{new:?}");
+        } else {
+            assert!(new.len() >= 2, "{overlap}: {new:?}");
+        }
+        if overlap == "cancel" {
+            for run in &before {
+                assert_eq!(ended(&backend, run).await["state"], "canceled");
+            }
+        } else {
+            assert_eq!(run(&backend, &before[0]).await["state"], "running");
+        }
+        std::fs::write(backend.workspace().join("go"), "").unwrap();
+        for run in new {
+            let run = ended(&backend, run).await;
+            assert_eq!(run["state"], "succeeded", "{overlap}: {run}");
+        }
+        for run in &before {
+            ended(&backend, run).await;
+        }
+        orket_tests::convergence::settled(&mut backend).await;
+    }
+}
+
+fn name(run: &Value) -> String {
+    run["id"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn behind_a_run_that_hangs_a_bounded_number_waits() {
+    let mut backend = Backend::start("").await;
+    let script = "while [ ! -e go ]; do sleep 0.02; done";
+    let body = json!({ "id": "s", "cron": "30 4 * * *", "command": ["sh", "-c", script],
+        "missed": "all", "catch_up": 11, "overlap": "queue" });
+    create(&backend, &body).await;
+    was_off(&mut backend, "s", 13 * 86_400).await;
+    let first = dealt(&backend, "s").await;
+    let made = runs(&backend, "s").await;
+    assert!((11..=12).contains(&made.len()), "{made:#?}");
+    was_off(&mut backend, "s", 3 * 86_400).await;
+    let then = dealt(&backend, "s").await;
+    assert_eq!(then["made"], first["made"], "{then}");
+    let over = |schedule: &Value| schedule["passed_over"].as_i64().unwrap();
+    assert!(over(&then) >= over(&first) + 3, "{first} {then}");
+    let why = then["last_error"].as_str().unwrap();
+    assert!(why.contains("no more than 10 wait"), "{why}");
+    std::fs::write(backend.workspace().join("go"), "").unwrap();
+    for run in made {
+        ended(&backend, &name(&run)).await;
+    }
+    // It goes on by itself.
+    was_off(&mut backend, "s", 86_400).await;
+    let last = dealt(&backend, "s").await;
+    assert!(last["made"].as_i64() > then["made"].as_i64(), "{last}");
+    assert_eq!(last["last_error"], Value::Null, "{last}");
 }
 
 #[tokio::test]

@@ -131,6 +131,52 @@ async fn a_start_waits_for_a_former_owner_that_is_about_to_be_gone() {
 }
 
 #[tokio::test]
+async fn a_stop_that_comes_while_it_starts_is_heard_before_it_listens() {
+    let dir = TempDir::new().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let config = format!(
+        "[listen]\naddress = \"unix:{0}/s.sock\"\n[store]\nurl = \"sqlite:{0}/orket.db\"\n\
+         [workspace]\ndir = \"{0}/workspace\"\n[sandboxes]\ndriver = \"process\"\n",
+        dir.path().display()
+    );
+    std::fs::write(at("backend.toml"), config).unwrap();
+    let start = || {
+        let mut command = program::command("orket-backend", dir.path());
+        command.arg("serve").arg("--config").arg(at("backend.toml"));
+        program::Program::spawn(command)
+    };
+    // It waits for a former owner of the store, and is told to stop meanwhile.
+    let former = std::fs::File::create(at("orket.db.lock")).unwrap();
+    former.lock().unwrap();
+    let mut stopped = start();
+    let lock = at("orket.db.lock");
+    let own = format!("/proc/{}", stopped.pid());
+    eventually("it waits", DEADLINE, async || {
+        // Not what it has open of ours between being forked and being the program.
+        let is_it = std::fs::read_link(format!("{own}/exe"))
+            .is_ok_and(|exe| exe == program::path_of("orket-backend").canonicalize().unwrap());
+        let fds = std::fs::read_dir(format!("{own}/fd"));
+        is_it
+            && fds.is_ok_and(|fds| {
+                fds.flatten()
+                    .any(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to == lock))
+            })
+    })
+    .await;
+    stopped.signal(rustix::process::Signal::TERM);
+    former.unlock().unwrap();
+    let status = stopped.wait().await;
+    assert!(status.success(), "{status}: {}", stopped.stderr());
+    assert_eq!(stopped.stdout(), "", "it has listened");
+    assert!(!at("s.sock").exists());
+    program::no_process_left(dir.path()).await;
+    // Nothing is in the way of the next one.
+    let mut next = start();
+    next.ready("orket-backend listening on ").await;
+    assert!(next.terminate().await.success());
+}
+
+#[tokio::test]
 async fn a_clean_stop_leaves_everything_in_the_one_file() {
     let mut backend = Backend::start("").await;
     let card = json!({ "id": "c", "title": "t", "command": ["true"] });

@@ -1,6 +1,7 @@
 //! Supervisors and their commands: real processes, seen in `/proc`.
 
 mod adoption;
+mod early_ends;
 mod endings;
 mod output;
 mod sabotage;

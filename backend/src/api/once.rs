@@ -22,6 +22,12 @@ pub(super) fn key(
     bytes: &[u8],
 ) -> Result<Option<Idempotency>, ApiError> {
     let key = extract::text(headers, IDEMPOTENCY_KEY)?;
+    if headers.contains_key(IDEMPOTENCY_KEY) && key.is_none() {
+        return Err(ApiError::invalid(
+            "The Idempotency-Key is empty: send one that is this request's own, such as a UUID, or \
+             leave the header out.",
+        ));
+    }
     if key.as_ref().is_some_and(|key| key.len() > 255) {
         return Err(ApiError::invalid(
             "The Idempotency-Key is longer than 255 bytes.",

@@ -27,16 +27,18 @@ impl<T> Page<T> {
         number: impl Fn(&R) -> i64,
         view: impl Fn(R) -> T,
     ) -> Self {
-        let next = listing
-            .rows
-            .last()
-            .filter(|_| listing.more)
-            .map(|row| format!("{MARK}{:x}", number(row)));
+        let last = listing.rows.last().filter(|_| listing.more);
+        let next = last.map(|row| mark(number(row)));
         Self {
             items: listing.rows.into_iter().map(view).collect(),
             next,
         }
     }
+}
+
+/// The cursor that stands for a number.
+pub(super) fn mark(number: i64) -> String {
+    format!("{MARK}{number:x}")
 }
 
 /// The number a cursor stands for.

@@ -6,7 +6,7 @@ use axum::{Json, extract::State};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{ApiError, App, Caller, extract::Document};
+use super::{ApiError, App, Caller, extract::Document, page};
 use crate::{
     plan::Rules,
     run::State as RunState,
@@ -14,7 +14,9 @@ use crate::{
 };
 
 /// Runs replayed by one request, at most.
-const MOST: i64 = 500;
+const MOST: usize = 500;
+/// Runs that one request skips, at most, before it says where to go on.
+const SKIPPED_MOST: usize = 5_000;
 
 /// Which runs to replay: by id, or all that fit. At least one selector.
 #[derive(Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
@@ -36,8 +38,12 @@ pub struct ReplayRequest {
     /// Only those that ended then or later (RFC 3339).
     #[schema(value_type = Option<String>, format = DateTime)]
     pub since: Option<Timestamp>,
-    /// How many at most, the oldest first; 500 when absent.
-    pub limit: Option<i64>,
+    /// How many to replay at most, the oldest first; 500 when absent. Those that cannot be replayed do
+    /// not count.
+    pub limit: Option<usize>,
+    /// Where to go on: `next` of the answer before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
 }
 
 impl ReplayRequest {
@@ -54,7 +60,7 @@ impl ReplayRequest {
                 "Say which runs: ids, states, card_id, build_id, queue, reason or since",
             ));
         }
-        if !self.ids.is_empty() && (narrowed || self.limit.is_some()) {
+        if !self.ids.is_empty() && (narrowed || self.limit.is_some() || self.cursor.is_some()) {
             return Err(ApiError::invalid(
                 "Give either `ids` or other selectors: ids name the runs already",
             ));
@@ -85,7 +91,9 @@ impl ReplayRequest {
         } else {
             self.states
         };
+        let after = page::cursor(self.cursor.as_deref())?.unwrap_or(0);
         Ok(Selection {
+            after,
             ids: self.ids,
             states,
             card_id: self.card_id,
@@ -105,6 +113,9 @@ pub struct ReplayAnswer {
     pub replayed: Vec<ReplayedRun>,
     /// Each run that was not, and why.
     pub skipped: Vec<SkippedRun>,
+    /// What to give as `cursor` to go on; `null`: all that fit were looked at.
+    #[serde(default)]
+    pub next: Option<String>,
 }
 
 /// A run that was replayed.
@@ -126,7 +137,7 @@ pub struct SkippedRun {
 }
 
 /// Submits runs that did not succeed once more, as runs of their own: with what they were given
-/// then. Asking twice replays nothing twice.
+/// then. Asking twice replays nothing twice. When many cannot be replayed, `next` says where to go on.
 #[utoipa::path(post, path = "/v1/runs/replay", tag = "runs", request_body = ReplayRequest,
     responses(
         (status = 200, body = ReplayAnswer),
@@ -151,20 +162,36 @@ pub async fn replay_now(
     request_id: String,
     rules: Arc<Rules>,
 ) -> Result<ReplayAnswer, ApiError> {
-    let selection = request.selection()?;
-    let replayed = store
-        .replay_runs(Timestamp::now(), selection, actor, request_id, rules)
-        .await?;
-    Ok(ReplayAnswer {
-        replayed: replayed
-            .made
-            .into_iter()
-            .map(|(id, run_id)| ReplayedRun { id, run_id })
-            .collect(),
-        skipped: replayed
-            .skipped
-            .into_iter()
-            .map(|(id, why)| SkippedRun { id, why })
-            .collect(),
-    })
+    let mut selection = request.selection()?;
+    let mut answer = ReplayAnswer {
+        replayed: Vec::new(),
+        skipped: Vec::new(),
+        next: None,
+    };
+    // Those that can never be replayed must not keep it from the rest.
+    loop {
+        let replayed = store
+            .replay_runs(
+                Timestamp::now(),
+                selection.clone(),
+                actor.clone(),
+                request_id.clone(),
+                Arc::clone(&rules),
+            )
+            .await?;
+        selection.limit = selection.limit.saturating_sub(replayed.made.len());
+        let made = replayed.made.into_iter();
+        let made = made.map(|(id, run_id)| ReplayedRun { id, run_id });
+        answer.replayed.extend(made);
+        let skipped = replayed.skipped.into_iter();
+        let skipped = skipped.map(|(id, why)| SkippedRun { id, why });
+        answer.skipped.extend(skipped);
+        answer.next = replayed.next.map(page::mark);
+        match replayed.next {
+            Some(next) if selection.limit > 0 && answer.skipped.len() < SKIPPED_MOST => {
+                selection.after = next;
+            }
+            Some(_) | None => return Ok(answer),
+        }
+    }
 }

@@ -134,9 +134,10 @@ pub(super) struct Create {
     cron: String,
     /// In which IANA time zone; `UTC` when absent.
     time_zone: Option<String>,
-    /// What becomes of times at which no backend was there; `skip` when absent.
+    /// What becomes of times at which no backend was there; `skip` when absent. Runs that are made up
+    /// at once go one after the other, whatever `overlap` says.
     missed: Option<Missed>,
-    /// What happens while a run of it has not ended; `skip` when absent.
+    /// What happens while a run of it has not ended; `skip` when absent. With `queue` 10 wait at most.
     overlap: Option<Overlap>,
     /// Missed times made up at once with `missed = all`: 1 to 100, 10 when absent.
     catch_up: Option<u32>,

@@ -48,6 +48,12 @@ impl Rhythm {
                  @daily: {error}"
             ))
         })?;
+        if let Some(day) = cron.split_whitespace().nth(4).and_then(no_last_day) {
+            return Err(Invalid(format!(
+                "`cron` has {day} as a weekday, which is none: write SUNL or 0L for the last Sunday \
+                 of a month, MONL or 1L for the last Monday, and so on"
+            )));
+        }
         let zone = TimeZone::get(zone).map_err(|_| {
             Invalid(format!(
                 "`time_zone` {zone:?} is not known here: write an IANA name such as Europe/Berlin; \
@@ -129,6 +135,14 @@ impl Rhythm {
         let found = self.cron.find_next_occurrence(&start, inclusive).ok()?;
         from_chrono(found.naive_utc())
     }
+}
+
+/// The day of a weekday field that the parser takes for the last of its kind and that never comes:
+/// beside others it would be left out in silence.
+fn no_last_day(weekdays: &str) -> Option<&str> {
+    const NONE: [&str; 3] = ["L", "7L", "7#L"];
+    let is_none = |day: &&str| NONE.iter().any(|none| day.eq_ignore_ascii_case(none));
+    weekdays.split(',').find(is_none)
 }
 
 /// The moment at which a gap that `local` lies in is over.
@@ -315,6 +329,10 @@ mod tests {
             ("* * * * * *", "UTC", "`cron`"),
             ("61 * * * *", "UTC", "`cron`"),
             ("0 0 30 2 *", "UTC", "never comes"),
+            ("0 0 * * 7L", "UTC", "7L as a weekday"),
+            ("0 0 * * 1,7l", "UTC", "SUNL or 0L"),
+            ("0 0 * * 7#L", "UTC", "7#L as a weekday"),
+            ("0 0 * * L", "UTC", "MONL or 1L"),
             ("@hourly", "Mars/Olympus", "`time_zone`"),
             ("@hourly", "../etc/passwd", "`time_zone`"),
         ] {
@@ -323,5 +341,8 @@ mod tests {
         }
         assert!(Rhythm::parse("0 0 29 2 *", "UTC").is_ok());
         assert!(Rhythm::parse("@weekly", "Asia/Kathmandu").is_ok());
+        for good in ["0 0 * * 0L", "0 0 L * *", "0 0 * * 7", "0 0 * * 7#2,MONL"] {
+            assert!(Rhythm::parse(good, "UTC").is_ok(), "{good}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use super::{PAUSE, Scheduler, attempt_id, outcome};
 use crate::{
     confine::Network,
     crash_point::CrashPoint,
-    executor::{Adoption, Attempt, Exit, Identity, Launch, LaunchError, Update},
+    executor::{Adoption, Attempt, Exit, Identity, Launch, LaunchError, Outcome, Update},
     plan::deadline::{self, Bound},
     run::{Ending, State},
     store::{
@@ -69,6 +69,13 @@ impl Scheduler {
         match self.launch(&run).await {
             Ok(attempt) => {
                 CrashPoint::SupervisorSpawned.reached();
+                // Who cancels from now on finds it, and who did before is looked for: it may not have
+                // begun yet.
+                let canceler = attempt.canceler.clone();
+                self.inner.living.lock().insert(run.id.clone(), canceler);
+                if self.is_canceled(&run).await {
+                    self.end_processes(&run.id);
+                }
                 tokio::spawn(self.follow(run, attempt));
             }
             Err(Unstarted::Ended(end)) => self.finish(&run, *end).await,
@@ -113,8 +120,31 @@ impl Scheduler {
             .await
     }
 
+    /// Whether a cancel of it is on record. Where nobody knows, whoever follows it looks again.
+    async fn is_canceled(&self, run: &Run) -> bool {
+        let now = self.inner.store.run(run.id.clone()).await;
+        matches!(now, Ok(Some(now)) if now.state == State::Canceling)
+    }
+
+    /// What may still be kept of a run's output.
+    async fn output_left(&self, run: &Run) -> u64 {
+        let limit = self.inner.settings.output_limit;
+        if run.epoch <= 1 {
+            return limit;
+        }
+        let store = &self.inner.store;
+        let kept = self.insist(&run.id, || store.output_kept(run.id.clone()));
+        limit.saturating_sub(kept.await)
+    }
+
     async fn launch(&self, run: &Run) -> Result<Attempt, Unstarted> {
         let inner = &self.inner;
+        // One that was canceled since it was claimed does not begin.
+        if self.is_canceled(run).await {
+            let exit = Exit::now(Outcome::Canceled);
+            let verdict = outcome::judge(&exit);
+            return Err((exit, verdict).into());
+        }
         let reached = inner.executor.isolation();
         if run.cause == Cause::Review && reached < inner.settings.min_isolation {
             let detail = format!(
@@ -140,7 +170,7 @@ impl Scheduler {
             workdir,
             timeout: Some(timeout),
             grace: inner.settings.grace,
-            output_cap: inner.settings.output_limit,
+            output_cap: self.output_left(run).await,
         };
         let mut tries = 1;
         loop {

@@ -31,6 +31,9 @@ pub trait OutputStore: Send + Sync {
         records: Vec<OutputRecord>,
     ) -> Result<bool, StoreError>;
 
+    /// Bytes that are kept of what a run's commands have written, in all of its attempts.
+    async fn output_kept(&self, run_id: String) -> Result<u64, StoreError>;
+
     /// Output of a run after number `after`: at most `limit` pieces, and no more pieces once there
     /// are 256 KiB.
     async fn output(

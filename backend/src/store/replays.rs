@@ -26,7 +26,9 @@ pub struct Selection {
     /// Only those that ended then or later.
     pub since: Option<Timestamp>,
     /// At most so many, the oldest first.
-    pub limit: i64,
+    pub limit: usize,
+    /// Only those behind this number in the order of making.
+    pub after: i64,
 }
 
 /// What was replayed.
@@ -36,13 +38,16 @@ pub struct Replayed {
     pub made: Vec<(String, String)>,
     /// Runs that were not, and why.
     pub skipped: Vec<(String, String)>,
+    /// The number behind which there may be more that fit; `None`: all were looked at.
+    pub next: Option<i64>,
 }
 
 /// Doing once more what did not succeed.
 #[async_trait]
 pub trait ReplayStore: Send + Sync {
-    /// Submits the selected runs again, all in one transition. One that was replayed before is
-    /// passed over: its replay is the one to look at.
+    /// Submits selected runs again, all in one transition, which looks at a bounded number of them:
+    /// `next` says where to go on. One that was replayed before is passed over: its replay is the one
+    /// to look at.
     async fn replay_runs(
         &self,
         now: Timestamp,

@@ -13,15 +13,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::signal;
 use rustix::{
     io::Errno,
     process::{Pid, Signal, WaitOptions, WaitStatus, wait},
 };
 
 use super::{
-    channel::{Errand, Job, Order, Report},
+    channel::{Errand, Job, Order, Report, Word},
     files::LaunchRefusal,
+    tree,
 };
 use crate::confine::{mounts, namespaces};
 
@@ -60,7 +60,7 @@ fn lead(errand: &Errand, job: &Job) -> io::Result<Report> {
     let plan = &job.spec.plan;
     namespaces::enter_rest(plan.network)?;
     mounts::enter(plan, &job.root, &job.tmp)?;
-    let (order, theirs) = Order::new()?;
+    let (mut order, theirs) = Order::new()?;
     let child = Command::new("/proc/self/exe")
         .arg0("orket-launch")
         .arg(super::LAUNCH)
@@ -74,6 +74,13 @@ fn lead(errand: &Errand, job: &Job) -> io::Result<Report> {
         group: None,
         ..job.clone()
     })?;
+    match order.hear() {
+        // As first process of a namespace we do not die of the signal that asks for the end: the
+        // answer tells us of it.
+        Word::Ready if errand.may_begin() => order.allow()?,
+        Word::Ready => order.recall()?,
+        Word::Nothing | Word::Over => {}
+    }
     let command = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let status = bury_until(command)?;
     let report = order.report().or_else(|| {
@@ -95,13 +102,11 @@ fn bury_until(command: Option<Pid>) -> io::Result<WaitStatus> {
     }
 }
 
-/// Asks everybody that is left to end, and waits for that no longer than `grace`.
+/// Asks everybody that is left to end, also who is forked meanwhile by one that ends of it, and waits
+/// for that no longer than `grace`.
 fn end_rest(grace: Duration) {
-    let everybody = nix::unistd::Pid::from_raw(-1);
     let limit = Instant::now() + grace;
-    // Nobody there is fine.
-    let _ = signal::kill(everybody, signal::Signal::SIGTERM);
-    let _ = signal::kill(everybody, signal::Signal::SIGCONT);
+    let mut asked = tree::ask_to_end(|_| true);
     loop {
         match wait(WaitOptions::NOHANG) {
             Err(Errno::CHILD) => return,
@@ -111,6 +116,7 @@ fn end_rest(grace: Duration) {
                     return;
                 }
                 sleep(LOOK_PERIOD);
+                tree::ask_orphans(&mut asked, None);
             }
         }
     }

@@ -1,8 +1,7 @@
 //! The supervisor's side of the output file: appends records, keeps to the cap, and syncs.
 //!
 //! Data is written at once (a reader, and a later backend, sees it) and synced after [`SYNC_BYTES`]
-//! or [`SYNC_AFTER`], whichever is first, and at the end. The sync is what slows a flooding command
-//! down: its pipe fills while we wait for the disk.
+//! or [`SYNC_AFTER`], whichever is first, and at the end.
 
 use std::{
     fs::{File, OpenOptions},
@@ -61,11 +60,16 @@ impl Journal {
         self.dropped += (bytes.len() - kept) as u64;
         if kept < bytes.len() && !self.remarked {
             let remark = format!(
-                "output cap of {} bytes reached; what follows is dropped",
+                "output cap reached: {} bytes of this attempt are kept, what follows is dropped",
                 self.cap
             );
             self.remarked = self.write(Stream::System, remark.as_bytes());
         }
+    }
+
+    /// Whether nothing more is kept.
+    pub(crate) fn is_full(&self) -> bool {
+        self.room == 0
     }
 
     /// Bytes that were not kept.
@@ -144,7 +148,7 @@ mod tests {
             [
                 "abc",
                 "de",
-                "output cap of 5 bytes reached; what follows is dropped"
+                "output cap reached: 5 bytes of this attempt are kept, what follows is dropped"
             ]
         );
         assert_eq!(read[2].stream, Stream::System);

@@ -38,6 +38,8 @@ pub(crate) fn become_command(parent: u32) -> ExitCode {
         }
     };
     let refusal = match prepare(&job, parent) {
+        // Its end was asked for before it began.
+        Ok(_) if !errand.may_begin() => return ExitCode::from(REFUSED),
         Ok(image) => image.execute(),
         Err(refusal) => refusal,
     };

@@ -23,8 +23,17 @@ pub(crate) struct ProcessStat {
     pub(crate) state: char,
     pub(crate) parent: u32,
     pub(crate) session: u32,
+    /// Whether it has executed a program since it was forked.
+    pub(crate) executed: bool,
     pub(crate) start_ticks: u64,
 }
+
+/// Of the flags of a process: it was forked and has executed nothing.
+const FORKED_ONLY: u32 = 0x40;
+
+/// Who was asked to end: by pid, start time, and whether it had executed a program. One that had not
+/// may have caught the signal with a handler of its parent's, which knows nothing of it.
+pub(crate) type Asked = HashSet<(u32, u64, bool)>;
 
 impl ProcessStat {
     /// Reads one process.
@@ -50,14 +59,20 @@ impl ProcessStat {
         let state = fields.next()?.chars().next()?;
         let parent = fields.next()?.parse().ok()?;
         let session = fields.nth(1)?.parse().ok()?;
-        let start_ticks = fields.nth(15)?.parse().ok()?;
+        let flags: u32 = fields.nth(2)?.parse().ok()?;
+        let start_ticks = fields.nth(12)?.parse().ok()?;
         Some(Self {
             pid,
             state,
             parent,
             session,
+            executed: flags & FORKED_ONLY == 0,
             start_ticks,
         })
+    }
+
+    fn asked(self) -> (u32, u64, bool) {
+        (self.pid, self.start_ticks, self.executed)
     }
 
     fn identity(self) -> io::Result<Identity> {
@@ -116,30 +131,29 @@ fn below(root: u32, spared: &HashSet<u32>, table: &[ProcessStat]) -> Vec<Process
 
 /// Sends TERM, and CONT for those that were stopped, to the descendants that `filter` chooses; says
 /// which.
-pub(crate) fn ask_to_end(filter: impl Fn(&ProcessStat) -> bool) -> HashSet<(u32, u64)> {
+pub(crate) fn ask_to_end(filter: impl Fn(&ProcessStat) -> bool) -> Asked {
     match descendants(std::process::id()) {
         Ok(mut all) => {
             all.retain(filter);
             signal_each(&all, Signal::TERM);
             signal_each(&all, Signal::CONT);
-            all.iter()
-                .map(|stat| (stat.pid, stat.start_ticks))
-                .collect()
+            all.into_iter().map(ProcessStat::asked).collect()
         }
         Err(error) => {
             super::complain(format_args!("cannot look for the tree: {error}"));
-            HashSet::new()
+            Asked::new()
         }
     }
 }
 
 /// Asks those that were forked by a process that died of our asking before it could pass the word
-/// on. They are our own children now; what a living member starts to clean up after itself is not,
-/// and is left in peace.
-pub(crate) fn ask_orphans(asked: &mut HashSet<(u32, u64)>) {
+/// on. They are our own children now, or those of `init`, the first process of the tree's own
+/// namespace; what a living member starts to clean up after itself is not, and is left in peace.
+pub(crate) fn ask_orphans(asked: &mut Asked, init: Option<u32>) {
     let own = std::process::id();
-    let new =
-        ask_to_end(|stat| stat.parent == own && !asked.contains(&(stat.pid, stat.start_ticks)));
+    let new = ask_to_end(|stat| {
+        (stat.parent == own || Some(stat.parent) == init) && !asked.contains(&stat.asked())
+    });
     asked.extend(new);
 }
 
@@ -233,6 +247,9 @@ mod tests {
             (stat.state, stat.parent, stat.session, stat.start_ticks),
             ('R', 5, 7, 4242)
         );
+        assert!(stat.executed);
+        let forked = text.replace("4194304", "4194368");
+        assert!(!ProcessStat::parse(77, &forked).unwrap().executed);
         assert_eq!(ProcessStat::parse(1, "1 (x"), None);
         assert_eq!(ProcessStat::parse(1, "1 (x) S 1 2"), None);
     }
@@ -243,6 +260,7 @@ mod tests {
             pid,
             state,
             parent,
+            executed: true,
             session: 1,
             start_ticks: 1,
         };

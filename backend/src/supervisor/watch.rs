@@ -5,9 +5,7 @@
 //! proof that the tree is gone.
 
 use std::{
-    collections::HashSet,
-    fs::File,
-    io::{self, Read},
+    io,
     os::{
         fd::{AsFd, OwnedFd},
         unix::{fs::fchown, process::CommandExt},
@@ -27,13 +25,14 @@ use rustix::{
 use crate::confine::{cgroup::Group, namespaces};
 
 use super::{
-    channel::{Job, Order, Report},
+    channel::{Job, Order, Report, Word},
     events::{Events, drain},
     exit::{Exit, Outcome},
     files::{AttemptDir, Claim, LaunchRefusal, Spec, private_dir},
     identity::Identity,
+    intake::Intake,
     journal::Journal,
-    record::{PAYLOAD_MAX, Stream},
+    record::Stream,
     tree,
 };
 
@@ -125,8 +124,7 @@ enum Phase {
     Ending {
         kill_at: Instant,
         next: Instant,
-        /// By pid and start time.
-        asked: HashSet<(u32, u64)>,
+        asked: tree::Asked,
     },
     /// The grace is over; whoever is left is killed at every look.
     Killing {
@@ -138,19 +136,21 @@ struct Supervision<'a> {
     dir: &'a AttemptDir,
     /// What became of the command is heard here.
     order: Order,
+    /// The command has not begun, and asks us before it does.
+    unbegun: bool,
+    /// The first process of the command's own namespace, which inherits its orphans.
+    init: Option<u32>,
     group: Option<Group>,
     grace: Duration,
     deadline: Option<Instant>,
     wake: &'a OwnedFd,
     events: Events,
-    journal: Journal,
-    streams: Vec<(Stream, File)>,
+    output: Intake,
     command: Pid,
     status: Option<WaitStatus>,
     /// Why the tree is being ended, when it is not the command's own doing.
     cause: Option<Outcome>,
     phase: Phase,
-    buffer: Vec<u8>,
 }
 
 impl<'a> Supervision<'a> {
@@ -198,14 +198,13 @@ impl<'a> Supervision<'a> {
             .stderr
             .take()
             .map(|pipe| (Stream::Stderr, OwnedFd::from(pipe)));
-        let mut streams = Vec::with_capacity(2);
-        for (stream, pipe) in stdout.into_iter().chain(stderr) {
-            rustix::fs::fcntl_setfl(&pipe, OFlags::NONBLOCK)?;
+        let streams: Vec<_> = stdout.into_iter().chain(stderr).collect();
+        for (_, pipe) in &streams {
+            rustix::fs::fcntl_setfl(pipe, OFlags::NONBLOCK)?;
             if let Some(user) = spec.plan.user {
                 // Or it could not open `/dev/stdout` again.
-                fchown(&pipe, Some(user.uid), Some(user.gid))?;
+                fchown(pipe, Some(user.uid), Some(user.gid))?;
             }
-            streams.push((stream, File::from(pipe)));
         }
         order.send(&Job {
             spec: spec.clone(),
@@ -213,9 +212,12 @@ impl<'a> Supervision<'a> {
             root: dir.root(),
             group: group.clone(),
         })?;
+        order.never_wait()?;
         Ok(Self {
             dir,
             order,
+            unbegun: true,
+            init: spec.plan.namespaces.map(|_| child.id()),
             group,
             grace: Duration::from_millis(spec.grace_ms),
             deadline: spec
@@ -223,13 +225,11 @@ impl<'a> Supervision<'a> {
                 .and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms))),
             wake,
             events,
-            journal,
-            streams,
+            output: Intake::new(streams, journal),
             command,
             status: None,
             cause: None,
             phase: Phase::Running,
-            buffer: vec![0; PAYLOAD_MAX],
         })
     }
 
@@ -240,16 +240,10 @@ impl<'a> Supervision<'a> {
             }
             self.advance();
             self.wait_for_something();
-            if self.read_streams() {
-                notify(self.wake);
-            }
-            self.journal.sync_if_due(Instant::now());
+            self.let_begin();
+            self.output.attend(Instant::now(), || notify(self.wake));
         }
-        // Everyone who could write is gone; what is in the pipes is all there will ever be.
-        // (Somebody outside the tree may hold a pipe that was passed on: no end of file is waited
-        // for.)
-        while self.read_streams() {}
-        let _ = self.journal.sync();
+        self.output.finish();
         self.exit()
     }
 
@@ -284,7 +278,7 @@ impl<'a> Supervision<'a> {
             Phase::Ending { next, asked, .. } => {
                 if *next <= now {
                     *next = now + LOOK_PERIOD;
-                    tree::ask_orphans(asked);
+                    tree::ask_orphans(asked, self.init);
                 }
             }
             Phase::Killing { next } => {
@@ -295,11 +289,36 @@ impl<'a> Supervision<'a> {
         }
     }
 
+    /// Lets a command begin that is ready to, unless its end was asked for by now.
+    fn let_begin(&mut self) {
+        if !self.unbegun {
+            return;
+        }
+        let word = self.order.hear();
+        self.unbegun = word == Word::Nothing;
+        if word != Word::Ready {
+            return;
+        }
+        if self.dir.cancel_requested() {
+            self.end_tree(Some(Outcome::Canceled), Instant::now());
+        }
+        // Otherwise the order is taken back.
+        if matches!(self.phase, Phase::Running)
+            && let Err(error) = self.order.allow()
+        {
+            super::complain(format_args!("cannot let the command begin: {error}"));
+        }
+    }
+
     fn end_tree(&mut self, cause: Option<Outcome>, now: Instant) {
         match self.phase {
             Phase::Running => {
                 if self.status.is_none() {
                     self.cause = cause;
+                    // First this, then the signals: who is not there to get one does not begin.
+                    if let Err(error) = self.order.recall() {
+                        super::complain(format_args!("cannot take the order back: {error}"));
+                    }
                 }
                 self.phase = Phase::Ending {
                     kill_at: now.checked_add(self.grace).unwrap_or(now),
@@ -329,17 +348,20 @@ impl<'a> Supervision<'a> {
             Phase::Ending { kill_at, next, .. } => Some(*kill_at.min(next)),
             Phase::Killing { next } => Some(*next),
         };
-        let due = [phase_due, self.journal.sync_due()]
+        let now = Instant::now();
+        let due = [phase_due, self.output.due(now)]
             .into_iter()
             .flatten()
             .min();
         // A remainder of nanoseconds rounds up, or the loop would spin through the last of it.
-        let timeout = due
-            .map(|due| due.saturating_duration_since(Instant::now()) + Duration::from_micros(100));
+        let timeout =
+            due.map(|due| due.saturating_duration_since(now) + Duration::from_micros(100));
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        let order = self.unbegun.then(|| self.order.as_fd());
         let mut sources: Vec<PollFd<'_>> = [self.events.child.as_fd(), self.events.stop.as_fd()]
             .into_iter()
-            .chain(self.streams.iter().map(|(_, pipe)| pipe.as_fd()))
+            .chain(order)
+            .chain(self.output.sources(now))
             .map(|source| PollFd::from_borrowed_fd(source, PollFlags::IN))
             .collect();
         match poll(&mut sources, timeout.as_ref()) {
@@ -349,26 +371,6 @@ impl<'a> Supervision<'a> {
                 std::thread::sleep(LOOK_PERIOD);
             }
         }
-    }
-
-    /// Takes one piece from each stream that has any. `true` when there was any.
-    fn read_streams(&mut self) -> bool {
-        let (journal, buffer) = (&mut self.journal, &mut self.buffer);
-        let mut any = false;
-        self.streams
-            .retain_mut(|(stream, pipe)| match pipe.read(buffer) {
-                Ok(0) => false,
-                Ok(length) => {
-                    journal.append(*stream, &buffer[..length]);
-                    any = true;
-                    true
-                }
-                Err(error) => matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                ),
-            });
-        any
     }
 
     fn exit(self) -> Exit {
@@ -387,7 +389,7 @@ impl<'a> Supervision<'a> {
             outcome,
             cpu_ms,
             memory_peak_bytes,
-            dropped_bytes: self.journal.dropped(),
+            dropped_bytes: self.output.dropped(),
             ended_at: Timestamp::now(),
         }
     }

@@ -6,6 +6,22 @@ use orket_tests::{Answer, Backend, DEADLINE, Request, eventually};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+#[tokio::test]
+async fn a_key_that_says_nothing_is_refused() {
+    let backend = Backend::start("").await;
+    for (route, body, _) in routes() {
+        for key in ["", "  ", "\t"] {
+            let answer = keyed(route, key, "key:a", &body)
+                .send(backend.address())
+                .await;
+            assert_eq!(answer.status, 400, "{route} {key:?}: {}", answer.text());
+            let said = answer.text();
+            assert!(said.contains("leave the header out"), "{said}");
+        }
+        assert_eq!(count(&backend, route).await, 0, "{route}");
+    }
+}
+
 fn keyed(route: &str, key: &str, actor: &str, body: &Value) -> Request {
     Request::post_json(route, body)
         .header("Idempotency-Key", key)

@@ -50,7 +50,10 @@ async fn failed_runs_are_replayed_once_however_often_it_is_asked() {
         "the first stays as it was"
     );
     let again = replay(&backend, &json!({ "build_id": "b" })).await;
-    assert_eq!(again, json!({ "replayed": [], "skipped": [] }));
+    assert_eq!(
+        again,
+        json!({ "replayed": [], "skipped": [], "next": null })
+    );
     let named = replay(&backend, &json!({ "ids": ["one", "good", "none"] })).await;
     assert_eq!(named["replayed"], json!([]));
     assert_eq!(named["skipped"].as_array().unwrap().len(), 3, "{named}");
@@ -67,11 +70,74 @@ async fn a_replay_that_selects_nothing_or_too_much_is_refused() {
         json!({ "states": ["running"] }),
         json!({ "ids": ["a"], "build_id": "b" }),
         json!({ "build_id": "b", "limit": 0 }),
+        json!({ "build_id": "b", "cursor": "x" }),
+        json!({ "ids": ["a"], "cursor": "c1" }),
         json!({ "nonsense": 1 }),
     ] {
         let answer = backend.post("/v1/runs/replay", &body).await;
         assert_eq!(answer.status, 400, "{body}: {}", answer.text());
     }
+}
+
+#[tokio::test]
+async fn what_can_never_be_replayed_does_not_stand_in_the_way_of_the_rest() {
+    let mut backend = Backend::start("[retention]\nfinished_runs = \"never\"\n").await;
+    let card = json!({ "id": "K", "title": "t", "command": ["false"] });
+    assert_eq!(backend.post("/v1/cards", &card).await.status, 201);
+    submit(&backend, &json!({ "id": "dead", "card_id": "K" })).await;
+    assert_eq!(ended(&backend, "dead").await["state"], "failed");
+    let archive = json!({ "card_ids": ["K"] });
+    assert_eq!(
+        backend.post("/v1/cards/archive", &archive).await.status,
+        200
+    );
+    // More of them than are looked at in one transition, than one request skips.
+    assert!(backend.terminate().await.success());
+    multiply(&backend, "dead", 5_200);
+    backend.restart().await;
+    for name in ["one", "two"] {
+        submit(&backend, &json!({ "id": name, "command": ["false"] })).await;
+        assert_eq!(ended(&backend, name).await["state"], "failed");
+    }
+    let mut body = json!({ "states": ["failed"], "limit": 1 });
+    let first = replay(&backend, &body).await;
+    assert_eq!(first["replayed"], json!([]), "{}", first["replayed"]);
+    let skipped = first["skipped"].as_array().unwrap();
+    assert_eq!(skipped.len(), 5_000);
+    assert!(skipped[0]["why"].as_str().unwrap().contains("archived"));
+    body["cursor"] = first["next"].clone();
+    for name in ["one", "two"] {
+        let answer = replay(&backend, &body).await;
+        let replayed = answer["replayed"].as_array().unwrap();
+        assert_eq!(replayed.len(), 1, "{answer}");
+        assert_eq!(replayed[0]["id"], name);
+        ended(&backend, replayed[0]["run_id"].as_str().unwrap()).await;
+    }
+    // The replays have failed as well; without a limit all that is left is found.
+    body = json!({ "states": ["failed"], "cursor": first["next"] });
+    let rest = replay(&backend, &body).await;
+    assert_eq!(rest["replayed"].as_array().unwrap().len(), 2, "{rest}");
+    assert_eq!(rest["next"], Value::Null);
+}
+
+/// Copies a run that has ended, in the store of a backend that does not run.
+fn multiply(backend: &Backend, id: &str, times: u32) {
+    let store = rusqlite::Connection::open(backend.database()).unwrap();
+    let mut columns = Vec::new();
+    store
+        .pragma(None, "table_info", "runs", |row| {
+            columns.push(row.get::<_, String>(1)?);
+            Ok(())
+        })
+        .unwrap();
+    columns.retain(|column| column != "seq" && column != "id");
+    let columns = columns.join(", ");
+    let copies = format!(
+        "INSERT INTO runs (id, {columns}) WITH RECURSIVE n(i) AS \
+         (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?2) \
+         SELECT 'copy-' || i, {columns} FROM n, (SELECT * FROM runs WHERE id = ?1)"
+    );
+    store.execute(&copies, (id, times)).unwrap();
 }
 
 #[tokio::test]

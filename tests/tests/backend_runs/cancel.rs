@@ -64,3 +64,19 @@ async fn a_cancel_survives_a_kill_of_the_backend() {
     assert_eq!(run["state"], "canceled", "{run}");
     convergence::settled(&mut backend).await;
 }
+
+#[tokio::test]
+async fn a_cancel_right_behind_the_submission_ends_it_long_before_the_grace_is_over() {
+    // Confined as this machine can: with a namespace of its own, where it has one.
+    let config = "[runs]\nconcurrency = 4\ngrace = \"30s\"\n[confinement]\nlevel = \"auto\"\n";
+    let backend = Backend::start(config).await;
+    for _ in 0..25 {
+        let begun = std::time::Instant::now();
+        let id = script(&backend, "sleep 1000").await;
+        assert_eq!(cancel(&backend, &id).await.status, 202);
+        let run = ended(&backend, &id).await;
+        assert_eq!(run["state"], "canceled", "{run}");
+        let took = begun.elapsed();
+        assert!(took.as_secs() < 15, "it took {took:?}: {run}");
+    }
+}

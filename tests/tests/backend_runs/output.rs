@@ -5,7 +5,7 @@ use orket_tests::{Backend, Connection, DEADLINE, Request, Watch};
 use serde_json::{Value, json};
 use tokio_tungstenite::{client_async, tungstenite::Message};
 
-use super::{ended, script};
+use super::{cancel, ended, reaches, script, submit};
 
 #[tokio::test]
 async fn bytes_survive_as_they_are() {
@@ -258,13 +258,13 @@ fn peak(pid: u32) -> u64 {
 async fn a_flood_is_kept_within_the_cap_and_holds_nobody_up() {
     let mut backend = Backend::start("[runs]\noutput_limit = \"1MiB\"\n").await;
     let before = peak(backend.program().pid());
-    let id = script(&backend, "head -c 1073741824 /dev/zero; echo done >&2").await;
+    let id = script(&backend, "head -c 67108864 /dev/zero; echo done >&2").await;
     let other = script(&backend, "echo other").await;
     // Others are served while it floods.
     ended(&backend, &other).await;
     let run = ended(&backend, &id).await;
     assert_eq!(run["state"], "succeeded", "{run}");
-    let dropped = (1_u64 << 30) + 5 - (1 << 20);
+    let dropped = (64_u64 << 20) + 5 - (1 << 20);
     assert_eq!(run["attempt_list"][0]["dropped_bytes"], dropped, "{run}");
     let grown = peak(backend.program().pid()) - before;
     assert!(grown < 64 << 20, "the backend has grown by {grown} bytes");
@@ -280,6 +280,65 @@ async fn a_flood_is_kept_within_the_cap_and_holds_nobody_up() {
     assert_eq!(kept, 1 << 20);
     assert_eq!(
         mark,
-        "output cap of 1048576 bytes reached; what follows is dropped"
+        "output cap reached: 1048576 bytes of this attempt are kept, what follows is dropped"
     );
+}
+
+#[tokio::test]
+async fn the_cap_is_one_for_all_attempts_of_a_run() {
+    let backend = Backend::start("[runs]\noutput_limit = \"1MiB\"\n").await;
+    let flood = "head -c 700000 /dev/zero | tr '\\0' x; exit 1";
+    let body = json!({ "command": ["sh", "-c", flood],
+        "retries": 2 });
+    let id = submit(&backend, &body).await;
+    let run = ended(&backend, &id).await;
+    assert_eq!(
+        (&run["state"], &run["attempts"]),
+        (&json!("failed"), &json!(3))
+    );
+    let dropped = run["attempt_list"].as_array().unwrap().iter();
+    let dropped: Vec<_> = dropped
+        .map(|a| a["dropped_bytes"].as_u64().unwrap())
+        .collect();
+    assert_eq!(dropped, [0, 1_400_000 - (1 << 20), 700_000], "{run}");
+    let mut kept = 0;
+    let mut marks = Vec::new();
+    for item in pages(&backend, &id).await.concat() {
+        let text = item["text"].as_str().unwrap().to_owned();
+        if item["stream"] == "system" {
+            marks.push(text);
+        } else {
+            kept += text.len();
+        }
+    }
+    assert_eq!(kept, 1 << 20);
+    let mark = |bytes: u32| {
+        format!(
+            "output cap reached: {bytes} bytes of this attempt are kept, what follows is dropped"
+        )
+    };
+    assert_eq!(marks, [mark((1 << 20) - 700_000), mark(0)]);
+}
+
+#[tokio::test]
+async fn beside_eight_floods_a_run_is_accepted_and_ends() {
+    let backend =
+        Backend::start("[runs]\nconcurrency = 9\noutput_limit = \"64KiB\"\ngrace = \"1s\"\n").await;
+    let mut floods = Vec::new();
+    for _ in 0..8 {
+        floods.push(submit(&backend, &json!({ "command": ["yes"] })).await);
+    }
+    for flood in &floods {
+        reaches(&backend, flood, "running").await;
+    }
+    for _ in 0..3 {
+        let other = script(&backend, "echo small").await;
+        assert_eq!(ended(&backend, &other).await["state"], "succeeded");
+    }
+    for flood in &floods {
+        assert_eq!(cancel(&backend, flood).await.status, 202);
+    }
+    for flood in &floods {
+        assert_eq!(ended(&backend, flood).await["state"], "canceled");
+    }
 }

@@ -146,15 +146,22 @@ async fn after_a_stop_it_says_why_nothing_can_be_read_and_goes_on_by_itself() {
 
 /// A number of runs whose end takes more room to record than is left, and what leaves only that.
 async fn too_much_to_settle(backend: &mut Backend, disk: &Disk) -> (Vec<String>, PathBuf) {
-    let ids: Vec<String> = (0..8).map(|n| format!("lost-{n}")).collect();
+    let ids: Vec<String> = (0..16).map(|n| format!("lost-{n}")).collect();
     for id in &ids {
         let pad = "x".repeat(40_000);
         let order = json!({ "id": id, "command": ["sh", "-c", WAITS], "env": { "PAD": pad } });
         submit(backend, &order).await;
         has_begun(backend, id).await;
     }
-    kill_processes_under(backend.dir());
     backend.kill().await;
+    kill_processes_under(backend.dir());
+    // Nothing is left to be followed: what became of them is recorded by the start itself.
+    std::fs::remove_dir_all(backend.state_dir().join("attempts")).unwrap();
+    // Without a log whose room could be used again.
+    let store = rusqlite::Connection::open(backend.database()).unwrap();
+    let truncate = "PRAGMA wal_checkpoint(TRUNCATE)";
+    store.query_row(truncate, [], |_| Ok(())).unwrap();
+    drop(store);
     let filler = disk.fill();
     let file = OpenOptions::new().write(true).open(&filler).unwrap();
     let length = file.metadata().unwrap().len();
@@ -164,7 +171,7 @@ async fn too_much_to_settle(backend: &mut Backend, disk: &Disk) -> (Vec<String>,
 
 #[tokio::test]
 async fn a_start_that_cannot_record_all_it_settles_listens_stops_and_converges() {
-    let config = "[store]\nurl = \"sqlite:{dir}/disk/orket.db\"\n[runs]\nconcurrency = 8\n";
+    let config = "[store]\nurl = \"sqlite:{dir}/disk/orket.db\"\n[runs]\nconcurrency = 16\n";
     let Some((mut backend, disk)) = on_a_small_disk_with(config).await else {
         return;
     };
@@ -173,6 +180,10 @@ async fn a_start_that_cannot_record_all_it_settles_listens_stops_and_converges()
     for _ in 0..2 {
         backend.restart().await;
         assert_eq!(backend.get("/v1/version").await.status, 200);
+        let lost = "the store does not take its end; trying again";
+        assert!(backend.output().contains(lost), "{}", backend.output());
+        let open = backend.get("/v1/runs?state=running&limit=500").await.json();
+        assert_ne!(open["items"], json!([]), "all of it was recorded");
         let pad =
             json!({ "title": "t", "command": ["true"], "env": { "PAD": "x".repeat(60_000) } });
         obtain("a write is refused", DEADLINE, || async {

@@ -1,5 +1,7 @@
 //! Output arrives whole, in order, as it was written.
 
+use std::time::Duration;
+
 use orket_backend::executor::{Outcome, Stream};
 
 use super::Bench;
@@ -57,6 +59,45 @@ async fn a_flood_is_cut_at_the_cap_and_the_rest_counted() {
         .filter(|record| record.stream == Stream::System)
         .count();
     assert_eq!(remarks, 1);
+}
+
+#[tokio::test]
+async fn a_flood_beyond_the_cap_slows_the_command() {
+    let bench = Bench::new();
+    let mut launch = bench.command("a.1", &["yes"]);
+    launch.output_cap = 100_000;
+    launch.timeout = Some(Duration::from_secs(5));
+    let report = bench.run(launch).await;
+    assert_eq!(report.exit.outcome, Outcome::TimedOut);
+    // 16 MiB at once and 8 MiB in a second; a pipe alone takes gigabytes.
+    let dropped = report.exit.dropped_bytes;
+    assert!(dropped > 1 << 20, "{dropped} bytes dropped");
+    assert!(dropped < 200 << 20, "{dropped} bytes dropped");
+}
+
+#[tokio::test]
+async fn a_flood_of_small_writes_is_no_flood_of_records() {
+    let bench = Bench::new();
+    // One system call for each byte.
+    let script = "timeout 4 dd if=/dev/zero bs=1 2>/dev/null; echo over";
+    let mut launch = bench.script("a.1", script);
+    launch.output_cap = 1 << 30;
+    let report = bench.run(launch).await;
+    assert_eq!(report.exit.outcome, Outcome::Exited { code: 0 });
+    assert!(report.bytes(Stream::Stdout).len() > 5_000);
+    // 256 at once and 128 in a second.
+    let records = report.records.len();
+    assert!(records < 5_000, "{records} records");
+}
+
+#[tokio::test]
+async fn what_is_left_in_the_pipes_at_the_end_is_kept() {
+    let bench = Bench::new();
+    // More writes than are read at once, and the end is there before they are read.
+    let script = "i=0; while [ $i -lt 3000 ]; do echo $i; i=$((i+1)); done";
+    let text = bench.run(bench.script("a.1", script)).await.text();
+    assert_eq!(text.lines().count(), 3_000);
+    assert_eq!(text.lines().last(), Some("2999"));
 }
 
 #[tokio::test]

@@ -98,18 +98,6 @@ async fn one_that_forks_without_end_is_ended() {
 }
 
 #[tokio::test]
-async fn a_cancel_right_after_the_start_is_never_lost() {
-    let bench = Bench::new();
-    for n in 0..30 {
-        let attempt = bench
-            .start(bench.script(&format!("r{n}.1"), "sleep 1000"))
-            .await;
-        attempt.cancel().unwrap();
-        assert_eq!(report(attempt).await.exit.outcome, Outcome::Canceled);
-    }
-}
-
-#[tokio::test]
 async fn a_command_that_signals_its_group_does_not_hit_its_supervisor() {
     let bench = Bench::new();
     let report = bench.run(bench.script("a.1", "kill -KILL 0")).await;

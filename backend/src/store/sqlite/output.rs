@@ -38,6 +38,19 @@ impl OutputStore for Database {
         .await
     }
 
+    async fn output_kept(&self, run_id: String) -> Result<u64, StoreError> {
+        self.read(move |conn| {
+            let kept: i64 = conn
+                .prepare_cached(
+                    "SELECT coalesce(sum(length(bytes)), 0) FROM output \
+                     WHERE run_id = ?1 AND stream <> 'system'",
+                )?
+                .query_row([&run_id], |row| row.get(0))?;
+            Ok(u64::try_from(kept).unwrap_or(0))
+        })
+        .await
+    }
+
     async fn output(
         &self,
         run_id: String,

@@ -27,7 +27,18 @@ impl ReplayStore for Database {
     ) -> Result<Replayed, StoreError> {
         self.write(move |tx| {
             let mut replayed = Replayed::default();
-            for id in select(tx, &selection)? {
+            let found = select(tx, &selection)?;
+            let is_page = found.len() == LOOKED_AT && selection.ids.is_empty();
+            let last = found.last().map(|(seq, _)| *seq).filter(|_| is_page);
+            replayed.next = last;
+            let mut seen = 0;
+            for (seq, id) in found {
+                // By id, all of them are answered for.
+                if replayed.made.len() >= selection.limit && selection.ids.is_empty() {
+                    replayed.next = Some(seen);
+                    break;
+                }
+                seen = seq;
                 let Some(run) = runs::find(tx, &id)? else {
                     replayed
                         .skipped
@@ -45,9 +56,13 @@ impl ReplayStore for Database {
     }
 }
 
-fn select(tx: &Connection, selection: &Selection) -> Result<Vec<String>, StoreError> {
+/// Runs that are looked at in one transition: nobody else writes meanwhile.
+const LOOKED_AT: usize = 500;
+
+/// What to look at, with its number; those that are named have none.
+fn select(tx: &Connection, selection: &Selection) -> Result<Vec<(i64, String)>, StoreError> {
     if !selection.ids.is_empty() {
-        return Ok(selection.ids.clone());
+        return Ok(selection.ids.iter().map(|id| (0, id.clone())).collect());
     }
     let mut wanted = Conditions::default();
     // Replayed ones do not fill the page, or the rest would never be reached.
@@ -66,9 +81,13 @@ fn select(tx: &Connection, selection: &Selection) -> Result<Vec<String>, StoreEr
         "ended_at >= ?",
         selection.since.map(Timestamp::as_microsecond),
     );
-    wanted.oldest(tx, "SELECT id FROM runs", selection.limit, |row| {
-        Ok(row.get(0)?)
-    })
+    wanted.also("seq > ?", Some(selection.after));
+    wanted.oldest(
+        tx,
+        "SELECT seq, id FROM runs",
+        i64::try_from(LOOKED_AT).unwrap_or(i64::MAX),
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )
 }
 
 /// The run made for `run`, or why there is none.

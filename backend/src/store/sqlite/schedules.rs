@@ -20,7 +20,7 @@ use crate::store::Listing;
 pub(super) use crate::store::schedules::*;
 use crate::{
     plan::{Rules, dependency::Need},
-    schedule::{Due, Missed, Overlap, latest_plan},
+    schedule::{Due, Missed, Overlap, WAITING_MOST, latest_plan},
 };
 
 #[async_trait]
@@ -299,17 +299,28 @@ fn make_run(
     fired: &mut Fired,
 ) -> Result<(), StoreError> {
     let id = schedule.new.id.clone();
-    let before = unfinished(tx, &id)?;
+    let mut before = unfinished(tx, &id)?;
+    before.retain(|run| !fired.made.contains(run));
     let pass_over = |schedule: &mut Schedule, why: &str, error: Option<String>| {
         schedule.passed_over += 1;
         schedule.last_error = error;
         let data = json!({ "why": why, "time": at });
         feed::append(tx, now, "schedule.passed_over", &schedule.new.id, &data)
     };
-    // The newest of them waits for those before it, if it has to.
-    let mut needs = Vec::new();
+    // The newest of them waits for those before it, if it has to. Those that are made up at once wait
+    // for each other: the policy is for those of earlier times.
+    let made = fired.made.last();
+    let mut needs = Vec::from_iter(made.map(|run| (run.clone(), Need::End)));
     match (schedule.new.overlap, before.first()) {
         (_, None) => {}
+        (Overlap::Queue, Some(_)) if made.is_none() && before.len() > WAITING_MOST => {
+            let count = before.len();
+            let error = format!(
+                "{count} runs of the times before have not ended: no more than {WAITING_MOST} wait"
+            );
+            return pass_over(schedule, "overlap", Some(error));
+        }
+        (Overlap::Queue | Overlap::Cancel, Some(_)) if made.is_some() => {}
         (Overlap::Skip, Some(run)) => {
             let error = format!("run {run} of the time before has not ended");
             return pass_over(schedule, "overlap", Some(error));
