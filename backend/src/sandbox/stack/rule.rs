@@ -125,6 +125,20 @@ impl Rule {
     }
 }
 
+/// Refusals of one file that are shown; whoever has more has one mistake many times.
+const SHOWN: usize = 50;
+
+/// Refusals as a person reads them, see [`Finding::render`]: the first ones, and how many more there are.
+pub fn render(findings: &[Finding], file: &str, text: &str) -> String {
+    let shown = findings.iter().take(SHOWN);
+    let mut said: String = shown.map(|finding| finding.render(file, text)).collect();
+    if findings.len() > SHOWN {
+        let more = findings.len() - SHOWN;
+        said.push_str(&format!("… and {more} more: mend these first\n"));
+    }
+    said
+}
+
 /// One refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
