@@ -1,6 +1,9 @@
 //! Images: fetched, built, looked at and removed.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use bollard::{
     Docker,
@@ -43,6 +46,28 @@ impl Engine {
             labels: image.labels,
         });
         Ok(things.collect())
+    }
+
+    /// The ids of all images that carry these labels, and of all that were made of one of them, whatever
+    /// those carry; each before what it is made of.
+    pub(in crate::sandbox::docker) async fn images_and_made_of(
+        &self,
+        labels: &[String],
+    ) -> Result<Vec<String>, EngineError> {
+        let marked = self.images(labels).await?;
+        if marked.is_empty() {
+            return Ok(Vec::new());
+        }
+        let options = ListImagesOptions {
+            all: true,
+            ..ListImagesOptions::default()
+        };
+        let list = self
+            .ask(|docker| async move { docker.list_images(Some(options)).await })
+            .await?;
+        let marked: BTreeSet<String> = marked.into_iter().map(|image| image.id).collect();
+        let parents = list.into_iter().map(|image| (image.id, image.parent_id));
+        Ok(descent(marked, &parents.collect()))
     }
 
     /// Removes an image with all its names.
@@ -111,5 +136,50 @@ impl Engine {
             progress.try_for_each(|_| async { Ok(()) }).await
         })
         .await
+    }
+}
+
+/// These images with all that descend from them, those that descend from others first.
+fn descent(marked: BTreeSet<String>, parents: &BTreeMap<String, String>) -> Vec<String> {
+    let above = |id: &String| {
+        let mut line = Vec::new();
+        let mut at = parents.get(id);
+        // An engine that tells of a circle is not followed for ever.
+        while let Some(parent) = at.filter(|_| line.len() < parents.len()) {
+            line.push(parent);
+            at = parents.get(parent);
+        }
+        line
+    };
+    let made = parents.keys().filter(|id| {
+        let line = above(id);
+        line.iter().any(|parent| marked.contains(*parent))
+    });
+    let mut all: BTreeSet<String> = made.cloned().collect();
+    all.extend(marked);
+    let mut all: Vec<String> = all.into_iter().collect();
+    all.sort_by_key(|id| std::cmp::Reverse(above(id).len()));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_made_of_ours_comes_before_it_and_nothing_else_comes() {
+        let parents = [
+            ("base", ""),
+            ("ours", "base"),
+            ("lost", "ours"),
+            ("last", "lost"),
+            ("other", "base"),
+            ("round", "about"),
+            ("about", "round"),
+        ];
+        let parents = parents.map(|(id, parent)| (id.to_owned(), parent.to_owned()));
+        let marked = ["ours", "last", "gone"].map(str::to_owned);
+        let found = descent(marked.into(), &parents.into());
+        assert_eq!(found, ["last", "lost", "ours", "gone"]);
     }
 }
