@@ -261,10 +261,8 @@ impl Service {
                 Ok(())
             };
         }
-        if image.is_some_and(|image| !is_image(image)) {
-            return invalid(
-                "`image` must name an image with a tag other than `latest`, or a digest, e.g. `postgres:16.4`",
-            );
+        if let Some(fault) = image.and_then(|image| image_fault(image)) {
+            return invalid(&format!("`image` {fault}"));
         }
         if self.workdir.is_some() {
             return invalid("`workdir` is a place in the workspace, which containers do not see");
@@ -275,13 +273,10 @@ impl Service {
         if self.container_port.is_some() && self.port.is_none() && self.role.is_none() {
             return invalid("`container_port` needs a `role` or a `port`");
         }
-        let number = |text: &str| text.parse::<u32>().is_ok_and(|id| id.to_string() == text);
-        let figures = |user: &String| match user.split_once(':') {
-            Some((uid, gid)) => number(uid) && number(gid),
-            None => number(user),
-        };
-        if !self.user.as_ref().is_none_or(figures) {
-            return invalid("`user` must be figures: `uid` or `uid:gid`");
+        if !self.user.as_deref().is_none_or(is_user) {
+            return invalid(&format!(
+                "`user` must be figures up to {MAX_ID}: `uid` or `uid:gid`"
+            ));
         }
         let place = |path: &String| {
             path.len() > 1
@@ -318,18 +313,53 @@ pub fn variable(name: &str) -> String {
     name.to_ascii_uppercase().replace('-', "_")
 }
 
-/// Whether it names one image for good: with a tag that is not `latest`, or a digest.
-pub(super) fn is_image(name: &str) -> bool {
+/// What keeps a name from being that of one image for good, with a tag that is not `latest`, or a digest,
+/// and of one that is nobody else's; nothing where it is good.
+pub(super) fn image_fault(name: &str) -> Option<&'static str> {
     let plain = name.len() <= 255
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.bytes().all(|b| {
             b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/' | b':' | b'@')
         });
     let last = name.rsplit('/').next().unwrap_or_default();
-    let tagged = last
-        .split_once(':')
-        .is_some_and(|(_, tag)| !tag.is_empty() && tag != "latest");
-    plain && tagged
+    let (repository, tag) = last.split_once(':').unwrap_or((last, ""));
+    let repository = repository.split('@').next().unwrap_or_default();
+    if !plain || matches!(tag, "" | "latest") {
+        return Some(
+            "must name an image with a tag other than `latest`, or a digest, e.g. `postgres:16.4`",
+        );
+    }
+    // To the engine that is no repository: it looks for any image of this id.
+    if ["sha256", "sha384", "sha512"].contains(&name.split(':').next().unwrap_or_default()) {
+        return Some("must not be an id: name a repository, e.g. `postgres:16.4`");
+    }
+    is_built(repository)
+        .then_some("must not be one that is built for a sandbox: those go with their sandbox")
+}
+
+/// Whether a repository is called as what is built here, see [`super::stack::name_builds`]:
+/// `orket-`, a ULID and a number.
+fn is_built(repository: &str) -> bool {
+    let lower = repository.to_ascii_lowercase();
+    let parts = lower
+        .strip_prefix("orket-")
+        .and_then(|rest| rest.split_once('-'));
+    parts.is_some_and(|(id, _)| id.len() == 26 && id.bytes().all(|b| b.is_ascii_alphanumeric()))
+}
+
+/// The most that the engine takes for a user or a group.
+pub(super) const MAX_ID: u32 = 2_147_483_647;
+
+/// A user in figures: `uid` or `uid:gid`.
+pub(super) fn is_user(text: &str) -> bool {
+    let number = |text: &str| {
+        let number = text.parse::<u32>().ok();
+        number.is_some_and(|id| id <= MAX_ID && id.to_string() == text)
+    };
+    match text.split_once(':') {
+        Some((uid, gid)) => number(uid) && number(gid),
+        None => number(text),
+    }
 }
 
 pub(super) fn is_label(name: &str) -> bool {
@@ -460,11 +490,32 @@ mod tests {
             user: Some(user.into()),
             ..contained.clone()
         };
+        let built = "orket-01arz3ndektsv4rrffq69g5fav-0";
+        for good in [
+            "orket-test-service:1",
+            "acme/orket-shop:1",
+            "orket-short-0:built",
+            "sha256/a:1",
+        ] {
+            assert_eq!(image_fault(good), None, "{good}");
+        }
         let mut bad: Vec<Service> = ["", "a", "a:latest", "host:5000/a", "-a:1", "a b:1", "$A:1"]
             .map(image)
             .into();
+        bad.extend(["sha256:0123abcd", "sha512:0"].map(image));
+        bad.extend(
+            ["docker.io/library/", "index.docker.io/", "library/", ""]
+                .map(|place| image(&format!("{place}{built}:built"))),
+        );
+        bad.push(image(&format!(
+            "{}:built",
+            built.to_uppercase().replace("ORKET", "orket")
+        )));
+        bad.push(image(&format!("{built}@sha256:0123abcd")));
         bad.extend(["a:/b", "/", "/a/../b", "//a", "/a:/b:rw", "/run/secrets/x"].map(volume));
         bad.extend(["root", "", "0:", "-1", "+1", "1:2:3"].map(user));
+        bad.extend(["2147483648", "0:4294967295", "4294967296"].map(user));
+        assert!(is_user("2147483647:2147483647"));
         bad.push(Service {
             workdir: Some("x".into()),
             ..contained.clone()

@@ -1,7 +1,13 @@
 //! Images that are built for one sandbox, by the engine's own builder: without a network, within limits,
 //! and marked so that they, and what a build leaves that came to nothing, go with the sandbox.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use bollard::query_parameters::BuildImageOptions;
 use tokio::task::spawn_blocking;
@@ -57,10 +63,11 @@ impl DockerDriver {
             Some(Err(why)) => return Err(failed(why)),
             None => return Err(failed("its repository is not known")),
         };
+        let given_up = GivenUp::default();
         let packed = spawn_blocking({
             let (build, labels) = (build.clone(), self.labels(&plan.id));
-            let most = self.settings.build_context;
-            move || pack(&repository, &build, &labels, most)
+            let (most, stop) = (self.settings.build_context, Arc::clone(&given_up.0));
+            move || pack(&repository, &build, &labels, most, &stop)
         });
         let packed = packed.await.map_err(|error| failed(&error.to_string()))?;
         let Context { archive, images } = packed.map_err(|refused| failed(&refused))?;
@@ -133,6 +140,16 @@ impl DockerDriver {
             target: build.target.clone().unwrap_or_default(),
             ..BuildImageOptions::default()
         }
+    }
+}
+
+/// Ends the packing of a build that is given up.
+#[derive(Debug, Default)]
+struct GivenUp(Arc<AtomicBool>);
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
