@@ -5,13 +5,20 @@
 //! or leave to a base image to decide, and what its versions cut differently. Every stage is marked as ours
 //! at its beginning, so that what a build leaves behind that came to nothing can be found.
 
-use crate::sandbox::spec::image_fault;
+use crate::sandbox::value::image_fault;
 
+mod growth;
 #[cfg(test)]
 mod tests;
 
+use growth::Growth;
+
 /// Bytes of one instruction: the builder reads no longer line.
 const MOST_OF_ONE: usize = 60_000;
+/// Instructions: the engine keeps an image of each.
+const MOST_STEPS: usize = 300;
+/// Characters of somebody's word that a refusal repeats.
+const WORD: usize = 60;
 /// What stands between words. Builders that know more of it cut at every other kind as well, so that is
 /// refused.
 const BLANK: [char; 2] = [' ', '\t'];
@@ -53,13 +60,23 @@ struct Step {
 }
 
 impl Recipe {
-    /// Reads it; `labels` are what marks what is ours. A refusal begins with the line.
-    pub(in crate::sandbox) fn read(text: &str, labels: &[String]) -> Result<Self, String> {
+    /// Reads it; `labels` are what marks what is ours, `longest` is the longest value that is given for an
+    /// `ARG`. A refusal begins with the line.
+    pub(in crate::sandbox) fn read(
+        text: &str,
+        labels: &[String],
+        longest: usize,
+    ) -> Result<Self, String> {
         let mark = format!("LABEL {}", labels.join(" "));
         let mut stages: Vec<Option<String>> = Vec::new();
         let (mut images, mut written) = (Vec::new(), Vec::new());
-        for Step { line, name, rest } in steps(text)? {
+        let mut growth = Growth::new(longest);
+        for (number, Step { line, name, rest }) in steps(text)?.into_iter().enumerate() {
             let at = |message: String| format!("{line}: {message}");
+            if number == MOST_STEPS {
+                return Err(at(format!("up to {MOST_STEPS} instructions are taken")));
+            }
+            growth.take(&name, &rest).map_err(at)?;
             match name.as_str() {
                 "FROM" => {
                     let base = base(&rest, &stages).map_err(at)?;
@@ -80,7 +97,8 @@ impl Recipe {
                 name => {
                     let may = TAKEN.join(", ");
                     return Err(at(format!(
-                        "`{name}` is not taken: a line begins with one of {may}"
+                        "`{}` is not taken: a line begins with one of {may}",
+                        shown(name)
                     )));
                 }
             }
@@ -222,7 +240,8 @@ fn image(name: &str, stages: &[Option<String>]) -> Result<Option<String>, String
     match image_fault(name) {
         None => Ok(Some(name.to_owned())),
         Some(fault) => Err(format!(
-            "`{name}` must name an earlier stage, or an image without a variable, and as an image it {fault}"
+            "`{}` must name an earlier stage, or an image without a variable, and as an image it {fault}",
+            shown(name)
         )),
     }
 }
@@ -245,7 +264,7 @@ fn source(rest: &str, stages: &[Option<String>]) -> Result<Option<String>, Strin
                     .parse()
                     .is_ok_and(|number: usize| number < done.len());
                 if !known {
-                    return Err(format!("there is no stage {number} yet"));
+                    return Err(format!("there is no stage {} yet", shown(number)));
                 }
             }
             ("from", name) => from = image(name, done)?,
@@ -256,7 +275,8 @@ fn source(rest: &str, stages: &[Option<String>]) -> Result<Option<String>, Strin
                         .all(|b| b.is_ascii_alphanumeric() || b":_-.".contains(&b)) => {}
             _ => {
                 return Err(format!(
-                    "`--{option}` is not taken: `--from=` and `--chown=` are"
+                    "`--{}` is not taken: `--from=` and `--chown=` are",
+                    shown(option)
                 ));
             }
         }
@@ -275,6 +295,14 @@ fn own_label(rest: &str) -> Result<(), String> {
         return Err("a label has neither a variable nor a name of Orket's".into());
     }
     Ok(())
+}
+
+/// So much of a word that people know it again.
+fn shown(text: &str) -> String {
+    match text.char_indices().nth(WORD) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 fn is_plain(name: &str) -> bool {

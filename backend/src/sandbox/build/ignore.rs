@@ -33,9 +33,11 @@ impl Ignored {
     /// differ over them.
     pub(super) fn read(text: &str) -> Result<Self, String> {
         let mut patterns = Vec::new();
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         for (number, line) in (1..).zip(text.lines()) {
+            let comment = line.starts_with('#');
             let line = line.trim();
-            if line.is_empty() || line.starts_with('#') {
+            if line.is_empty() || comment {
                 continue;
             }
             let refused = |what: &str| Err(format!(".dockerignore:{number}: {what}"));
@@ -231,6 +233,9 @@ mod tests {
             ("a\n!a/b", "a/b/c", false),
             ("!a/b\na", "a/b", true),
             ("# a", "# a", false),
+            (" # a", "# a", true),
+            ("\u{feff}a", "a", true),
+            ("b\r\n a \r\n", "a", true),
             ("A", "a", false),
         ] {
             assert_eq!(leaves_out(pattern, path), out, "{pattern:?} {path:?}");

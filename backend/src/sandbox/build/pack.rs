@@ -54,7 +54,9 @@ pub(in crate::sandbox) fn pack(
     };
     let name = &build.dockerfile;
     let written = text(name).map_err(|error| format!("{name}: cannot be read: {error}"))?;
-    let recipe = Recipe::read(&written, labels).map_err(|refused| format!("{name}:{refused}"))?;
+    let longest = build.args.values().map(String::len).max();
+    let recipe = Recipe::read(&written, labels, longest.unwrap_or(0))
+        .map_err(|refused| format!("{name}:{refused}"))?;
     let mut packer = Packer {
         archive: Builder::new(Vec::new()),
         ignored,

@@ -14,7 +14,8 @@ use super::{
 use crate::sandbox::{
     container::{Check, Condition, Container, Network},
     ports::Role,
-    spec::{self, Service, image_fault},
+    spec::Service,
+    value::{MAX_ID, image_fault, is_user},
 };
 
 const AT: &str = "services.*";
@@ -125,9 +126,8 @@ fn image(
 fn user(reader: &mut Reader, fields: &Fields<'_>) -> Option<String> {
     reader.read(fields.get("user"), |node| {
         let user = value::text(node)?;
-        spec::is_user(&user).then_some(user).ok_or_else(|| {
-            let most = spec::MAX_ID;
-            format!("figures up to {most} are expected: `\"uid\"` or `\"uid:gid\"`")
+        is_user(&user).then_some(user).ok_or_else(|| {
+            format!("figures up to {MAX_ID} are expected: `\"uid\"` or `\"uid:gid\"`")
         })
     })
 }

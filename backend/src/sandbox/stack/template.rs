@@ -8,7 +8,7 @@ use super::{
     rule,
 };
 use crate::{
-    sandbox::{ports::Role, spec::image_fault},
+    sandbox::{ports::Role, value::image_fault},
     work::Invalid,
 };
 

@@ -2,7 +2,7 @@
 use super::*;
 
 fn read(text: &str) -> Result<Recipe, String> {
-    Recipe::read(text, &["a=b".to_owned()])
+    Recipe::read(text, &["a=b".to_owned()], 0)
 }
 
 #[test]
@@ -61,6 +61,8 @@ fn what_the_builder_would_fetch_or_read_otherwise_is_refused() {
     let ours = "orket-01arz3ndektsv4rrffq69g5fav-0:built";
     let id = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
     let long = format!("FROM a:1\nRUN {}\n", "xxx\\\n".repeat(20_001));
+    let many = "FROM a:1\n".to_owned() + &"USER 1\n".repeat(300);
+    let grows = "FROM a:1\n".to_owned() + &"ENV A=$A$A\n".repeat(30);
     let cases = [
         ("", 1),
         ("# FROM a:1\n", 1),
@@ -136,6 +138,10 @@ fn what_the_builder_would_fetch_or_read_otherwise_is_refused() {
         ("FROM a:1\nRUN a\u{202e}b\n", 2),
         ("\u{feff}FROM a:1\n", 1),
         (&long, 20_000),
+        // What would be more than the file.
+        (&many, 301),
+        (&grows, 9),
+        (&format!("FROM a:1\n{}\n", "X".repeat(50_000)), 2),
         // What chooses another sign for that, or another reader.
         ("# escape=`\nFROM a:1\n", 1),
         ("#ESCAPE = `\nFROM a:1\n", 1),
@@ -157,7 +163,7 @@ fn what_the_builder_would_fetch_or_read_otherwise_is_refused() {
     for (text, line) in cases {
         match read(text) {
             Err(refused) => assert!(
-                refused.starts_with(&format!("{line}: ")),
+                refused.starts_with(&format!("{line}: ")) && refused.len() < 500,
                 "{text:?}: {refused}"
             ),
             Ok(recipe) => panic!("{text:?} is taken: {recipe:?}"),

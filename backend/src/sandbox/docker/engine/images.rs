@@ -15,6 +15,15 @@ use futures_util::TryStreamExt as _;
 
 use super::{Engine, EngineError, Thing, absent, with};
 
+/// What an image brings to whoever builds from it.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::sandbox::docker) struct Brought {
+    /// Whether it has instructions of its own.
+    pub(in crate::sandbox::docker) triggers: bool,
+    /// Bytes of its environment.
+    pub(in crate::sandbox::docker) environment: usize,
+}
+
 impl Engine {
     pub(in crate::sandbox::docker) async fn has_image(
         &self,
@@ -85,19 +94,20 @@ impl Engine {
         absent(self.ask(call).await.map(drop))
     }
 
-    /// What an image that is built from makes of whoever builds from it.
-    pub(in crate::sandbox::docker) async fn triggers(
+    /// What an image brings to whoever builds from it.
+    pub(in crate::sandbox::docker) async fn brought(
         &self,
         image: &str,
-    ) -> Result<Vec<String>, EngineError> {
+    ) -> Result<Brought, EngineError> {
         let image = image.to_owned();
         let seen = self
             .ask(|docker| async move { docker.inspect_image(&image).await })
             .await?;
-        Ok(seen
-            .config
-            .and_then(|config| config.on_build)
-            .unwrap_or_default())
+        let config = seen.config.unwrap_or_default();
+        Ok(Brought {
+            triggers: config.on_build.is_some_and(|lines| !lines.is_empty()),
+            environment: config.env.unwrap_or_default().iter().map(String::len).sum(),
+        })
     }
 
     /// Builds an image; `heard` gets the builder's words. A call that is given up ends the build.
