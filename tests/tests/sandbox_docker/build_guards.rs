@@ -92,6 +92,25 @@ async fn an_image_made_of_a_sandboxs_own_goes_with_it_whatever_its_marks() {
     let unmarked = place.engine.images("io.orket.instance=x").await;
     assert!(unmarked.contains(&made.id), "{unmarked:?} {made:?}");
 
+    // A base brings variables that nobody has counted.
+    let options = CommitContainerOptionsBuilder::default()
+        .container(&container[0])
+        .repo("orket-test-large")
+        .tag(&id.to_lowercase())
+        .changes(&format!("ENV LARGE={}", "x".repeat(17 << 10)))
+        .build();
+    let large = place.engine.api();
+    large
+        .commit_container(options, ContainerConfig::default())
+        .await
+        .unwrap();
+    let base = format!("orket-test-large:{}", id.to_lowercase());
+    repository(&place, &format!("FROM {base}\n"));
+    let refused = built(&place).await;
+    let refused = reaches(&place.backend, &refused, "failed").await;
+    let detail = refused["detail"].as_str().unwrap();
+    assert!(detail.contains("too large an environment"), "{refused}");
+
     // Nobody else may begin with it, by name or id: it could not be removed then.
     let image = sandbox["services"][0]["image"].as_str().unwrap();
     let own = place.engine.api().inspect_image(image).await.unwrap().id;
