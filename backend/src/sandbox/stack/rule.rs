@@ -1,6 +1,6 @@
 //! What a compose file is refused for, and where. The reference page is made from it.
 
-use std::ops::Range;
+use std::{fmt::Write as _, ops::Range};
 
 use crate::config::diagnostic::Diagnostic;
 
@@ -134,7 +134,7 @@ pub fn render(findings: &[Finding], file: &str, text: &str) -> String {
     let mut said: String = shown.map(|finding| finding.render(file, text)).collect();
     if findings.len() > SHOWN {
         let more = findings.len() - SHOWN;
-        said.push_str(&format!("… and {more} more: mend these first\n"));
+        let _ = writeln!(said, "… and {more} more: mend these first");
     }
     said
 }

@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, reason = "a test may fail")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 use super::*;
 
 fn read(text: &str) -> Result<Recipe, String> {
@@ -56,13 +56,23 @@ fn lines_are_joined_as_the_builder_joins_them_and_sent_as_one() {
     }
 }
 
+/// Refused, each at its line.
+fn all_refused(cases: &[(&str, usize)]) {
+    for (text, line) in cases {
+        match read(text) {
+            Err(refused) => assert!(
+                refused.starts_with(&format!("{line}: ")) && refused.len() < 500,
+                "{text:?}: {refused}"
+            ),
+            Ok(recipe) => panic!("{text:?} is taken: {recipe:?}"),
+        }
+    }
+}
+
 #[test]
 fn what_the_builder_would_fetch_or_read_otherwise_is_refused() {
     let ours = "orket-01arz3ndektsv4rrffq69g5fav-0:built";
     let id = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-    let long = format!("FROM a:1\nRUN {}\n", "xxx\\\n".repeat(20_001));
-    let many = "FROM a:1\n".to_owned() + &"USER 1\n".repeat(300);
-    let grows = "FROM a:1\n".to_owned() + &"ENV A=$A$A\n".repeat(30);
     let cases = [
         ("", 1),
         ("# FROM a:1\n", 1),
@@ -100,6 +110,16 @@ fn what_the_builder_would_fetch_or_read_otherwise_is_refused() {
         ("FROM scratch AS alpine\nCOPY --from=alpine /a /a\n", 2),
         ("FROM scratch\nCOPY --from=0 /a /a\n", 2),
         ("FROM scratch\nCOPY --from=scratch /a /a\n", 2),
+    ];
+    all_refused(&cases);
+}
+
+#[test]
+fn options_ends_of_lines_and_marks_are_what_they_seem() {
+    let long = format!("FROM a:1\nRUN {}\n", "xxx\\\n".repeat(20_001));
+    let many = "FROM a:1\n".to_owned() + &"USER 1\n".repeat(300);
+    let grows = "FROM a:1\n".to_owned() + &"ENV A=$A$A\n".repeat(30);
+    let cases = [
         // Options.
         ("FROM a:1\nCOPY --fr\\om=evil:1 /a /a\n", 2),
         ("FROM a:1\nCOPY --\"from\"=evil:1 /a /a\n", 2),
@@ -160,13 +180,5 @@ fn what_the_builder_would_fetch_or_read_otherwise_is_refused() {
         ("FROM a:1\nLABEL $A=x\n", 2),
         ("FROM a:1\nENV A=io.orket\nLABEL ${A}.instance=x\n", 3),
     ];
-    for (text, line) in cases {
-        match read(text) {
-            Err(refused) => assert!(
-                refused.starts_with(&format!("{line}: ")) && refused.len() < 500,
-                "{text:?}: {refused}"
-            ),
-            Ok(recipe) => panic!("{text:?} is taken: {recipe:?}"),
-        }
-    }
+    all_refused(&cases);
 }
