@@ -1,11 +1,13 @@
 //! What would get past the reading of a build, tried on the real builder.
 
-use std::{fs, net::TcpListener, os::unix::fs::symlink};
+use std::{fs, os::unix::fs::symlink};
 
 use bollard::{
     models::ContainerConfig,
     query_parameters::{CommitContainerOptionsBuilder, ListImagesOptions},
 };
+
+use orket_tests::Upstream;
 
 use super::{
     build::{ON, built, repository},
@@ -16,9 +18,8 @@ use super::{
 async fn lines_that_go_on_hide_nothing_from_the_reading() {
     let mut place = place!(123, ON);
     // Where the builder would fetch from.
-    let inside = TcpListener::bind("127.0.0.1:0").unwrap();
-    inside.set_nonblocking(true).unwrap();
-    let url = format!("http://{}/x", inside.local_addr().unwrap());
+    let inside = Upstream::tcp().await;
+    let url = format!("http://{}/x", inside.address());
     let run = "RUN [\"/app/bin/service\", \"say\", \"x\", \"0\"]";
     let begin = "FROM scratch\nCOPY . /app\n";
     for (lines, words) in [
@@ -47,7 +48,7 @@ async fn lines_that_go_on_hide_nothing_from_the_reading() {
         );
         assert!(place.engine.images(&Place::mark(&id)).await.is_empty());
     }
-    assert!(inside.accept().is_err(), "the builder has fetched it");
+    inside.untouched("builds that would fetch from it");
 
     // What is sent as one line is what the author meant by several.
     let app = repository(
