@@ -81,6 +81,8 @@ pub enum CommandError {
 
 /// What would be run as the stack of the repository at `dir`, for people.
 pub fn stack_check(dir: &Path) -> Result<String, Refused> {
+    let real = dir.canonicalize();
+    let dir = &real.map_err(|error| Refused(format!("{}: error: {error}\n", dir.display())))?;
     let found = repository::load(dir)?;
     let mut said = format!("{}: ok\n", found.source);
     for service in &found.stack.services {

@@ -56,6 +56,7 @@ mod settle;
 pub mod spec;
 pub mod stack;
 mod sweep;
+mod value;
 
 use activity::Probes;
 use driver::{Drivers, LogSource, Parts};

@@ -1,6 +1,7 @@
 //! Sandboxes of containers, on the real engine of this machine.
 
 mod build;
+mod build_guards;
 mod faults;
 mod life;
 mod own_engine;

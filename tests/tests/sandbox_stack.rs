@@ -21,6 +21,7 @@ use orket_tests::{
 };
 use serde_json::Value;
 
+mod bounds;
 mod command;
 mod fuzz;
 mod invariants;

@@ -8,7 +8,7 @@ mod dockerfile;
 mod ignore;
 mod pack;
 
-use std::path::Path;
+use std::{path::Path, sync::atomic::AtomicBool};
 
 use super::container::Build;
 
@@ -18,5 +18,5 @@ pub(super) use pack::{Context, pack};
 /// Looks at what would be built in this repository, as a sandbox would: the images that it begins with,
 /// or what stands against it. `most` bytes of files may be sent.
 pub fn check(repository: &Path, build: &Build, most: u64) -> Result<Vec<String>, String> {
-    pack(repository, build, &[], most).map(|context| context.images)
+    pack(repository, build, &[], most, &AtomicBool::new(false)).map(|context| context.images)
 }

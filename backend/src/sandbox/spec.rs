@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     container::Container,
     ports::{Role, Wish},
+    value::{MAX_ID, image_fault, is_user},
 };
 use crate::work::{Invalid, Work};
 
@@ -261,10 +262,8 @@ impl Service {
                 Ok(())
             };
         }
-        if image.is_some_and(|image| !is_image(image)) {
-            return invalid(
-                "`image` must name an image with a tag other than `latest`, or a digest, e.g. `postgres:16.4`",
-            );
+        if let Some(fault) = image.and_then(|image| image_fault(image)) {
+            return invalid(&format!("`image` {fault}"));
         }
         if self.workdir.is_some() {
             return invalid("`workdir` is a place in the workspace, which containers do not see");
@@ -275,13 +274,10 @@ impl Service {
         if self.container_port.is_some() && self.port.is_none() && self.role.is_none() {
             return invalid("`container_port` needs a `role` or a `port`");
         }
-        let number = |text: &str| text.parse::<u32>().is_ok_and(|id| id.to_string() == text);
-        let figures = |user: &String| match user.split_once(':') {
-            Some((uid, gid)) => number(uid) && number(gid),
-            None => number(user),
-        };
-        if !self.user.as_ref().is_none_or(figures) {
-            return invalid("`user` must be figures: `uid` or `uid:gid`");
+        if !self.user.as_deref().is_none_or(is_user) {
+            return invalid(&format!(
+                "`user` must be figures up to {MAX_ID}: `uid` or `uid:gid`"
+            ));
         }
         let place = |path: &String| {
             path.len() > 1
@@ -316,20 +312,6 @@ impl Service {
 /// The form of a name in an environment variable.
 pub fn variable(name: &str) -> String {
     name.to_ascii_uppercase().replace('-', "_")
-}
-
-/// Whether it names one image for good: with a tag that is not `latest`, or a digest.
-pub(super) fn is_image(name: &str) -> bool {
-    let plain = name.len() <= 255
-        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && name.bytes().all(|b| {
-            b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/' | b':' | b'@')
-        });
-    let last = name.rsplit('/').next().unwrap_or_default();
-    let tagged = last
-        .split_once(':')
-        .is_some_and(|(_, tag)| !tag.is_empty() && tag != "latest");
-    plain && tagged
 }
 
 pub(super) fn is_label(name: &str) -> bool {
@@ -465,6 +447,8 @@ mod tests {
             .into();
         bad.extend(["a:/b", "/", "/a/../b", "//a", "/a:/b:rw", "/run/secrets/x"].map(volume));
         bad.extend(["root", "", "0:", "-1", "+1", "1:2:3"].map(user));
+        bad.extend(["0:2147483648", "4294967295"].map(user));
+        bad.push(image("orket-01arz3ndektsv4rrffq69g5fav-0:built"));
         bad.push(Service {
             workdir: Some("x".into()),
             ..contained.clone()

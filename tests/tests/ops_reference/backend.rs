@@ -213,8 +213,9 @@ fn the_page_of_stacks_is_the_allow_list() {
     writeln!(
         page,
         "\n## Builds\nImages are built where `[sandboxes.docker] build` is on, by the engine's own builder: without a network, within the limits of a container and `build_timeout`. \
-         Instructions that are taken: {}. `ADD` and `ONBUILD` are not, nor options but `--from` and `--chown` of `COPY`; a base image has a tag other than `latest` or a digest, written without a variable, and brings no `ONBUILD`. \
-         Patterns of `.dockerignore` may have `*`, `?`, `**` and `!`. A symbolic link must stay in the context.",
+         Instructions that are taken: {}. `ADD` and `ONBUILD` are not, nor options but `--from` and `--chown` of `COPY`; a base image has a tag other than `latest` or a digest, written without a variable, is not what another sandbox has built, and brings no `ONBUILD`. \
+         Each instruction is sent on one line: heredocs (`<<`), `# escape=` and characters that nobody sees are refused, as are more than 300 instructions, and variables that would make more than 1 MiB of the file. \
+         Up to 500 patterns of `.dockerignore` may have `*`, `?`, `!`, and `**` alone between two `/`; it and the Dockerfile have up to 64 KiB. A symbolic link must stay in the context.",
         taken.join(", ")
     )
     .unwrap();

@@ -6,10 +6,10 @@ use orket_tests::engine::program;
 
 use super::*;
 
-const ON: &str = "[sandboxes.docker]\nbuild = true\npull = false";
+pub(super) const ON: &str = "[sandboxes.docker]\nbuild = true\npull = false";
 
 /// A repository with a service `api` that is built from its folder `app`.
-fn repository(place: &Place, dockerfile: &str) -> PathBuf {
+pub(super) fn repository(place: &Place, dockerfile: &str) -> PathBuf {
     let root = place.backend.workspace().join("shop");
     let app = root.join("app");
     fs::create_dir_all(app.join("bin")).unwrap();
@@ -25,7 +25,7 @@ type Change = fn(PathBuf);
 /// A Dockerfile, a change, and what is said against it.
 type Case<'a> = (String, Change, &'a str);
 
-async fn built(place: &Place) -> String {
+pub(super) async fn built(place: &Place) -> String {
     let body = json!({ "stack": { "repository": "shop" } });
     id(&create(&place.backend, &body).await).to_owned()
 }

@@ -112,6 +112,11 @@ fn a_mistake_in_the_manifest_is_told_with_its_place() {
             "other than `latest`",
         ),
         (
+            "[stack.images]\nweb = \"library/orket-01arz3ndektsv4rrffq69g5fav-0:built\"\n",
+            ".orket.toml:1:",
+            "go with their sandbox",
+        ),
+        (
             "[services.web]\nhealth = \"x\"\n",
             "compose.yaml:",
             "must begin with `/`",
@@ -169,6 +174,17 @@ fn nothing_is_read_through_a_link() {
     symlink(outside.path(), dir.path().join("ops")).unwrap();
     let said = load(dir.path()).unwrap_err().0;
     assert!(said.contains("symbolic link"), "{said}");
+    // The repository itself may be exchanged for a link after its path was looked at, or a folder above it.
+    let dir = repository(&[]);
+    symlink(outside.path(), dir.path().join("it")).unwrap();
+    symlink(outside.path().parent().unwrap(), dir.path().join("above")).unwrap();
+    let below = Path::new("above").join(outside.path().file_name().unwrap());
+    for path in [Path::new("it"), &below] {
+        let said = load(&dir.path().join(path)).unwrap_err().0;
+        assert!(said.contains("symbolic link"), "{said}");
+    }
+    assert!(load(&outside.path().join("x/..")).is_err());
+    assert!(load(outside.path()).is_ok());
     // A pipe would be waited for, a folder is no file.
     let dir = repository(&[]);
     let made = Command::new("mkfifo")

@@ -1,13 +1,27 @@
-//! A Dockerfile, read as the engine's own builder reads it, before that does.
+//! A Dockerfile, read before the engine's own builder reads it.
 //!
-//! Refused is whatever that builder would fetch by itself or leave to a base image to decide, and what
-//! its versions cut differently. Every stage is marked as ours at its beginning, so that what a build
-//! leaves behind that came to nothing can be found.
+//! What is judged is what is sent: each instruction is written anew, on one line, so that nothing is left
+//! for the builder to join, to skip or to read as a directive. Refused is whatever it would fetch by itself
+//! or leave to a base image to decide, and what its versions cut differently. Every stage is marked as ours
+//! at its beginning, so that what a build leaves behind that came to nothing can be found.
 
-use crate::sandbox::spec::is_image;
+use crate::sandbox::value::image_fault;
 
-/// Bytes that it may have.
-pub(super) const MOST: usize = 64 << 10;
+mod growth;
+#[cfg(test)]
+mod tests;
+
+use growth::Growth;
+
+/// Bytes of one instruction: the builder reads no longer line.
+const MOST_OF_ONE: usize = 60_000;
+/// Instructions: the engine keeps an image of each.
+const MOST_STEPS: usize = 300;
+/// Characters of somebody's word that a refusal repeats.
+const WORD: usize = 60;
+/// What stands between words. Builders that know more of it cut at every other kind as well, so that is
+/// refused.
+const BLANK: [char; 2] = [' ', '\t'];
 /// What an instruction of a Dockerfile may begin with.
 pub const TAKEN: &[&str] = &[
     "FROM",
@@ -31,130 +45,167 @@ pub const TAKEN: &[&str] = &[
 /// What is built.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::sandbox) struct Recipe {
-    /// The Dockerfile with our marks.
+    /// The instructions with our marks.
     pub(in crate::sandbox) text: String,
     /// The images that it begins with, or copies from.
     pub(in crate::sandbox) images: Vec<String>,
 }
 
-/// One instruction with its lines.
+/// One instruction, its lines joined.
 struct Step {
     /// Of its first line, from 1.
     line: usize,
-    /// Behind its last line.
-    end: usize,
     name: String,
     rest: String,
 }
 
 impl Recipe {
-    /// Reads it; `labels` are what marks what is ours. A refusal begins with the line.
-    pub(in crate::sandbox) fn read(text: &str, labels: &[String]) -> Result<Self, String> {
-        let lines: Vec<&str> = text.lines().collect();
+    /// Reads it; `labels` are what marks what is ours, `longest` is the longest value that is given for an
+    /// `ARG`. A refusal begins with the line.
+    pub(in crate::sandbox) fn read(
+        text: &str,
+        labels: &[String],
+        longest: usize,
+    ) -> Result<Self, String> {
         let mark = format!("LABEL {}", labels.join(" "));
         let mut stages: Vec<Option<String>> = Vec::new();
-        let (mut images, mut marked, mut copied) = (Vec::new(), Vec::new(), 0);
-        for step in steps(&lines)? {
-            let at = |message: String| format!("{}: {message}", step.line);
-            match step.name.as_str() {
+        let (mut images, mut written) = (Vec::new(), Vec::new());
+        let mut growth = Growth::new(longest);
+        for (number, Step { line, name, rest }) in steps(text)?.into_iter().enumerate() {
+            let at = |message: String| format!("{line}: {message}");
+            if number == MOST_STEPS {
+                return Err(at(format!("up to {MOST_STEPS} instructions are taken")));
+            }
+            growth.take(&name, &rest).map_err(at)?;
+            match name.as_str() {
                 "FROM" => {
-                    let (image, name) = base(&step.rest, &stages).map_err(at)?;
-                    images.extend(image);
-                    stages.push(name);
-                    marked.extend_from_slice(&lines[copied..step.end]);
-                    marked.push(&mark);
-                    copied = step.end;
+                    let base = base(&rest, &stages).map_err(at)?;
+                    let name = base.name.as_ref().map(|name| format!(" AS {name}"));
+                    written.push(format!("FROM {}{}", base.from, name.unwrap_or_default()));
+                    written.push(mark.clone());
+                    images.extend(base.image);
+                    stages.push(base.name);
+                    continue;
                 }
-                "COPY" => images.extend(source(&step.rest, &stages).map_err(at)?),
-                "RUN" if step.rest.starts_with("--") => {
+                "COPY" => images.extend(source(&rest, &stages).map_err(at)?),
+                "RUN" if rest.starts_with("--") => {
                     return Err(at("`RUN` takes no options here".into()));
                 }
-                "LABEL" => own_label(&step.rest).map_err(at)?,
+                "LABEL" => own_label(&rest).map_err(at)?,
                 name if TAKEN.contains(&name) => {}
                 "ADD" => return Err(at("`ADD` may fetch from elsewhere: use `COPY`".into())),
                 name => {
                     let may = TAKEN.join(", ");
                     return Err(at(format!(
-                        "`{name}` is not taken: a line begins with one of {may}"
+                        "`{}` is not taken: a line begins with one of {may}",
+                        shown(name)
                     )));
                 }
             }
+            // Whether lines below belong to it is a matter of the builder's version.
+            if matches!(name.as_str(), "RUN" | "COPY") && rest.contains("<<") {
+                return Err(at("`<<` begins a text within the file for some builders: put that into a file of its own".into()));
+            }
+            written.push(format!("{name} {rest}").trim_end().to_owned());
         }
         if stages.is_empty() {
             return Err("1: there is no `FROM`".into());
         }
-        marked.extend_from_slice(&lines[copied..]);
         images.sort_unstable();
         images.dedup();
         Ok(Self {
-            text: marked.join("\n") + "\n",
+            text: written.join("\n") + "\n",
             images,
         })
     }
 }
 
-fn steps(lines: &[&str]) -> Result<Vec<Step>, String> {
+/// The instructions. Lines are joined with nothing between them, as the builder does.
+fn steps(text: &str) -> Result<Vec<Step>, String> {
     let mut steps: Vec<Step> = Vec::new();
-    let mut open = false;
-    for (index, line) in lines.iter().enumerate() {
-        let number = index + 1;
-        let odd = |c: char| (c.is_control() && c != '\t') || c == '\u{feff}';
-        if line.contains(odd) {
-            return Err(format!("{number}: there is an invisible character"));
+    let mut open: Option<(usize, String)> = None;
+    for (number, line) in (1..).zip(text.lines()) {
+        let at = |message: &str| Err(format!("{number}: {message}"));
+        if let Some(odd) = line.chars().find(|c| is_odd(*c)) {
+            return at(&format!(
+                "the character U+{:04X} does not belong here: nobody sees it",
+                u32::from(odd)
+            ));
         }
-        let words = line.trim();
+        let words = line.trim_matches(BLANK);
         if let Some(comment) = words.strip_prefix('#') {
-            if comment
-                .trim_start()
-                .to_ascii_lowercase()
-                .starts_with("escape")
-            {
-                return Err(format!(
-                    "{number}: lines go on with `\\` only: take `escape` away"
-                ));
+            if is_escape(comment) {
+                return at("lines go on with `\\` only: take `escape` away");
             }
-            if open && !line.starts_with('#') {
-                return Err(format!(
-                    "{number}: a comment within an instruction begins at the line's beginning"
-                ));
+            if open.is_some() && !line.starts_with('#') {
+                return at("a comment within an instruction begins at the line's beginning");
             }
             continue;
         }
         if words.is_empty() {
             continue;
         }
-        if words.ends_with("\\\\") {
-            return Err(format!(
-                "{number}: a line that ends with two `\\` is cut in several ways"
-            ));
+        let (first, mut joined) = open.take().unwrap_or((number, String::new()));
+        let ended = line.trim_end_matches(BLANK);
+        let going_on = ended.strip_suffix('\\');
+        if going_on.is_some_and(|part| part.ends_with('\\')) {
+            return at("a line that ends with two `\\` is cut in several ways");
         }
-        let (words, goes_on) = match words.strip_suffix('\\') {
-            Some(words) => (words, true),
-            None => (words, false),
-        };
-        match steps.last_mut().filter(|_| open) {
-            Some(step) => {
-                step.rest.push(' ');
-                step.rest.push_str(words.trim());
-                step.end = number;
-            }
-            None => {
-                let (name, rest) = words.split_once([' ', '\t']).unwrap_or((words, ""));
-                steps.push(Step {
-                    line: number,
-                    end: number,
-                    name: name.to_ascii_uppercase(),
-                    rest: rest.trim().to_owned(),
-                });
-            }
+        joined.push_str(going_on.unwrap_or(line));
+        if joined.len() > MOST_OF_ONE {
+            return at(&format!("an instruction has more than {MOST_OF_ONE} bytes"));
         }
-        open = goes_on;
+        if going_on.is_some() {
+            open = Some((first, joined));
+        } else {
+            steps.push(step(first, &joined)?);
+        }
+    }
+    if let Some((first, joined)) = open {
+        steps.push(step(first, &joined)?);
     }
     Ok(steps)
 }
 
-/// The image that a stage begins with, unless it is an earlier stage or nothing, and the stage's name.
-fn base(rest: &str, stages: &[Option<String>]) -> Result<(Option<String>, Option<String>), String> {
+/// Characters that nobody sees, or that are a blank for some readers only.
+fn is_odd(c: char) -> bool {
+    let hidden = matches!(c, '\u{ad}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    let blank = c.is_whitespace() && !BLANK.contains(&c);
+    hidden || blank || (c.is_control() && c != '\t')
+}
+
+/// Whether a comment would choose what lines go on with.
+fn is_escape(comment: &str) -> bool {
+    let lower = comment.trim_start_matches(BLANK).to_ascii_lowercase();
+    let rest = lower.strip_prefix("escape");
+    rest.is_some_and(|rest| rest.trim_start_matches(BLANK).starts_with('='))
+}
+
+fn step(line: usize, joined: &str) -> Result<Step, String> {
+    let words = joined.trim_matches(BLANK);
+    // Written anew it would go on with whatever comes next.
+    if words.ends_with('\\') {
+        return Err(format!("{line}: an instruction ends with `\\`"));
+    }
+    let (name, rest) = words.split_once(BLANK).unwrap_or((words, ""));
+    Ok(Step {
+        line,
+        name: name.to_ascii_uppercase(),
+        rest: rest.trim_matches(BLANK).to_owned(),
+    })
+}
+
+/// How a stage begins.
+struct Base<'t> {
+    /// As it is written.
+    from: &'t str,
+    /// The image that has to be there; none where it is an earlier stage, or nothing at all.
+    image: Option<String>,
+    /// The stage's name.
+    name: Option<String>,
+}
+
+fn base<'t>(rest: &'t str, stages: &[Option<String>]) -> Result<Base<'t>, String> {
     let words: Vec<&str> = rest.split_whitespace().collect();
     let (from, name) = match words[..] {
         [from] => (from, None),
@@ -169,52 +220,70 @@ fn base(rest: &str, stages: &[Option<String>]) -> Result<(Option<String>, Option
     if !named {
         return Err("a stage's name is letters, digits, `.`, `-` and `_`".into());
     }
-    Ok((image(from, stages)?, name))
+    if name.is_some() && stages.contains(&name) {
+        return Err("there is a stage of this name already".into());
+    }
+    let image = if from == "scratch" {
+        None
+    } else {
+        image(from, stages)?
+    };
+    Ok(Base { from, image, name })
 }
 
-/// The image behind a name; nothing where that is a stage, or nothing at all.
+/// The image behind a name; nothing where that is one of these stages.
 fn image(name: &str, stages: &[Option<String>]) -> Result<Option<String>, String> {
     let lower = name.to_ascii_lowercase();
-    if lower == "scratch" || stages.iter().flatten().any(|stage| *stage == lower) {
+    if stages.iter().flatten().any(|stage| *stage == lower) {
         return Ok(None);
     }
-    if is_image(name) {
-        return Ok(Some(name.to_owned()));
+    match image_fault(name) {
+        None => Ok(Some(name.to_owned())),
+        Some(fault) => Err(format!(
+            "`{}` must name an earlier stage, or an image without a variable, and as an image it {fault}",
+            shown(name)
+        )),
     }
-    Err(format!(
-        "`{name}` must name an earlier stage, or an image with a tag other than `latest`, or a digest, without a variable"
-    ))
 }
 
-/// The image that files are copied from, if they come from one.
+/// The image that files are copied from, if they come from one. `stages` ends with the stage that copies.
 fn source(rest: &str, stages: &[Option<String>]) -> Result<Option<String>, String> {
-    let mut from = None;
+    // The builder does not know the stage it is in: its name would be that of an image to fetch.
+    let done = &stages[..stages.len().saturating_sub(1)];
+    let (mut from, mut given) = (None, Vec::new());
     for word in rest.split_whitespace() {
         let Some(option) = word.strip_prefix("--") else {
             break;
         };
-        match option.split_once('=') {
-            Some(("from", name))
-                if name.bytes().all(|b| b.is_ascii_digit()) && !name.is_empty() =>
+        let (key, value) = option.split_once('=').unwrap_or((option, ""));
+        match (key, value) {
+            ("from", number)
+                if number.bytes().all(|b| b.is_ascii_digit()) && !number.is_empty() =>
             {
-                let known = name
+                let known = number
                     .parse()
-                    .is_ok_and(|number: usize| number < stages.len());
+                    .is_ok_and(|number: usize| number < done.len());
                 if !known {
-                    return Err(format!("there is no stage {name} yet"));
+                    return Err(format!("there is no stage {} yet", shown(number)));
                 }
             }
-            Some(("from", name)) => from = image(name, stages)?,
-            Some(("chown", user))
-                if user
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b":_-.".contains(&b)) => {}
-            Some(_) | None => {
+            ("from", name) => from = image(name, done)?,
+            ("chown", user)
+                if !user.is_empty()
+                    && user
+                        .bytes()
+                        .all(|b| b.is_ascii_alphanumeric() || b":_-.".contains(&b)) => {}
+            _ => {
                 return Err(format!(
-                    "`--{option}` is not taken: `--from=` and `--chown=` are"
+                    "`--{}` is not taken: `--from=` and `--chown=` are",
+                    shown(option)
                 ));
             }
         }
+        if given.contains(&key) {
+            return Err(format!("`--{key}` is given twice"));
+        }
+        given.push(key);
     }
     Ok(from)
 }
@@ -228,67 +297,15 @@ fn own_label(rest: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// So much of a word that people know it again.
+fn shown(text: &str) -> String {
+    match text.char_indices().nth(WORD) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 fn is_plain(name: &str) -> bool {
     name.bytes()
         .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may fail")]
-    use super::*;
-
-    fn read(text: &str) -> Result<Recipe, String> {
-        Recipe::read(text, &["a=b".to_owned()])
-    }
-
-    #[test]
-    fn every_stage_is_marked_and_its_images_are_named() {
-        let text = "# syntax=x\nARG V=1\nfrom rust:1.90 as Build\nRUN a \\\n# a comment\n  && b\nCOPY --from=tools:2 --chown=1:1 /x /y\n\nFROM scratch\nCOPY --from=build /a /a\nCOPY --from=0 /b /b\nFROM build\nENTRYPOINT [\"/a\"]\n";
-        let recipe = read(text).unwrap();
-        assert_eq!(recipe.images, ["rust:1.90", "tools:2"]);
-        assert_eq!(recipe.text.matches("LABEL a=b\n").count(), 3);
-        assert!(
-            recipe
-                .text
-                .contains("from rust:1.90 as Build\nLABEL a=b\nRUN a \\\n")
-        );
-        assert_eq!(recipe.text.replace("LABEL a=b\n", ""), text);
-    }
-
-    #[test]
-    fn what_the_builder_would_fetch_or_read_otherwise_is_refused() {
-        for (text, line) in [
-            ("", 1),
-            ("ADD https://192.0.2.1/x /x\n", 1),
-            ("FROM scratch\nadd x /x\n", 2),
-            ("FROM scratch\nONBUILD RUN x\n", 2),
-            ("FROM alpine\n", 1),
-            ("FROM alpine:latest\n", 1),
-            ("ARG I=evil:1\nFROM $I\n", 2),
-            ("FROM --platform=x a:1\n", 1),
-            ("FROM a:1 AS scratch\n", 1),
-            ("FROM a:1 AS b c\n", 1),
-            ("FROM a:1\nCOPY --from=other /a /a\n", 2),
-            ("FROM a:1\nCOPY --from=1 /a /a\n", 2),
-            ("FROM a:1\nCOPY --fr\\om=evil:1 /a /a\n", 2),
-            ("FROM a:1\nCOPY --link /a /a\n", 2),
-            ("FROM a:1\nRUN --network=host x\n", 2),
-            ("FROM a:1\nRUN --mount=type=ssh x\n", 2),
-            ("FROM a:1\nRUN <<EOF\nADD x /x\nEOF\n", 3),
-            ("FROM a:1\nRUN a \\\\\nADD http://x /x\n", 2),
-            ("FROM a:1\nRUN a \\\n  # b\nADD http://x /x\n", 3),
-            ("# escape=`\nFROM a:1\n", 1),
-            ("FROM a:1\nLABEL \"io.or\"ket.instance=x\n", 2),
-            ("FROM a:1\nLABEL $A=x\n", 2),
-            ("FROM a:1\nRUN a\u{b}b\n", 2),
-            ("\u{feff}FROM a:1\n", 1),
-        ] {
-            let refused = read(text).unwrap_err();
-            assert!(
-                refused.starts_with(&format!("{line}: ")),
-                "{text:?}: {refused}"
-            );
-        }
-    }
 }

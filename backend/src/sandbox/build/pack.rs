@@ -6,18 +6,16 @@ use std::{
     io::{self, Read as _},
     os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
     path::{Component, Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, openat, readlinkat, statat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, openat, readlinkat, statat};
 use tar::{Builder, EntryType, Header};
 
-use super::{
-    dockerfile::{MOST, Recipe},
-    ignore::Ignored,
-};
+use super::{dockerfile::Recipe, ignore::Ignored};
 use crate::sandbox::{
     container::Build,
-    stack::repository::{FOLDER, open_in, read_in},
+    stack::repository::{FOLDER, open_in, open_real, read_in},
 };
 
 /// Entries of one archive.
@@ -34,23 +32,21 @@ pub(in crate::sandbox) struct Context {
     pub(in crate::sandbox) images: Vec<String>,
 }
 
-/// Packs the folder of a build in this repository: at most `most` bytes of files.
+/// Packs the folder of a build in this repository, an absolute path free of symbolic links: at most `most`
+/// bytes of files. It ends soon after `stop` is set.
 pub(in crate::sandbox) fn pack(
     repository: &Path,
     build: &Build,
     labels: &[String],
     most: u64,
+    stop: &AtomicBool,
 ) -> Result<Context, String> {
-    let root = openat(CWD, repository, FOLDER, Mode::empty())
-        .map_err(io::Error::from)
-        .and_then(|root| open_in(root, Path::new(&build.context), FOLDER))
+    let root = open_real(repository)
+        .and_then(|root| open_in(&root, Path::new(&build.context), FOLDER))
         .map_err(|error| {
             format!("its context `{}` cannot be read ({error}): a folder of the repository is expected, and nothing on its path a symbolic link", build.context)
         })?;
-    let text = |name: &str| {
-        let root = root.try_clone()?;
-        read_in(root, Path::new(name))
-    };
+    let text = |name: &str| read_in(&root, Path::new(name));
     let ignored = match text(".dockerignore") {
         Ok(text) => Ignored::read(&text)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ignored::default(),
@@ -58,10 +54,9 @@ pub(in crate::sandbox) fn pack(
     };
     let name = &build.dockerfile;
     let written = text(name).map_err(|error| format!("{name}: cannot be read: {error}"))?;
-    if written.len() > MOST {
-        return Err(format!("{name}: it has more than {MOST} bytes"));
-    }
-    let recipe = Recipe::read(&written, labels).map_err(|refused| format!("{name}:{refused}"))?;
+    let longest = build.args.values().map(String::len).max();
+    let recipe = Recipe::read(&written, labels, longest.unwrap_or(0))
+        .map_err(|refused| format!("{name}:{refused}"))?;
     let mut packer = Packer {
         archive: Builder::new(Vec::new()),
         ignored,
@@ -70,6 +65,7 @@ pub(in crate::sandbox) fn pack(
         entries: 0,
         room: most,
         most,
+        stop,
     };
     packer
         .folder(&root, Path::new(""), 0)
@@ -82,7 +78,7 @@ pub(in crate::sandbox) fn pack(
     })
 }
 
-struct Packer {
+struct Packer<'s> {
     archive: Builder<Vec<u8>>,
     ignored: Ignored,
     dockerfile: PathBuf,
@@ -90,9 +86,10 @@ struct Packer {
     entries: usize,
     room: u64,
     most: u64,
+    stop: &'s AtomicBool,
 }
 
-impl Packer {
+impl Packer<'_> {
     fn folder(&mut self, folder: &OwnedFd, path: &Path, depth: usize) -> io::Result<()> {
         if depth > MAX_DEPTH {
             return Err(refusal(
@@ -130,7 +127,11 @@ impl Packer {
         path: &Path,
         depth: usize,
     ) -> io::Result<()> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(io::Error::other("nobody wants it any more"));
+        }
         let left_out = self.ignored.leaves_out(&path.to_string_lossy());
+        let left_out = left_out.map_err(io::Error::other)?;
         let stat = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         if kind == FileType::Directory {
@@ -230,4 +231,50 @@ fn stays_inside(path: &Path, target: &Path) -> bool {
         }
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail")]
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+
+    fn packed(repository: &Path, stop: bool) -> Result<Context, String> {
+        let build = Build {
+            dockerfile: "Dockerfile".into(),
+            context: "app".into(),
+            ..Build::default()
+        };
+        let labels = ["a=b".to_owned()];
+        pack(repository, &build, &labels, 1 << 20, &AtomicBool::new(stop))
+    }
+
+    #[test]
+    fn what_is_given_up_ends_and_a_link_that_came_later_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let repository = root.join("in/repository");
+        fs::create_dir_all(repository.join("app")).unwrap();
+        let write = |name: &str, text: &str| fs::write(repository.join("app").join(name), text);
+        write("Dockerfile", "FROM a:1\n").unwrap();
+        assert_eq!(packed(&repository, false).unwrap().images, ["a:1"]);
+        assert!(packed(&repository, true).unwrap_err().contains("any more"));
+        for (bytes, good) in [(64 << 10, true), ((64 << 10) + 1, false)] {
+            write(".dockerignore", &"#".repeat(bytes)).unwrap();
+            assert_eq!(packed(&repository, false).is_ok(), good, "{bytes}");
+        }
+        write(".dockerignore", "").unwrap();
+        // Any folder on its path may be exchanged for a link after the path was looked at.
+        for part in ["in", "in/repository", "in/repository/app"] {
+            let (part, moved) = (root.join(part), root.join("moved"));
+            fs::rename(&part, &moved).unwrap();
+            symlink(&moved, &part).unwrap();
+            let refused = packed(&repository, false).unwrap_err();
+            assert!(refused.contains("symbolic link"), "{refused}");
+            fs::remove_file(&part).unwrap();
+            fs::rename(&moved, &part).unwrap();
+        }
+        assert!(packed(&repository.join("../repository"), false).is_err());
+    }
 }

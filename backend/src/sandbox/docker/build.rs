@@ -1,7 +1,13 @@
 //! Images that are built for one sandbox, by the engine's own builder: without a network, within limits,
 //! and marked so that they, and what a build leaves that came to nothing, go with the sandbox.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use bollard::query_parameters::BuildImageOptions;
 use tokio::task::spawn_blocking;
@@ -19,8 +25,13 @@ use crate::{
 
 /// Lines of the builder's words that a failure repeats.
 const LINES: usize = 12;
-/// Bytes of one of them.
+/// Characters of one of them.
 const LINE: usize = 200;
+/// Characters of the engine's own words: it repeats whole commands.
+const WORDS: usize = 1000;
+/// Bytes of the environment of an image that is built from: what comes of its variables is counted before
+/// they are known.
+const ENVIRONMENT: usize = 16 << 10;
 /// What one processor is in the engine's terms.
 const PERIOD: i32 = 100_000;
 
@@ -52,27 +63,33 @@ impl DockerDriver {
                 service.name
             ),
         };
+        let short = |text: &str| text.chars().take(WORDS).collect::<String>();
         let repository = match plan.repositories.get(&service.name) {
             Some(Ok(repository)) => repository.clone(),
             Some(Err(why)) => return Err(failed(why)),
             None => return Err(failed("its repository is not known")),
         };
+        let given_up = GivenUp::default();
         let packed = spawn_blocking({
             let (build, labels) = (build.clone(), self.labels(&plan.id));
-            let most = self.settings.build_context;
-            move || pack(&repository, &build, &labels, most)
+            let (most, stop) = (self.settings.build_context, Arc::clone(&given_up.0));
+            move || pack(&repository, &build, &labels, most, &stop)
         });
         let packed = packed.await.map_err(|error| failed(&error.to_string()))?;
-        let Context { archive, images } = packed.map_err(|refused| failed(&refused))?;
+        let Context { archive, images } = packed.map_err(|refused| failed(&short(&refused)))?;
         self.images(&images).await?;
         for base in &images {
-            let triggers = self.engine.triggers(base).await;
-            if !triggers.map_err(|error| away(&error))?.is_empty() {
-                let text = format!(
-                    "`{base}` brings instructions of its own (ONBUILD), which are not read here: begin with another image"
-                );
-                return Err(failed(&text));
-            }
+            let brought = self.engine.brought(base).await;
+            let brought = brought.map_err(|error| away(&error))?;
+            let what = if brought.triggers {
+                "instructions of its own (ONBUILD), which are not read here"
+            } else if brought.environment > ENVIRONMENT {
+                "too large an environment"
+            } else {
+                continue;
+            };
+            let text = format!("`{base}` brings {what}: begin with another image");
+            return Err(failed(&text));
         }
         let mut said = Said::default();
         let options = self.options(plan, service, build, image);
@@ -84,7 +101,7 @@ impl DockerDriver {
         match built {
             Ok(()) => Ok(()),
             Err(EngineError::Refused { text, .. }) => {
-                Err(failed(&format!("{text}\n{}", said.last())))
+                Err(failed(&format!("{}\n{}", short(&text), said.last())))
             }
             Err(EngineError::Hung { seconds, .. }) => Err(failed(&format!(
                 "it did not end within {seconds} s ([sandboxes.docker] build_timeout)\n{}",
@@ -133,6 +150,16 @@ impl DockerDriver {
             target: build.target.clone().unwrap_or_default(),
             ..BuildImageOptions::default()
         }
+    }
+}
+
+/// Ends the packing of a build that is given up.
+#[derive(Debug, Default)]
+struct GivenUp(Arc<AtomicBool>);
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

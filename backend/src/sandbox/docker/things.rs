@@ -79,21 +79,21 @@ impl DockerDriver {
         )))
     }
 
-    /// Removes what was built, with what was left of builds that came to nothing.
+    /// Removes what was built, with what was left of builds that came to nothing and what somebody has made
+    /// of it, also under marks of his own: the engine removes none that others are made of.
     async fn clear_images(&self, labels: &[String]) -> io::Result<()> {
         loop {
-            let left = self.engine.images(labels).await?;
+            let left = self.engine.images_and_made_of(labels).await?;
             let mut held = None;
             for image in &left {
-                // One that others are made of goes after them.
-                if let Err(error) = self.engine.remove_image(&image.id).await {
+                if let Err(error) = self.engine.remove_image(image).await {
                     if error.is_away() {
                         return Err(error.into());
                     }
                     held = Some(error);
                 }
             }
-            let now = self.engine.images(labels).await?;
+            let now = self.engine.images_and_made_of(labels).await?;
             match held {
                 _ if now.is_empty() => return Ok(()),
                 Some(error) if now.len() >= left.len() => return Err(error.into()),

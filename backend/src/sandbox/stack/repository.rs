@@ -16,7 +16,7 @@ use toml::Spanned;
 
 use super::{
     compose::{self, Stack},
-    template,
+    rule, template,
 };
 use crate::{
     config::diagnostic::Diagnostic,
@@ -35,8 +35,8 @@ pub const COMPOSE_FILES: [&str; 4] = [
     "docker-compose.yaml",
     "docker-compose.yml",
 ];
-/// Bytes of a file that are read: one more than any of them may have.
-pub(in crate::sandbox) const MAX_BYTES: u64 = (64 << 10) + 1;
+/// Bytes that any file may have that is read.
+const MAX_BYTES: u64 = 64 << 10;
 
 /// Why a repository has no stack that could be run: findings as people read them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -84,15 +84,17 @@ struct Changes {
     health: Option<Spanned<String>>,
 }
 
-/// Reads the stack of the repository at `root`.
+/// Reads the stack of the repository at `root`: an absolute path free of symbolic links.
 pub fn load(root: &Path) -> Result<Found, Refused> {
+    let root = &open_real(root).map_err(|error| {
+        Refused(format!(
+            "error: the repository cannot be read ({error}): it must be a folder, and nothing on its path a symbolic link\n"
+        ))
+    })?;
     let Some(text) = read(root, MANIFEST)? else {
         let (source, stack) = compose_file(root, None)?;
         return complete(Found { source, stack });
     };
-    if text.len() as u64 >= MAX_BYTES {
-        return Err(Refused(format!("{MANIFEST}: the file is too large")));
-    }
     let at = |span: Range<usize>, message: String| {
         Refused(Diagnostic::error(Some(span), message).render(MANIFEST, &text))
     };
@@ -196,7 +198,7 @@ fn complete(found: Found) -> Result<Found, Refused> {
     }
 }
 
-fn compose_file(root: &Path, named: Option<&str>) -> Result<(String, Stack), Refused> {
+fn compose_file(root: &OwnedFd, named: Option<&str>) -> Result<(String, Stack), Refused> {
     let (name, text) = match named {
         Some(name) => {
             let text = read(root, name)?;
@@ -225,38 +227,34 @@ fn compose_file(root: &Path, named: Option<&str>) -> Result<(String, Stack), Ref
             })?
         }
     };
-    let stack = compose::read(&text).map_err(|findings| {
-        let shown = findings.iter().map(|finding| finding.render(name, &text));
-        Refused(shown.collect())
-    })?;
+    let stack =
+        compose::read(&text).map_err(|findings| Refused(rule::render(&findings, name, &text)))?;
     Ok((name.to_owned(), stack))
 }
 
 /// The text of a file of the repository; nothing when it is not there. No part of its path below
 /// `root` is followed where it is a symbolic link.
-fn read(root: &Path, name: &str) -> Result<Option<String>, Refused> {
+fn read(root: &OwnedFd, name: &str) -> Result<Option<String>, Refused> {
     let refused = |text: &str| Refused(format!("{name}: error: {text}\n"));
     let path = Path::new(name);
     if !is_inside(path) || name.is_empty() {
         return Err(refused("a path inside of the repository is expected"));
     }
-    let root = openat(CWD, root, FOLDER, Mode::empty());
-    let text = match root
-        .map_err(io::Error::from)
-        .and_then(|root| read_in(root, path))
-    {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other,
-    };
-    text.map(Some).map_err(|error| {
-        refused(&format!("cannot be read ({error}): it must be a plain file of text, and nothing on its path a symbolic link"))
-    })
+    match read_in(root, path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(refused(&format!(
+            "cannot be read ({error}): it must be a plain file of text, and nothing on its path a symbolic link"
+        ))),
+    }
 }
 
-/// How folders are opened.
+/// How folders are opened that are read.
 pub(in crate::sandbox) const FOLDER: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::CLOEXEC);
+/// How those on the way are: without being readable.
+const WAY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// Whether a path is made of plain names only.
 pub(in crate::sandbox) fn is_inside(path: &Path) -> bool {
@@ -264,35 +262,57 @@ pub(in crate::sandbox) fn is_inside(path: &Path) -> bool {
         .all(|part| matches!(part, Component::Normal(_)))
 }
 
-/// Opens what lies in a folder. Nothing on the way is followed where it is a symbolic link, and a pipe
-/// is not waited for.
+/// Opens a folder by the path that it was found at, free of symbolic links. Whoever may write on the way
+/// may have put one there since: nothing is followed.
+pub(in crate::sandbox) fn open_real(path: &Path) -> io::Result<OwnedFd> {
+    let Ok(path) = path.strip_prefix("/") else {
+        return Err(io::Error::other("its path is not absolute"));
+    };
+    let root = openat(CWD, "/", WAY, Mode::empty())?;
+    open_in(&root, path, FOLDER)
+}
+
+/// Opens what lies in a folder. Nothing on the way is followed where it is a symbolic link, nothing leads
+/// up, and a pipe is not waited for.
 pub(in crate::sandbox) fn open_in(
-    folder: OwnedFd,
+    folder: &OwnedFd,
     path: &Path,
     last: OFlags,
 ) -> io::Result<OwnedFd> {
-    let mut at = folder;
+    if !is_inside(path) {
+        return Err(io::Error::other("its path is not made of plain names"));
+    }
+    let mut at = None;
     let mut parts = path.components().peekable();
     while let Some(part) = parts.next() {
-        let flags = if parts.peek().is_some() { FOLDER } else { last };
-        at = openat(
-            &at,
+        let flags = if parts.peek().is_some() { WAY } else { last };
+        let next = openat(
+            at.as_ref().unwrap_or(folder),
             part.as_os_str(),
             flags | OFlags::NOFOLLOW,
             Mode::empty(),
         )?;
+        at = Some(next);
     }
-    Ok(at)
+    match at {
+        Some(found) => Ok(found),
+        // The folder itself.
+        None => Ok(openat(folder, ".", last, Mode::empty())?),
+    }
 }
 
-/// The text of a plain file in a folder, as far as [`MAX_BYTES`].
-pub(in crate::sandbox) fn read_in(folder: OwnedFd, path: &Path) -> io::Result<String> {
-    let plain = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+/// The text of a plain file in a folder: of up to [`MAX_BYTES`].
+pub(in crate::sandbox) fn read_in(folder: &OwnedFd, path: &Path) -> io::Result<String> {
+    let plain = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = File::from(open_in(folder, path, plain)?);
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is not a plain file"));
     }
-    let mut text = String::new();
-    file.take(MAX_BYTES).read_to_string(&mut text)?;
-    Ok(text)
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        let text = format!("it is too large: it has more than {MAX_BYTES} bytes");
+        return Err(io::Error::other(text));
+    }
+    String::from_utf8(bytes).map_err(|_| io::Error::other("it is not text"))
 }

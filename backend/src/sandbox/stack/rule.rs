@@ -1,6 +1,6 @@
 //! What a compose file is refused for, and where. The reference page is made from it.
 
-use std::ops::Range;
+use std::{fmt::Write as _, ops::Range};
 
 use crate::config::diagnostic::Diagnostic;
 
@@ -123,6 +123,20 @@ impl Rule {
             Self::Value => "value",
         }
     }
+}
+
+/// Refusals of one file that are shown; whoever has more has one mistake many times.
+const SHOWN: usize = 50;
+
+/// Refusals as a person reads them, see [`Finding::render`]: the first ones, and how many more there are.
+pub fn render(findings: &[Finding], file: &str, text: &str) -> String {
+    let shown = findings.iter().take(SHOWN);
+    let mut said: String = shown.map(|finding| finding.render(file, text)).collect();
+    if findings.len() > SHOWN {
+        let more = findings.len() - SHOWN;
+        let _ = writeln!(said, "… and {more} more: mend these first");
+    }
+    said
 }
 
 /// One refusal.

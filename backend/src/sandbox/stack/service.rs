@@ -14,7 +14,8 @@ use super::{
 use crate::sandbox::{
     container::{Check, Condition, Container, Network},
     ports::Role,
-    spec::{Service, is_image},
+    spec::Service,
+    value::{MAX_ID, image_fault, is_user},
 };
 
 const AT: &str = "services.*";
@@ -115,12 +116,9 @@ fn image(
         }
         return None;
     };
-    let image = value::text(node).and_then(|image| {
-        let named = is_image(&image);
-        named.then_some(image).ok_or_else(|| {
-            "an image with a tag other than `latest`, or a digest, is expected, e.g. `postgres:16.4`"
-                .to_owned()
-        })
+    let image = value::text(node).and_then(|image| match image_fault(&image) {
+        None => Ok(image),
+        Some(fault) => Err(format!("`image` {fault}")),
     });
     reader.take(Rule::Image, node, image)
 }
@@ -128,14 +126,9 @@ fn image(
 fn user(reader: &mut Reader, fields: &Fields<'_>) -> Option<String> {
     reader.read(fields.get("user"), |node| {
         let user = value::text(node)?;
-        let number = |text: &str| text.parse::<u32>().is_ok_and(|id| id.to_string() == text);
-        let figures = match user.split_once(':') {
-            Some((uid, gid)) => number(uid) && number(gid),
-            None => number(&user),
-        };
-        figures
-            .then_some(user)
-            .ok_or_else(|| "figures are expected: `\"uid\"` or `\"uid:gid\"`".to_owned())
+        is_user(&user).then_some(user).ok_or_else(|| {
+            format!("figures up to {MAX_ID} are expected: `\"uid\"` or `\"uid:gid\"`")
+        })
     })
 }
 

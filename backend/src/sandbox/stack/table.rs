@@ -44,7 +44,7 @@ pub const ALLOWED: &[Allowed] = &[
     ),
     may(
         "services.*.image",
-        "an image with a tag other than `latest`, or a digest",
+        "an image with a tag other than `latest`, or a digest; none that is built for a sandbox, and no id",
     ),
     may(
         "services.*.build",
@@ -117,13 +117,16 @@ pub const ALLOWED: &[Allowed] = &[
         "services.*.restart",
         "`\"no\"`, `on-failure`, `always` or `unless-stopped`; whatever but `\"no\"` is a few restarts after failures",
     ),
-    may("services.*.user", "figures: `uid` or `uid:gid`"),
+    may(
+        "services.*.user",
+        "figures up to 2147483647: `uid` or `uid:gid`",
+    ),
     may("services.*.working_dir", "an absolute path of plain names"),
     may("services.*.init", "`true` or `false`"),
     may("services.*.read_only", "`true` or `false`"),
     may(
         "services.*.mem_limit",
-        "a size; the configured one where that is less",
+        "a size of at least `6m`; the configured one where that is less",
     ),
     may(
         "services.*.cpus",

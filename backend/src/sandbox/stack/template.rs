@@ -3,9 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use super::compose::{self, Stack};
+use super::{
+    compose::{self, Stack},
+    rule,
+};
 use crate::{
-    sandbox::{ports::Role, spec::is_image},
+    sandbox::{ports::Role, value::image_fault},
     work::Invalid,
 };
 
@@ -53,10 +56,8 @@ pub fn stack(name: &str, images: &BTreeMap<String, String>) -> Result<Stack, Inv
         ))
     })?;
     let read = compose::read_template(template.text);
-    let mut stack = read.map_err(|findings| {
-        let shown = findings.iter().map(|f| f.render(name, template.text));
-        Invalid(shown.collect())
-    })?;
+    let mut stack =
+        read.map_err(|findings| Invalid(rule::render(&findings, name, template.text)))?;
     for service in &mut stack.services {
         if service.name == "admin" {
             service.role = service.role.map(|_| Role::Admin);
@@ -77,10 +78,8 @@ pub(super) fn replace(stack: &mut Stack, images: &BTreeMap<String, String>) -> R
                 "`images` names `{name}`, and the services are {names}"
             ))
         })?;
-        if !is_image(image) {
-            return Err(Invalid(format!(
-                "`images.{name}` must name an image with a tag other than `latest`, or a digest, e.g. `registry.example/shop:1.4`"
-            )));
+        if let Some(fault) = image_fault(image) {
+            return Err(Invalid(format!("`images.{name}` {fault}")));
         }
         service.image = Some(image.clone());
         service.container.build = None;

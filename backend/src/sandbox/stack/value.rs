@@ -66,9 +66,12 @@ pub(super) fn words(node: &Node) -> Result<Vec<String>, String> {
     Ok(words)
 }
 
-/// A size such as `512m` or `1g`, at least 4 MiB.
+/// Mebibytes of memory without which the engine makes no container.
+const LEAST_MIB: u64 = 6;
+
+/// A size such as `512m` or `1g`, at least [`LEAST_MIB`].
 pub(super) fn size(node: &Node) -> Result<u64, String> {
-    let wrong = || "a size such as `256m` or `1g` is expected, at least `4m`".to_owned();
+    let wrong = || format!("a size such as `256m` or `1g` is expected, at least `{LEAST_MIB}m`");
     let text = text(node).map_err(|_| wrong())?;
     let digits = text.find(|c: char| !c.is_ascii_digit());
     let (number, unit) = text.split_at(digits.unwrap_or(text.len()));
@@ -83,7 +86,9 @@ pub(super) fn size(node: &Node) -> Result<u64, String> {
         .parse::<u64>()
         .ok()
         .and_then(|n| n.checked_mul(factor));
-    bytes.filter(|bytes| *bytes >= 4 << 20).ok_or_else(wrong)
+    bytes
+        .filter(|bytes| *bytes >= LEAST_MIB << 20)
+        .ok_or_else(wrong)
 }
 
 /// Processors in thousandths.

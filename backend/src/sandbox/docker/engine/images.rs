@@ -1,6 +1,9 @@
 //! Images: fetched, built, looked at and removed.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use bollard::{
     Docker,
@@ -11,6 +14,15 @@ use bollard::{
 use futures_util::TryStreamExt as _;
 
 use super::{Engine, EngineError, Thing, absent, with};
+
+/// What an image brings to whoever builds from it.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::sandbox::docker) struct Brought {
+    /// Whether it has instructions of its own.
+    pub(in crate::sandbox::docker) triggers: bool,
+    /// Bytes of its environment.
+    pub(in crate::sandbox::docker) environment: usize,
+}
 
 impl Engine {
     pub(in crate::sandbox::docker) async fn has_image(
@@ -45,6 +57,28 @@ impl Engine {
         Ok(things.collect())
     }
 
+    /// The ids of all images that carry these labels, and of all that were made of one of them, whatever
+    /// those carry; each before what it is made of.
+    pub(in crate::sandbox::docker) async fn images_and_made_of(
+        &self,
+        labels: &[String],
+    ) -> Result<Vec<String>, EngineError> {
+        let marked = self.images(labels).await?;
+        if marked.is_empty() {
+            return Ok(Vec::new());
+        }
+        let options = ListImagesOptions {
+            all: true,
+            ..ListImagesOptions::default()
+        };
+        let list = self
+            .ask(|docker| async move { docker.list_images(Some(options)).await })
+            .await?;
+        let marked: BTreeSet<String> = marked.into_iter().map(|image| image.id).collect();
+        let parents = list.into_iter().map(|image| (image.id, image.parent_id));
+        Ok(descent(marked, &parents.collect()))
+    }
+
     /// Removes an image with all its names.
     pub(in crate::sandbox::docker) async fn remove_image(
         &self,
@@ -60,19 +94,20 @@ impl Engine {
         absent(self.ask(call).await.map(drop))
     }
 
-    /// What an image that is built from makes of whoever builds from it.
-    pub(in crate::sandbox::docker) async fn triggers(
+    /// What an image brings to whoever builds from it.
+    pub(in crate::sandbox::docker) async fn brought(
         &self,
         image: &str,
-    ) -> Result<Vec<String>, EngineError> {
+    ) -> Result<Brought, EngineError> {
         let image = image.to_owned();
         let seen = self
             .ask(|docker| async move { docker.inspect_image(&image).await })
             .await?;
-        Ok(seen
-            .config
-            .and_then(|config| config.on_build)
-            .unwrap_or_default())
+        let config = seen.config.unwrap_or_default();
+        Ok(Brought {
+            triggers: config.on_build.is_some_and(|lines| !lines.is_empty()),
+            environment: config.env.unwrap_or_default().iter().map(String::len).sum(),
+        })
     }
 
     /// Builds an image; `heard` gets the builder's words. A call that is given up ends the build.
@@ -111,5 +146,50 @@ impl Engine {
             progress.try_for_each(|_| async { Ok(()) }).await
         })
         .await
+    }
+}
+
+/// These images with all that descend from them, those that descend from others first.
+fn descent(marked: BTreeSet<String>, parents: &BTreeMap<String, String>) -> Vec<String> {
+    let above = |id: &String| {
+        let mut line = Vec::new();
+        let mut at = parents.get(id);
+        // An engine that tells of a circle is not followed for ever.
+        while let Some(parent) = at.filter(|_| line.len() < parents.len()) {
+            line.push(parent);
+            at = parents.get(parent);
+        }
+        line
+    };
+    let made = parents.keys().filter(|id| {
+        let line = above(id);
+        line.iter().any(|parent| marked.contains(*parent))
+    });
+    let mut all: BTreeSet<String> = made.cloned().collect();
+    all.extend(marked);
+    let mut all: Vec<String> = all.into_iter().collect();
+    all.sort_by_key(|id| std::cmp::Reverse(above(id).len()));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_made_of_ours_comes_before_it_and_nothing_else_comes() {
+        let parents = [
+            ("base", ""),
+            ("ours", "base"),
+            ("lost", "ours"),
+            ("last", "lost"),
+            ("other", "base"),
+            ("round", "about"),
+            ("about", "round"),
+        ];
+        let parents = parents.map(|(id, parent)| (id.to_owned(), parent.to_owned()));
+        let marked = ["ours", "last", "gone"].map(str::to_owned);
+        let found = descent(marked.into(), &parents.into());
+        assert_eq!(found, ["last", "lost", "ours", "gone"]);
     }
 }
