@@ -25,8 +25,8 @@ use crate::{
 /// What makes sandboxes.
 ///
 /// **Order.** For one sandbox calls come one at a time: `prepare` and `start`, once more after a fault whose
-/// reason [passes by itself](Reason::may_pass), or `adopt` once in a later process; then `look` any
-/// number of times; then `end`, again and again until it succeeds; then `remove` likewise. `logs`,
+/// reason [passes by itself](Reason::may_pass), or `adopt` once in a later process (`give_up` may
+/// come while `start` goes on); then `look` any number of times; then `end`, again and again until it succeeds; then `remove` likewise. `logs`,
 /// `exec`, `holdings` and `reclaim` may come at any time.
 ///
 /// **Concurrency.** Calls for different sandboxes come at the same time.
