@@ -20,10 +20,7 @@ use std::{
 use jiff::Timestamp;
 use orket_shared::id;
 use parking_lot::Mutex;
-use tokio::{
-    sync::{Notify, Semaphore},
-    time::Instant,
-};
+use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
     crash_point::CrashPoint,
@@ -48,6 +45,7 @@ pub mod driver;
 mod health;
 mod inside;
 mod keeper;
+mod kept;
 pub mod ports;
 pub mod process;
 mod reap;
@@ -59,9 +57,11 @@ mod sweep;
 mod value;
 
 use activity::Probes;
+pub use driver::Unready;
 use driver::{Drivers, LogSource, Parts};
 pub use inside::ExecError;
-use keeper::{Entry, Keeper};
+use keeper::Entry;
+use kept::{Kept, to_its_end};
 use ports::{NoPort, Wish};
 pub use settle::Settled;
 use spec::{OWN_WORKDIR, Plan, Spec};
@@ -82,7 +82,7 @@ struct Inner {
     drivers: Drivers,
     /// Holds one directory per sandbox.
     boxes: PathBuf,
-    keepers: Mutex<HashMap<String, Arc<Notify>>>,
+    keepers: Mutex<HashMap<String, Kept>>,
     /// One for each sandbox that may be up.
     places: Arc<Semaphore>,
     probes: Probes,
@@ -144,7 +144,7 @@ pub enum CreateError {
     },
     /// What would make it is not there.
     #[error("A sandbox of images cannot be made now: {0}.")]
-    NotReady(String),
+    NotReady(Unready),
     /// The store refused.
     #[error(transparent)]
     Store(#[from] SandboxError),
@@ -264,6 +264,24 @@ impl Sandboxes {
                 reached: isolation.name(),
             });
         }
+        let (this, driver) = (self.clone(), driver.name());
+        to_its_end(async move {
+            this.record(spec, driver, isolation, (actor, request_id), once)
+                .await
+        })
+        .await
+    }
+
+    /// Takes the ports, writes the record and begins with it.
+    async fn record(
+        &self,
+        spec: Spec,
+        driver: &'static str,
+        isolation: Isolation,
+        (actor, request_id): (String, String),
+        once: Option<(Idempotency, Answer<Sandbox>)>,
+    ) -> Result<Once<Sandbox>, CreateError> {
+        let settings = &self.inner.settings;
         let choosing = self.inner.choosing.lock().await;
         let mut services = self.with_ports(&spec).await?;
         let id = format!("sbx_{}", id::new_ulid());
@@ -273,7 +291,7 @@ impl Sandboxes {
             id,
             name: spec.name,
             build_id: spec.build_id,
-            driver: driver.name(),
+            driver,
             isolation,
             actor,
             request_id,
@@ -373,13 +391,15 @@ impl Sandboxes {
     }
 
     async fn ask_end(&self, id: &str, goal: Goal, why: Reason) -> Result<Sandbox, SandboxError> {
-        let asked = self
-            .inner
-            .store
-            .ask_sandbox_end(Timestamp::now(), id.to_owned(), goal, why);
-        let sandbox = asked.await?;
-        self.poke(id);
-        Ok(sandbox)
+        let (this, id) = (self.clone(), id.to_owned());
+        to_its_end(async move {
+            let store = &this.inner.store;
+            let asked = store.ask_sandbox_end(Timestamp::now(), id.clone(), goal, why);
+            let sandbox = asked.await?;
+            this.poke(&id);
+            Ok(sandbox)
+        })
+        .await
     }
 
     /// Lets it live for `ttl` from now on; without one, for as long as a new one would.
@@ -394,12 +414,11 @@ impl Sandboxes {
         }
         let now = Timestamp::now();
         let expires_at = now.saturating_add(ttl).unwrap_or(Timestamp::MAX);
+        let store = &self.inner.store;
+        let extended = store.extend_sandbox(now, id.to_owned(), expires_at);
+        let extended = extended.await?;
         self.touch(id);
-        Ok(self
-            .inner
-            .store
-            .extend_sandbox(now, id.to_owned(), expires_at)
-            .await?)
+        Ok(extended)
     }
 
     /// How long a sandbox lives that says nothing itself.
@@ -438,24 +457,6 @@ impl Sandboxes {
             secrets: sandbox.secrets.clone(),
             dir,
         }
-    }
-
-    fn keep(&self, sandbox: &Sandbox, entry: Entry) {
-        let Some(driver) = self.inner.drivers.named(&sandbox.driver) else {
-            tracing::error!(
-                sandbox = sandbox.id,
-                driver = sandbox.driver,
-                "this program has no such driver: the sandbox is left as it is"
-            );
-            return;
-        };
-        let driver = Arc::clone(driver);
-        let poke = Arc::new(Notify::new());
-        self.inner
-            .keepers
-            .lock()
-            .insert(sandbox.id.clone(), Arc::clone(&poke));
-        tokio::spawn(Keeper::new(self.clone(), driver, sandbox, poke, entry).run(entry));
     }
 }
 

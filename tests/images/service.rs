@@ -4,7 +4,7 @@
 //! Answers on `HOST:PORT`: `/` its process id, `/env` its environment, `/file/PATH` a file's mode
 //! and text, `/write/PATH` makes a file, `/reach/HOST/PORT` whether it can connect there,
 //! `/sicken` and `/heal` change `/health`, `/exit` ends it. With arguments: `say TEXT CODE` writes and ends, `reach HOST PORT` fails unless it can connect there, `sleep` does
-//! nothing for ever.
+//! nothing for ever, `tick MILLISECONDS` writes a numbered line each time.
 
 use std::{
     io::{Read as _, Write as _},
@@ -52,6 +52,13 @@ fn main() {
         Some("sleep") => loop {
             std::thread::sleep(Duration::from_secs(1000));
         },
+        Some("tick") => {
+            let pause = Duration::from_millis(words[1].parse().unwrap());
+            for number in 0_u64.. {
+                println!("tick {number}");
+                std::thread::sleep(pause);
+            }
+        }
         _ => serve(),
     }
 }

@@ -39,6 +39,13 @@ const SERVICE: &str = "tests/images/service.rs";
 /// The mark of a store on what its sandboxes consist of.
 pub const INSTANCE: &str = "io.orket.instance";
 
+/// The words of the compose command that `ORKET_TEST_COMPOSE` names, parted by spaces.
+pub fn compose() -> Option<Vec<String>> {
+    let named = std::env::var("ORKET_TEST_COMPOSE").ok()?;
+    let words: Vec<_> = named.split_whitespace().map(str::to_owned).collect();
+    (!words.is_empty()).then_some(words)
+}
+
 /// An engine that answers.
 #[derive(Debug, Clone)]
 pub struct Engine {
@@ -116,6 +123,25 @@ impl Engine {
     pub async fn image_that_triggers(&self, line: &str) -> String {
         self.image_with(&program(), "triggers", &[&format!("ONBUILD {line}")])
             .await
+    }
+
+    /// As [`Self::image`], with these lines of a Dockerfile.
+    pub async fn image_saying(&self, lines: &[&str]) -> String {
+        let program = program();
+        let mut key = Sha256::new_with_prefix(std::fs::read(&program).unwrap());
+        key.update(lines.join("\n"));
+        let key = hex::encode(&key.finalize()[..6]);
+        self.image_with(&program, &format!("saying-{key}"), lines)
+            .await
+    }
+
+    /// The names of all volumes there are, whosever they are.
+    pub async fn all_volumes(&self) -> Vec<String> {
+        let list = self.docker.list_volumes(None::<ListVolumesOptions>).await;
+        let list = list.unwrap().volumes.unwrap_or_default();
+        let mut names: Vec<_> = list.into_iter().map(|one| one.name).collect();
+        names.sort_unstable();
+        names
     }
 
     async fn image_with(&self, program: &Path, tag: &str, lines: &[&str]) -> String {

@@ -1,6 +1,8 @@
 //! Sandboxes of the real backend: real services on real ports.
 
+mod clients;
 mod endings;
+mod events;
 mod input;
 mod life;
 mod restart;

@@ -2,13 +2,17 @@
 
 mod build;
 mod build_guards;
+mod credentials;
 mod faults;
 mod life;
+mod logs;
 mod own_engine;
 mod restart;
+mod slow;
 mod stack;
 mod story;
 mod templates;
+mod volumes;
 mod wrapper;
 
 use std::time::Duration;
@@ -99,13 +103,18 @@ fn config(test: u16, more: &str) -> String {
         default("cool_down", "\"0s\""),
         default("reconcile", "\"1s\""),
     ];
+    // Another compose command than the one that is found.
+    let compose = match orket_tests::engine::compose() {
+        Some(words) if !docker.contains("compose =") => format!("compose = {words:?}\n"),
+        Some(_) | None => String::new(),
+    };
     let socket = if docker.contains("socket =") {
         String::new()
     } else {
         format!("socket = \"{SOCKET}\"\n")
     };
     format!(
-        "[sandboxes]\n{}{more}\n[sandboxes.docker]\n{socket}memory = \"64MiB\"\n{docker}\n\
+        "[sandboxes]\n{}{more}\n[sandboxes.docker]\n{socket}{compose}memory = \"64MiB\"\n{docker}\n\
          [sandboxes.ports]\napi = \"{}\"\nfrontend = \"{}\"\ndatabase = \"{}\"\n\
          document_database = \"{}\"\nadmin = \"{}\"\n",
         defaults.concat(),
@@ -164,6 +173,14 @@ impl Place {
             .unwrap();
         let rows = rows.query_map([], |row| row.get::<_, String>(0)).unwrap();
         rows.flatten().collect::<Vec<_>>().join("\n")
+    }
+
+    /// The id of the only sandbox there is a record of.
+    fn only_record(&self) -> String {
+        let store = rusqlite::Connection::open(self.backend.database()).unwrap();
+        store
+            .query_row("SELECT id FROM sandboxes", [], |row| row.get(0))
+            .unwrap()
     }
 
     /// The label of everything of one sandbox.

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     sandbox::{
-        CreateError,
+        CreateError, Unready,
         ports::{NoPort, Role},
         spec::{Health, Service, Spec},
         stack::{compose::Stack, template},
@@ -479,7 +479,12 @@ impl From<CreateError> for ApiError {
             CreateError::Isolation { .. } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "isolation_too_low", detail)
             }
-            CreateError::NotReady(_) => Self::unavailable("engine_unreachable", detail, 5),
+            CreateError::NotReady(Unready::Engine(_)) => {
+                Self::unavailable("engine_unreachable", detail, 5)
+            }
+            CreateError::NotReady(Unready::Compose(_)) => {
+                Self::unavailable("compose_missing", detail, 30)
+            }
             CreateError::Store(error) => error.into(),
         }
     }

@@ -47,8 +47,26 @@ pub(super) fn write(path: &Path, text: &str, owner: Option<(u32, u32)>) -> io::R
         other => other?,
     };
     file.write_all(text.as_bytes())?;
-    if let Some((uid, gid)) = owner {
-        std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
+    match owner {
+        Some((uid, gid)) => give(&file, uid, gid).inspect_err(|_| {
+            // Nobody could read it, and the next try would take it for done.
+            let _ = fs::remove_file(path);
+        }),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+fn give(file: &fs::File, uid: u32, gid: u32) -> io::Result<()> {
+    match std::os::unix::fs::fchown(file, Some(uid), Some(gid)) {
+        // Ours already: only its group is not ours to choose.
+        Err(_) if uid == rustix::process::geteuid().as_raw() => Ok(()),
+        Err(error) => Err(io::Error::new(
+            error.kind(),
+            format!(
+                "a credential cannot be given to the user {uid} ({error}): the backend needs CAP_CHOWN, which \
+                 orket-backend.service.d/containers.conf gives it"
+            ),
+        )),
+        Ok(()) => Ok(()),
+    }
 }

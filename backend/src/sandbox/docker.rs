@@ -22,11 +22,15 @@ use tokio::{sync::Notify, task::spawn_blocking, time::sleep};
 
 use super::{
     credentials,
-    driver::{Description, Fault, Held, LogSource, Parts, SandboxDriver, Seen, Usage},
+    driver::{Description, Fault, Held, LogSource, Parts, SandboxDriver, Seen, Unready, Usage},
     spec::{Plan, Service},
     stack::{self, Limits, Owner, Rendered, label},
 };
-use crate::{executor::Isolation, sandbox_state::Reason, settings};
+use crate::{
+    executor::{Isolation, Outcome},
+    sandbox_state::Reason,
+    settings,
+};
 
 mod build;
 mod compose;
@@ -34,12 +38,16 @@ mod engine;
 mod exec;
 mod failure;
 mod logs;
+mod readers;
+mod restarts;
 mod sight;
 mod things;
 mod usage;
+mod volumes;
 
-use compose::{Compose, Verb};
+use compose::{Compose, Ran, Verb};
 use engine::{Engine, EngineError};
+use restarts::Restarts;
 use sight::{fault, judge};
 
 /// The rendered file in a sandbox's directory.
@@ -61,6 +69,7 @@ pub struct DockerDriver {
     changes: Mutex<HashMap<String, Arc<Notify>>>,
     disturbed: Notify,
     known: Mutex<Known>,
+    restarts: Mutex<Restarts>,
 }
 
 /// What the engine last said of itself.
@@ -94,6 +103,7 @@ impl DockerDriver {
             changes: Mutex::default(),
             disturbed: Notify::new(),
             known: Mutex::default(),
+            restarts: Mutex::default(),
         }
     }
 
@@ -128,6 +138,34 @@ impl DockerDriver {
         Ok(())
     }
 
+    /// Why the services were not all there in time, or not at all: what the engine says of them, since the
+    /// command only waited.
+    async fn late(&self, plan: &Plan, ran: &Ran) -> Fault {
+        let states = match self.states(&plan.id).await {
+            Ok(states) => states,
+            Err(error) => return away(&error),
+        };
+        let mut unwell = None;
+        let mut waits = None;
+        for service in &plan.services {
+            let state = states.get(&service.name);
+            match state.map(|(state, restarts)| judge(service, state, *restarts)) {
+                Some(Seen::Ended(fault)) => return fault,
+                Some(Seen::Unwell(text)) => unwell = unwell.or(Some(text)),
+                Some(Seen::Unbegun(text)) => waits = waits.or(Some(text)),
+                None => waits = waits.or(Some(format!("service `{}` was not made", service.name))),
+                Some(Seen::Alive) => {}
+            }
+        }
+        match unwell.or(waits) {
+            Some(text) => Fault {
+                reason: Reason::NotHealthyInTime,
+                detail: format!("{text}, and the start waited for it; its logs may tell why"),
+            },
+            None => failure::explain(ran),
+        }
+    }
+
     async fn listen(&self) -> Result<(), EngineError> {
         let events = self.engine.events(&self.owner.instance).await?;
         // What happened before somebody listened is looked for.
@@ -159,18 +197,12 @@ impl SandboxDriver for DockerDriver {
         true
     }
 
-    async fn ready(&self) -> Result<(), String> {
-        self.engine
-            .ping()
-            .await
-            .map_err(|error| error.to_string())?;
-        self.compose.find().await?;
+    async fn ready(&self) -> Result<(), Unready> {
+        let engine = |error: EngineError| Unready::Engine(error.to_string());
+        self.engine.ping().await.map_err(engine)?;
+        self.compose.find().await.map_err(Unready::Compose)?;
         if self.known.lock().isolation.is_none() {
-            let info = self
-                .engine
-                .info()
-                .await
-                .map_err(|error| error.to_string())?;
+            let info = self.engine.info().await.map_err(engine)?;
             let options = info.security_options.unwrap_or_default();
             let filtered = options.iter().any(|option| option.contains("seccomp"));
             let isolation = if filtered {
@@ -187,7 +219,7 @@ impl SandboxDriver for DockerDriver {
     }
 
     async fn describe(&self) -> Description {
-        let fault = self.ready().await.err();
+        let fault = self.ready().await.err().map(|unready| unready.to_string());
         let compose = self.compose.find().await.ok();
         Description {
             name: Self::NAME,
@@ -203,8 +235,8 @@ impl SandboxDriver for DockerDriver {
         self.images(&self.rendered(plan).images).await
     }
 
-    async fn start(&self, plan: &Plan) -> Result<(), Fault> {
-        let rendered = self.rendered(plan);
+    async fn start(&self, plan: &Plan, limit: Duration) -> Result<(), Fault> {
+        let mut rendered = self.rendered(plan);
         let strangers = self
             .strangers(&plan.id)
             .await
@@ -217,6 +249,11 @@ impl SandboxDriver for DockerDriver {
                 ),
             });
         }
+        self.give_to_readers(plan, &mut rendered).await?;
+        // Made again from what an earlier try left, a container would lose its nameless volumes.
+        self.remove_containers(&plan.id)
+            .await
+            .map_err(|error| away(&error))?;
         let file = plan.dir.join(FILE);
         let launch_failed = |detail: String| Fault {
             reason: Reason::LaunchFailed,
@@ -235,13 +272,20 @@ impl SandboxDriver for DockerDriver {
         let project = stack::project(&plan.id);
         let ran = self
             .compose
-            .run(Verb::Up, &plan.id, &project, &file, COMPOSE)
+            .run(Verb::Up, &plan.id, &project, &file, COMPOSE.min(limit))
             .await
             .map_err(launch_failed)?;
         if ran.is_well() {
             return Ok(());
         }
+        if ran.outcome == Outcome::TimedOut || failure::is_about_a_service(&ran) {
+            return Err(self.late(plan, &ran).await);
+        }
         Err(failure::explain(&ran))
+    }
+
+    fn give_up(&self, sandbox: &str) {
+        self.compose.give_up(Verb::Up, sandbox);
     }
 
     async fn adopt(&self, _plan: &Plan) -> Result<(), Fault> {
@@ -293,6 +337,7 @@ impl SandboxDriver for DockerDriver {
     }
 
     async fn remove(&self, plan: &Plan) -> io::Result<()> {
+        let nameless = self.note_nameless(plan).await?;
         let file = plan.dir.join(FILE);
         if file.exists() && self.strangers(&plan.id).await?.is_empty() {
             let project = stack::project(&plan.id);
@@ -315,12 +360,14 @@ impl SandboxDriver for DockerDriver {
             .await
             .map_err(io::Error::other)?;
         self.clear(&plan.id).await?;
+        self.clear_nameless(&nameless).await?;
         let dir = plan.dir.clone();
         spawn_blocking(move || super::remove_dir(&dir))
             .await
             .map_err(io::Error::other)
             .flatten()?;
         self.changes.lock().remove(&plan.id);
+        self.restarts.lock().forget(&plan.id);
         Ok(())
     }
 

@@ -25,8 +25,8 @@ use crate::{
 /// What makes sandboxes.
 ///
 /// **Order.** For one sandbox calls come one at a time: `prepare` and `start`, once more after a fault whose
-/// reason [passes by itself](Reason::may_pass), or `adopt` once in a later process; then `look` any
-/// number of times; then `end`, again and again until it succeeds; then `remove` likewise. `logs`,
+/// reason [passes by itself](Reason::may_pass), or `adopt` once in a later process (`give_up` may
+/// come while `start` goes on); then `look` any number of times; then `end`, again and again until it succeeds; then `remove` likewise. `logs`,
 /// `exec`, `holdings` and `reclaim` may come at any time.
 ///
 /// **Concurrency.** Calls for different sandboxes come at the same time.
@@ -58,7 +58,7 @@ pub trait SandboxDriver: Debug + Send + Sync {
     }
 
     /// Whether a sandbox could be made now; what to do about it when not.
-    async fn ready(&self) -> Result<(), String> {
+    async fn ready(&self) -> Result<(), Unready> {
         Ok(())
     }
 
@@ -76,8 +76,13 @@ pub trait SandboxDriver: Debug + Send + Sync {
         Ok(())
     }
 
-    /// Makes everything of the plan. On a fault some of it may exist: `end` follows.
-    async fn start(&self, plan: &Plan) -> Result<(), Fault>;
+    /// Makes everything of the plan; what is waited for in services has this long. On a fault some of it may
+    /// exist: `end` follows.
+    async fn start(&self, plan: &Plan, limit: Duration) -> Result<(), Fault>;
+
+    /// A `start` that goes on now shall return soon, however it ends. May come again and again, also before
+    /// it has begun anything.
+    fn give_up(&self, _sandbox: &str) {}
 
     /// Takes over what an earlier process started. A fault says that some of it is not there.
     async fn adopt(&self, plan: &Plan) -> Result<(), Fault>;
@@ -154,8 +159,31 @@ pub struct Usage {
 /// Output of a service, read piece by piece.
 #[async_trait]
 pub trait LogSource: Send {
-    /// What is complete by now and was not read yet; empty when there is nothing new at the moment.
-    async fn next(&mut self) -> io::Result<Vec<OutputRecord>>;
+    /// What is complete by now and was not read yet; empty when there is nothing new at the moment. After an
+    /// error that says that its source is away (`NotConnected`, `TimedOut`) it can be asked again, and nothing is
+    /// lost.
+    async fn next(&mut self) -> io::Result<Batch>;
+}
+
+/// A piece of output.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    /// What was written.
+    pub records: Vec<OutputRecord>,
+    /// Whether all was read that was there when it was first asked: whoever writes without a pause would never
+    /// be quiet.
+    pub at_end: bool,
+}
+
+/// Why no sandbox could be made now; what to do about it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Unready {
+    /// The engine does not serve.
+    #[error("{0}")]
+    Engine(String),
+    /// There is no compose command.
+    #[error("{0}")]
+    Compose(String),
 }
 
 /// What a driver works with, for people.
@@ -211,6 +239,8 @@ pub struct Fault {
 pub enum Seen {
     /// Its process lives.
     Alive,
+    /// It was made, and never started.
+    Unbegun(String),
     /// It is not well, or cannot be seen; why, for people.
     Unwell(String),
     /// It is gone.

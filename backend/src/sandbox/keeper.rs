@@ -40,6 +40,8 @@ const PATIENCE: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
 /// The same for what fails again and again; the pauses double up to it.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// What a start is given at least, however little of its time is left: the engine has to have its say.
+const LEAST: Duration = Duration::from_secs(10);
 /// How often ports that somebody took meanwhile are exchanged for others.
 const MOVES: usize = 3;
 /// How long released ports may take to become free.
@@ -159,10 +161,16 @@ impl Keeper {
             }
         }
         self.sandboxes.inner.keepers.lock().remove(&self.plan.id);
+        self.sandboxes.inner.used.lock().remove(&self.plan.id);
     }
 
     /// Waits for a place and starts it; what may pass is tried again for as long as a start may take.
     async fn begin(&mut self) -> Result<(), Fault> {
+        // What was known of it when this was set going may be long ago.
+        let sandbox = self.load().await;
+        if sandbox.is_none_or(|sandbox| sandbox.state != State::Creating) {
+            return Ok(());
+        }
         let turn = self.turn.get_mut().take();
         if let Some(turn) = turn {
             tokio::select! {
@@ -181,7 +189,13 @@ impl Keeper {
             // What is fetched and built first has its own limits.
             let limit = *limit.get_or_insert_with(|| Instant::now() + patience);
             let started = match prepared {
-                Ok(()) => self.driver.start(&self.plan).await,
+                Ok(()) => {
+                    let left = limit.saturating_duration_since(Instant::now());
+                    match self.start(left.max(LEAST)).await {
+                        Some(started) => started,
+                        None => return Ok(()),
+                    }
+                }
                 Err(fault) => Err(fault),
             };
             let Err(fault) = started else {
@@ -206,6 +220,23 @@ impl Keeper {
             tokio::select! {
                 () = sleep(PAUSE) => {}
                 () = self.unwanted() => return Ok(()),
+            }
+        }
+    }
+
+    /// `None` when it is not wanted any more and was given up. It is told so, and never dropped: what it set
+    /// going would be out of sight.
+    async fn start(&self, limit: Duration) -> Option<Result<(), Fault>> {
+        let started = self.driver.start(&self.plan, limit);
+        tokio::pin!(started);
+        tokio::select! {
+            started = &mut started => return Some(started),
+            () = self.unwanted() => {}
+        }
+        loop {
+            self.driver.give_up(&self.plan.id);
+            if timeout(PAUSE, &mut started).await.is_ok() {
+                return None;
             }
         }
     }
@@ -312,6 +343,12 @@ impl Keeper {
         let seen = self.driver.look(&self.plan).await;
         let ended = |seen: &Seen| match seen {
             Seen::Alive | Seen::Unwell(_) => None,
+            Seen::Unbegun(_) if sandbox.state == State::Creating => None,
+            // What it was is not there any more.
+            Seen::Unbegun(text) => Some(Fault {
+                reason: Reason::ServiceVanished,
+                detail: text.clone(),
+            }),
             Seen::Ended(fault) => Some(fault.clone()),
         };
         if let Some(fault) = seen.iter().find_map(ended) {
@@ -329,7 +366,7 @@ impl Keeper {
                 .find(|(_, state)| **state != ServiceState::Healthy);
             let name = late.map_or("", |(name, _)| name);
             let why = seen.iter().find_map(|seen| match seen {
-                Seen::Unwell(text) => Some(format!(" ({text})")),
+                Seen::Unwell(text) | Seen::Unbegun(text) => Some(format!(" ({text})")),
                 Seen::Alive | Seen::Ended(_) => None,
             });
             self.fail(Fault {

@@ -17,7 +17,7 @@ use tokio::{sync::Notify, task::spawn_blocking, time::timeout};
 
 use super::{
     credentials,
-    driver::{Fault, LogSource, Parts, SandboxDriver, Seen},
+    driver::{Batch, Fault, LogSource, Parts, SandboxDriver, Seen},
     spec::{Plan, Service, variable},
 };
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
     crash_point::CrashPoint,
     executor::{
         Adoption, Attempt, Canceler, Executor, Exit, Isolation, Launch, Outcome, OutputReader,
-        OutputRecord, Update,
+        Update,
     },
     sandbox_state::Reason,
 };
@@ -171,7 +171,7 @@ impl SandboxDriver for ProcessDriver {
         self.executor().isolation()
     }
 
-    async fn start(&self, plan: &Plan) -> Result<(), Fault> {
+    async fn start(&self, plan: &Plan, _limit: Duration) -> Result<(), Fault> {
         let made = spawn_blocking({
             let (plan, executor) = (plan.clone(), self.executor().clone());
             move || make_dirs(&plan, &executor)
@@ -294,12 +294,16 @@ struct Files(Option<OutputReader>);
 
 #[async_trait]
 impl LogSource for Files {
-    async fn next(&mut self) -> io::Result<Vec<OutputRecord>> {
+    async fn next(&mut self) -> io::Result<Batch> {
         let mut reader = self.0.take().ok_or(io::ErrorKind::BrokenPipe)?;
         let read = spawn_blocking(move || (reader.read_batch(), reader)).await;
         let (batch, reader) = read.map_err(io::Error::other)?;
         self.0 = Some(reader);
-        batch
+        // A file is read far faster than it is written, and it is bounded.
+        batch.map(|records| Batch {
+            at_end: records.is_empty(),
+            records,
+        })
     }
 }
 

@@ -41,9 +41,12 @@ impl Sandboxes {
         }
     }
 
-    /// Notes that somebody uses it.
+    /// Notes that somebody uses it, if it is one that is looked after: anybody can name any id.
     pub(super) fn touch(&self, id: &str) {
-        self.inner.used.lock().insert(id.to_owned(), Instant::now());
+        let keepers = self.inner.keepers.lock();
+        if keepers.contains_key(id) {
+            self.inner.used.lock().insert(id.to_owned(), Instant::now());
+        }
     }
 
     /// Those that have been up and unused for that long, as far as this boot has seen.

@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 
-use super::{Sandboxes, keeper::Entry};
+use super::{Sandboxes, keeper::Entry, kept::is_kept};
 use crate::{
     sandbox_state::{Reason, State, Step},
     store::{
@@ -36,7 +36,8 @@ impl Sandboxes {
         // Before any of them is looked after: where the store refuses, all of this is done again.
         for sandbox in &sandboxes {
             if sandbox.state == State::Creating && !self.is_fresh(sandbox) {
-                self.interrupt(sandbox).await?;
+                let why = "The backend was restarted before all of it was started.";
+                self.interrupt(sandbox, why).await?;
             }
         }
         let mut fresh = Vec::new();
@@ -73,9 +74,44 @@ impl Sandboxes {
         !self.plan(sandbox).dir.exists()
     }
 
-    async fn interrupt(&self, sandbox: &Sandbox) -> Result<(), StoreError> {
-        let why = "The backend was restarted before all of it was started.".to_owned();
-        let why = Some((Reason::Interrupted, why));
+    /// Finds a keeper for one that has none: who began it failed, or was gone before it was begun.
+    pub(super) async fn keep_again(&self, id: &str) -> Result<(), StoreError> {
+        let has_one = || is_kept(&self.inner.keepers.lock(), id);
+        if has_one() {
+            return Ok(());
+        }
+        // Read now: a keeper that came to its end has recorded why.
+        let sandbox = self.inner.store.sandbox(id.to_owned()).await?;
+        let Some(sandbox) = sandbox.filter(|sandbox| sandbox.state.is_active()) else {
+            return Ok(());
+        };
+        let is_fresh = self.is_fresh(&sandbox);
+        // It was only just recorded.
+        if has_one() {
+            return Ok(());
+        }
+        tracing::warn!(
+            event = "sandbox_kept_again",
+            sandbox = id,
+            state = sandbox.state.as_str(),
+            "nobody looked after a sandbox"
+        );
+        let entry = match sandbox.state {
+            State::Running | State::Unhealthy => Entry::Adopt,
+            State::Creating if is_fresh => Entry::Start,
+            State::Creating => {
+                let why = "Who started it failed before all of it was started.";
+                self.interrupt(&sandbox, why).await?;
+                Entry::Settle
+            }
+            State::Stopping | State::Stopped | State::Failed | State::Deleted => Entry::Settle,
+        };
+        self.keep(&sandbox, entry);
+        Ok(())
+    }
+
+    async fn interrupt(&self, sandbox: &Sandbox, why: &str) -> Result<(), StoreError> {
+        let why = Some((Reason::Interrupted, why.to_owned()));
         let (id, health) = (sandbox.id.clone(), sandbox.health.clone());
         let failed = self
             .inner

@@ -39,7 +39,7 @@ pub mod label {
 /// Where a service finds its credentials: the place that compose gives to secrets.
 pub const CREDENTIALS: &str = "/run/secrets";
 
-/// Restarts after which the engine gives a service up.
+/// Restarts in ten minutes after which a service is given up. The engine itself would count over its whole life.
 pub const RESTARTS: i64 = 5;
 
 /// Whose the containers are.
@@ -102,7 +102,7 @@ pub struct SecretFile {
     pub name: String,
     /// The file.
     pub path: PathBuf,
-    /// The user and group it belongs to; the containers' root when absent.
+    /// The user and group it belongs to; whoever the image runs as when absent.
     pub owner: Option<(u32, u32)>,
 }
 
@@ -175,7 +175,7 @@ pub fn render(plan: &Plan, owner: &Owner, limits: &Limits) -> Rendered {
             "labels": labels,
             "cap_drop": ["ALL"],
             "security_opt": ["no-new-privileges:true"],
-            "restart": if service.restart { format!("on-failure:{RESTARTS}") } else { "no".into() },
+            "restart": if service.restart { "on-failure" } else { "no" },
             "logging": {
                 "driver": "json-file",
                 "options": {
@@ -232,16 +232,23 @@ fn granted_to<'p>(plan: &'p Plan, service: &'p Service) -> impl Iterator<Item = 
 }
 
 fn secret_file(plan: &Plan, service: &Service, secret: &str) -> SecretFile {
-    let owner = service.user.as_deref().and_then(|user| {
-        let (uid, gid) = user.split_once(':').unwrap_or((user, user));
-        Some((uid.parse().ok()?, gid.parse().ok()?))
-    });
+    let owner = service.user.as_deref().and_then(user_in_figures);
     SecretFile {
         service: service.name.clone(),
         name: secret.to_owned(),
         path: super::credentials::dir(&plan.dir).join(format!("{}.{secret}", service.name)),
         owner,
     }
+}
+
+/// User and group of `uid[:gid]`. Where the group is missing or a name, it is called as the user: a credential
+/// is open to its user only.
+pub fn user_in_figures(user: &str) -> Option<(u32, u32)> {
+    let (uid, gid) = user.split_once(':').unwrap_or((user, user));
+    // The last number means nobody.
+    let figure = |text: &str| text.parse().ok().filter(|figure| *figure != u32::MAX);
+    let uid = figure(uid)?;
+    Some((uid, figure(gid).unwrap_or(uid)))
 }
 
 fn environment(plan: &Plan, service: &Service) -> BTreeMap<String, String> {
@@ -330,6 +337,7 @@ mod tests {
             (&db["mem_limit"], &db["pids_limit"]),
             (&json!("1048576b"), &json!(9))
         );
+        assert_eq!(db["memswap_limit"], db["mem_limit"], "no swap beside it");
         let files = json!({ "nofile": { "soft": 99, "hard": 99 } });
         assert_eq!(db["ulimits"], files);
         assert_eq!(db["restart"], "no");

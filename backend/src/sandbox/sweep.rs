@@ -90,6 +90,9 @@ impl Sandboxes {
         if records.is_empty() && !self.serves(driver) {
             return Ok(());
         }
+        for sandbox in &records {
+            self.keep_again(&sandbox.id).await?;
+        }
         let held = match driver.holdings().await {
             Ok(held) => Some(by_sandbox(held)),
             Err(error) => {
@@ -176,8 +179,8 @@ impl Sandboxes {
 
     /// Lets its keeper look at once.
     pub(super) fn poke(&self, id: &str) {
-        if let Some(poke) = self.inner.keepers.lock().get(id) {
-            poke.notify_one();
+        if let Some(kept) = self.inner.keepers.lock().get(id) {
+            kept.poke.notify_one();
         }
     }
 }

@@ -107,3 +107,23 @@ async fn there_is_a_limit() {
         (429, Some("too_many_sandboxes"))
     );
 }
+
+#[tokio::test]
+async fn what_cannot_be_kept_in_as_is_demanded_is_not_made() {
+    let config = format!("[runs]\nmin_isolation = \"user\"\n{}", config(9));
+    let backend = Backend::start(&config).await;
+    let body = json!({ "services": [{ "name": "a", "command": ["sleep", "1000"] }] });
+    let answer = backend.post("/v1/sandboxes", &body).await;
+    let said = answer.json();
+    assert_eq!(
+        (answer.status, said["reason"].as_str()),
+        (503, Some("isolation_too_low")),
+        "{said}"
+    );
+    let detail = said["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("user") && detail.contains("group"),
+        "{detail}"
+    );
+    assert!(listed(&backend).await.is_empty());
+}

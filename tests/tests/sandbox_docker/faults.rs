@@ -64,6 +64,7 @@ async fn an_engine_that_comes_later_is_found() {
     relay.turn(Way::Open);
     reaches(&place.backend, id, "deleted").await;
     place.nothing_left().await;
+    super::logs::while_the_engine_is_away(92).await;
 }
 
 #[tokio::test]
@@ -83,6 +84,37 @@ async fn a_sandbox_that_vanishes_while_the_engine_is_cut_off_is_noticed() {
     relay.turn(Way::Open);
     let failed = reaches(&place.backend, id(&sandbox), "failed").await;
     assert_eq!(failed["reason"], "service_vanished");
+    place.nothing_left().await;
+    what_nobody_was_told_of_is_looked_for(93).await;
+}
+
+/// Something that only a comparison finds, which is due in hours: the loss of the engine's events is what brings
+/// it about.
+async fn what_nobody_was_told_of_is_looked_for(test: u16) {
+    let more = "reconcile = \"10h\"\n[sandboxes.docker]\nsocket = \"{dir}/engine.sock\"";
+    let mut place = place!(test, more);
+    let relay = Relay::open(place.backend.dir());
+    let sandbox = place.running(&[place.api()]).await;
+    let id = id(&sandbox);
+    delete(&place.backend, id).await;
+    reaches(&place.backend, id, "deleted").await;
+    let reclaimed = || async {
+        let metrics = place.backend.get("/v1/system/metrics").await.json();
+        metrics["sandbox_driver"]["leaks_reclaimed"].clone()
+    };
+    for round in 1..=2 {
+        relay.turn(Way::Cut);
+        let name = format!("orket-test-late-{}-{round}", id.to_lowercase());
+        let instance = place.label().split_once('=').unwrap().1.to_owned();
+        let marks = [(INSTANCE, instance.as_str()), ("io.orket.sandbox", id)];
+        super::restart::network(&place, &name, &marks).await;
+        relay.turn(Way::Open);
+        eventually("it is found", PATIENCE, || async {
+            reclaimed().await == round
+        })
+        .await;
+        assert_eq!(place.engine.holds(&place.label()).await, [0, 0, 0]);
+    }
     place.nothing_left().await;
 }
 
@@ -142,7 +174,7 @@ async fn a_driver_that_is_not_asked_for_is_not_used() {
 #[tokio::test]
 async fn without_a_compose_command_it_is_said_what_to_do() {
     let mut place = place!(98, "[sandboxes.docker]\ncompose = [\"/nowhere/compose\"]");
-    let detail = refused(&place, 503, "engine_unreachable").await;
+    let detail = refused(&place, 503, "compose_missing").await;
     assert!(
         detail.contains("/nowhere/compose version") && detail.contains("install"),
         "{detail}"

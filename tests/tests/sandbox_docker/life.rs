@@ -43,6 +43,11 @@ async fn containers_are_shut_in_and_marked() {
     );
     assert_eq!(host.privileged, Some(false));
     assert_eq!(host.memory, Some(64 << 20));
+    if place.engine.api().info().await.unwrap().swap_limit == Some(true) {
+        assert_eq!(host.memory_swap, host.memory, "no swap beside it");
+    } else {
+        eprintln!("SKIPPED: the engine cannot bound swap here");
+    }
     assert_eq!(host.pids_limit, Some(77));
     assert_eq!(host.nano_cpus, Some(500_000_000));
     let bindings = host.port_bindings.unwrap();
@@ -148,6 +153,7 @@ async fn an_open_port_without_a_service_behind_it_is_not_health() {
     let failed = reaches(&place.backend, &id, "failed").await;
     assert_eq!(failed["reason"], "not_healthy_in_time", "{failed}");
     place.nothing_left().await;
+    super::slow::a_dependency_that_is_never_well(76).await;
 }
 
 #[tokio::test]
@@ -182,6 +188,7 @@ async fn restarts_are_bounded_and_logs_go_on_over_them() {
     assert_eq!(text.matches("asked to end").count(), 3, "{text}");
     assert!(text.contains("event: end"), "{text}");
     place.nothing_left().await;
+    super::logs::without_a_pause(77).await;
 }
 
 #[tokio::test]

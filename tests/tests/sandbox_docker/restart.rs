@@ -5,6 +5,9 @@ use std::collections::HashMap;
 use bollard::models::{ContainerCreateBody, HostConfig, NetworkCreateRequest};
 use bollard::query_parameters::{CreateContainerOptions, StartContainerOptions};
 
+use orket_backend::crash_point::CrashPoint;
+use orket_tests::disk::Disk;
+
 use super::*;
 use wrapper::Wrapper;
 
@@ -39,24 +42,84 @@ async fn killed_at(point: &str, test: u16) {
     place.nothing_left().await;
 }
 
+/// Killed where the backend itself is between two steps.
+async fn killed_between(point: CrashPoint, test: u16) {
+    let mut place = place!(test);
+    place.backend.restart_to_crash(point.name()).await;
+    let body = json!({ "services": [place.api()] });
+    let created = place.backend.attempt("/v1/sandboxes", &body).await;
+    let id = match created.filter(|answer| answer.status == 201) {
+        Some(created) => id(&created.json()).to_owned(),
+        None => place.only_record(),
+    };
+    if !matches!(
+        point,
+        CrashPoint::SandboxRecorded | CrashPoint::SandboxStarted
+    ) {
+        reaches(&place.backend, &id, "running").await;
+        delete(&place.backend, &id).await;
+    }
+    place.backend.crashed().await;
+    place.backend.restart().await;
+    if point == CrashPoint::SandboxRecorded {
+        // Nothing had been made of it.
+        reaches(&place.backend, &id, "running").await;
+    } else if point == CrashPoint::SandboxStarted {
+        let failed = reaches(&place.backend, &id, "failed").await;
+        assert_eq!(failed["reason"], "interrupted", "{failed}");
+    } else {
+        reaches(&place.backend, &id, "deleted").await;
+    }
+    place.nothing_left().await;
+}
+
+/// Killed when the engine holds nothing any more, and the directory is there.
+async fn killed_before_its_directory_goes(test: u16) {
+    let mut place = place!(test);
+    let sandbox = place.running(&[place.api()]).await;
+    let id = id(&sandbox);
+    // A directory on which something is mounted cannot be removed.
+    let Some(held) = Disk::small(&folder(&place.backend, id).join("held"), "1m") else {
+        return place.nothing_left().await;
+    };
+    delete(&place.backend, id).await;
+    eventually("the engine holds nothing", PATIENCE, || async {
+        place.backend.output().contains("cannot be removed yet")
+            && place.engine.holds(&Place::mark(id)).await == [0, 0, 0]
+    })
+    .await;
+    assert_ne!(look(&place.backend, id).await["state"], "deleted");
+    place.backend.kill().await;
+    drop(held);
+    place.backend.restart().await;
+    reaches(&place.backend, id, "deleted").await;
+    assert!(!folder(&place.backend, id).exists());
+    place.nothing_left().await;
+}
+
 #[tokio::test]
 async fn a_kill_before_it_is_made_leaves_nothing() {
     killed_at(POINTS[0], 83).await;
+    killed_between(CrashPoint::SandboxRecorded, 83).await;
 }
 
 #[tokio::test]
 async fn a_kill_after_it_is_made_leaves_nothing() {
     killed_at(POINTS[1], 84).await;
+    killed_between(CrashPoint::SandboxStarted, 84).await;
 }
 
 #[tokio::test]
 async fn a_kill_before_it_is_unmade_leaves_nothing() {
     killed_at(POINTS[2], 85).await;
+    killed_between(CrashPoint::SandboxEnded, 85).await;
 }
 
 #[tokio::test]
 async fn a_kill_after_it_is_unmade_leaves_nothing() {
     killed_at(POINTS[3], 86).await;
+    killed_before_its_directory_goes(86).await;
+    killed_between(CrashPoint::SandboxCleared, 86).await;
 }
 
 #[tokio::test]
@@ -93,14 +156,23 @@ async fn a_living_sandbox_is_taken_over() {
     // One that went while nobody looked is noticed.
     place.backend.kill().await;
     place.engine.remove(&before[0]).await;
+    // Nor is one what it was that somebody made again and did not start.
+    let next = super::id(&next);
+    let old = place.engine.containers(&Place::mark(next)).await;
+    let seen = place.engine.api().inspect_container(&old[0], None).await;
+    let labels = seen.unwrap().config.unwrap().labels.unwrap();
+    place.engine.remove(&old[0]).await;
+    made(&place, &format!("again-{}", next.to_lowercase()), labels).await;
     place.backend.restart().await;
-    let failed = reaches(&place.backend, id, "failed").await;
-    assert_eq!(failed["reason"], "service_vanished");
+    for id in [id, next] {
+        let failed = reaches(&place.backend, id, "failed").await;
+        assert_eq!(failed["reason"], "service_vanished", "{failed}");
+    }
     place.nothing_left().await;
 }
 
 /// A network that carries these labels.
-async fn network(place: &Place, name: &str, labels: &[(&str, &str)]) {
+pub(super) async fn network(place: &Place, name: &str, labels: &[(&str, &str)]) {
     let labels = labels
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -114,6 +186,15 @@ async fn network(place: &Place, name: &str, labels: &[(&str, &str)]) {
 
 /// A running container of that name that carries these labels.
 async fn container(place: &Place, name: &str, labels: HashMap<String, String>) -> String {
+    let made = made(place, name, labels).await;
+    let start = None::<StartContainerOptions>;
+    let api = place.engine.api();
+    api.start_container(&made, start).await.unwrap();
+    made
+}
+
+/// The same, not started.
+async fn made(place: &Place, name: &str, labels: HashMap<String, String>) -> String {
     let options = CreateContainerOptions {
         name: Some(name.to_owned()),
         ..CreateContainerOptions::default()
@@ -132,13 +213,6 @@ async fn container(place: &Place, name: &str, labels: HashMap<String, String>) -
         .engine
         .api()
         .create_container(Some(options), body)
-        .await
-        .unwrap();
-    let start = None::<StartContainerOptions>;
-    place
-        .engine
-        .api()
-        .start_container(&made.id, start)
         .await
         .unwrap();
     made.id

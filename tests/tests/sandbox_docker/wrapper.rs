@@ -24,7 +24,10 @@ impl Wrapper {
                 .output();
             asked.is_ok_and(|asked| asked.status.success())
         };
-        let compose = if answers(&["docker", "compose"]) {
+        let named = orket_tests::engine::compose().map(|words| words.join(" "));
+        let compose = if let Some(named) = &named {
+            named
+        } else if answers(&["docker", "compose"]) {
             "docker compose"
         } else {
             "docker-compose"

@@ -11,17 +11,16 @@ use serde_json::Value;
 
 use super::{friendly, rendered, template};
 
-/// The compose commands of this machine.
-fn commands() -> Vec<Vec<&'static str>> {
-    let forms = [vec!["docker-compose"], vec!["docker", "compose"]];
-    let there = |words: &Vec<&str>| {
-        let asked = Command::new(words[0])
-            .args(&words[1..])
-            .arg("version")
-            .output();
-        asked.is_ok_and(|said| said.status.success())
-    };
-    let found: Vec<_> = forms.into_iter().filter(there).collect();
+/// The compose commands of this machine, with the one that the tests are to use.
+fn commands() -> Vec<Vec<String>> {
+    let found = [&["docker-compose"][..], &["docker", "compose"]];
+    let found = found.map(|words| words.iter().map(|word| (*word).to_owned()).collect());
+    let mut forms: Vec<Vec<String>> = found.into();
+    if let Some(named) = orket_tests::engine::compose() {
+        assert!(there(&named), "ORKET_TEST_COMPOSE does not answer");
+        forms.push(named);
+    }
+    let found: Vec<_> = forms.into_iter().filter(|words| there(words)).collect();
     if found.is_empty() {
         let expected = std::env::var("ORKET_EXPECT_DOCKER").is_ok_and(|set| set == "1");
         assert!(!expected, "a compose command is expected, and none answers");
@@ -32,12 +31,20 @@ fn commands() -> Vec<Vec<&'static str>> {
     found
 }
 
+fn there(words: &[String]) -> bool {
+    let asked = Command::new(&words[0])
+        .args(&words[1..])
+        .arg("version")
+        .output();
+    asked.is_ok_and(|said| said.status.success())
+}
+
 /// What `config` says of it, where it finds no fault.
-fn config(words: &[&str], rendered: &Rendered) -> String {
+fn config(words: &[String], rendered: &Rendered) -> String {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("compose.json");
     std::fs::write(&file, &rendered.compose).unwrap();
-    let ran = Command::new(words[0])
+    let ran = Command::new(&words[0])
         .args(&words[1..])
         .arg("-f")
         .arg(&file)

@@ -10,6 +10,7 @@ const KEYS: &[&str] = &[
     "cap_drop",
     "security_opt",
     "mem_limit",
+    "memswap_limit",
     "cpus",
     "pids_limit",
     "ulimits",
@@ -88,6 +89,10 @@ fn service_holds(file: &Value, name: &str, service: &Value, hold: &mut impl FnMu
     let memory = service["mem_limit"].as_str().unwrap_or_default();
     let memory: u64 = memory.trim_end_matches('b').parse().unwrap_or(u64::MAX);
     hold(memory <= 1 << 30, "mem_limit");
+    hold(
+        service["memswap_limit"] == service["mem_limit"],
+        "memswap_limit",
+    );
     hold(
         service["cpus"]
             .as_f64()

@@ -19,7 +19,7 @@ use futures_util::{Stream as Flow, stream};
 use http::HeaderMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{
     super::{events, extract},
@@ -37,8 +37,12 @@ const DEFAULT_TAIL: usize = 200;
 const MAX_TAIL: usize = 10_000;
 /// Bytes answered at most, whatever the length of lines.
 const MAX_BYTES: usize = 4 << 20;
+/// How long it may take to read to the present end.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a followed file is looked at.
 const FOLLOW_PERIOD: Duration = Duration::from_millis(200);
+/// How long to wait before a source that is away is asked again.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Which output to read.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -74,7 +78,7 @@ struct Piece {
 /// `Accept: text/event-stream`: `output` for each piece, `end` when nothing can follow.
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/logs", tag = "sandboxes", params(("id" = String, Path), LogQuery),
     responses((status = 200, body = Logs), (status = 400, body = Problem), (status = 404, body = Problem),
-        (status = 409, body = Problem)))]
+        (status = 409, body = Problem), (status = 503, description = "The engine does not answer now.", body = Problem)))]
 pub(super) async fn logs(
     State(app): State<App>,
     Id(id): Id,
@@ -104,10 +108,12 @@ pub(super) async fn logs(
         Err(error) => return Err(ApiError::fault(format!("logs cannot be opened: {error}"))),
     };
     let (records, source) = match from {
-        Some(source) => read_tail(source, tail)
-            .await
-            .map(|(records, source)| (records, Some(source)))
-            .map_err(|error| ApiError::fault(format!("logs cannot be read: {error}")))?,
+        Some(source) => {
+            let read = timeout(PATIENCE, read_tail(source, tail)).await;
+            let read = read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+            let (records, source) = read.map_err(|error| unreadable(&error))?;
+            (records, Some(source))
+        }
         None => (VecDeque::new(), None),
     };
     if follow {
@@ -127,6 +133,22 @@ pub(super) async fn logs(
         logs: last_lines(&records, tail),
     })
     .into_response())
+}
+
+/// Whether it may be read later.
+fn is_away(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotConnected | io::ErrorKind::TimedOut
+    )
+}
+
+fn unreadable(error: &io::Error) -> ApiError {
+    if is_away(error) {
+        let detail = format!("The output cannot be read now: {error}.");
+        return ApiError::unavailable("engine_unreachable", detail, 5);
+    }
+    ApiError::fault(format!("logs cannot be read: {error}"))
 }
 
 /// The service that was named, or the only one there is.
@@ -159,10 +181,7 @@ async fn read_tail(mut source: Box<dyn LogSource>, lines: usize) -> io::Result<T
     let breaks = |record: &OutputRecord| record.bytes.split(|byte| *byte == b'\n').count() - 1;
     loop {
         let batch = source.next().await?;
-        if batch.is_empty() {
-            return Ok((kept, source));
-        }
-        for record in batch {
+        for record in batch.records {
             kept_lines += breaks(&record);
             kept_bytes += record.bytes.len();
             kept.push_back(record);
@@ -175,6 +194,9 @@ async fn read_tail(mut source: Box<dyn LogSource>, lines: usize) -> io::Result<T
                 kept_bytes -= first.bytes.len();
                 kept.pop_front();
             }
+        }
+        if batch.at_end {
+            return Ok((kept, source));
         }
     }
 }
@@ -230,33 +252,39 @@ impl Follow {
             }
             // The state first: what is read after an end was seen is complete.
             let sandbox = self.app.sandboxes.find(&self.id).await.ok()?;
-            self.read(&sandbox).await?;
+            let is_read = match self.read(&sandbox).await {
+                Ok(()) => true,
+                // What was written stays there: it goes on where it was.
+                Err(error) if is_away(&error) => false,
+                Err(error) => {
+                    tracing::warn!(sandbox = self.id, %error, "logs cannot be followed any more");
+                    return None;
+                }
+            };
             if !self.ready.is_empty() {
                 continue;
             }
-            if sandbox.ended_at.is_some() || !sandbox.state.is_active() {
+            if is_read && (sandbox.ended_at.is_some() || !sandbox.state.is_active()) {
                 self.done = true;
                 let end = serde_json::json!({ "state": sandbox.state, "reason": sandbox.reason });
                 return sse::Event::default().event("end").json_data(end).ok();
             }
             tokio::select! {
                 () = self.app.stop.stopped() => return None,
-                () = sleep(FOLLOW_PERIOD) => {}
+                () = sleep(if is_read { FOLLOW_PERIOD } else { PAUSE }) => {}
             }
         }
     }
 
-    /// Takes in what is new. `None` when it cannot be read any more.
-    async fn read(&mut self, sandbox: &Sandbox) -> Option<()> {
+    /// Takes in what is new.
+    async fn read(&mut self, sandbox: &Sandbox) -> io::Result<()> {
         if self.source.is_none() {
             self.source = self.app.sandboxes.logs(sandbox, &self.service).ok();
         }
-        let Some(mut source) = self.source.take() else {
-            return Some(());
-        };
-        self.ready.extend(source.next().await.ok()?);
-        self.source = Some(source);
-        Some(())
+        if let Some(source) = &mut self.source {
+            self.ready.extend(source.next().await?.records);
+        }
+        Ok(())
     }
 }
 
@@ -264,18 +292,20 @@ impl Follow {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may fail")]
     use super::*;
-    use crate::executor::Stream;
+    use crate::{executor::Stream, sandbox::driver::Batch};
 
     struct Pieces(Vec<Vec<OutputRecord>>);
 
     #[async_trait::async_trait]
     impl LogSource for Pieces {
-        async fn next(&mut self) -> io::Result<Vec<OutputRecord>> {
-            Ok(if self.0.is_empty() {
+        async fn next(&mut self) -> io::Result<Batch> {
+            let records = if self.0.is_empty() {
                 Vec::new()
             } else {
                 self.0.remove(0)
-            })
+            };
+            let at_end = self.0.is_empty();
+            Ok(Batch { records, at_end })
         }
     }
 

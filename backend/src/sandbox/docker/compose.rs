@@ -2,7 +2,7 @@
 //! killed backend left behind is found and ended before anything else is done to its sandbox.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -13,7 +13,9 @@ use tokio::{task::spawn_blocking, time::timeout};
 
 use crate::{
     confine::Network,
-    executor::{AdoptError, Adoption, Attempt, Executor, Launch, Outcome, Update, orphans},
+    executor::{
+        AdoptError, Adoption, Attempt, Canceler, Executor, Launch, Outcome, Update, orphans,
+    },
 };
 
 /// The forms in which it is installed, best first.
@@ -32,6 +34,8 @@ pub(super) struct Compose {
     configured: Option<Vec<String>>,
     found: Mutex<Option<Vec<String>>>,
     host: String,
+    /// Those that run now, by attempt.
+    running: Mutex<HashMap<String, Canceler>>,
 }
 
 /// Which of the two things it is asked to do.
@@ -79,6 +83,7 @@ impl Compose {
             configured,
             found: Mutex::default(),
             host,
+            running: Mutex::default(),
         }
     }
 
@@ -145,12 +150,25 @@ impl Compose {
             output_cap: OUTPUT,
         };
         let attempt = self.executor.start(launch).await;
-        let ran = to_end(attempt.map_err(|error| error.to_string())?).await?;
+        let attempt = attempt.map_err(|error| error.to_string())?;
+        let canceler = attempt.canceler.clone();
+        self.running.lock().insert(id.clone(), canceler);
+        let ran = to_end(attempt).await;
+        self.running.lock().remove(&id);
+        let ran = ran?;
         self.executor
             .forget(&id)
             .await
             .map_err(|error| error.to_string())?;
         Ok(ran)
+    }
+
+    /// Lets the one end that runs for this sandbox now, if there is one: `run` returns soon.
+    pub(super) fn give_up(&self, verb: Verb, sandbox: &str) {
+        let running = self.running.lock().get(&verb.attempt(sandbox)).cloned();
+        if let Some(Err(error)) = running.map(|canceler| canceler.cancel()) {
+            tracing::warn!(sandbox, %error, "the compose command cannot be ended");
+        }
     }
 
     /// Ends whatever of it still works on this sandbox, ours or a killed backend's.

@@ -273,6 +273,16 @@ impl Engine {
         absent(seen.map(Some))
     }
 
+    /// The user that an image runs as, as it says itself; empty where it says nothing.
+    pub(super) async fn user_of_image(&self, name: &str) -> Result<String, EngineError> {
+        let name = name.to_owned();
+        let seen = self
+            .ask(|docker| async move { docker.inspect_image(&name).await })
+            .await?;
+        let user = seen.config.and_then(|config| config.user);
+        Ok(user.unwrap_or_default())
+    }
+
     pub(super) async fn networks(&self, key: &str, of: &str) -> Result<Vec<Thing>, EngineError> {
         let options = ListNetworksOptions {
             filters: Some(with(key, &[of.to_owned()])),

@@ -41,8 +41,17 @@ const WORDS: &[(&str, Reason)] = &[
     ("is the docker daemon running", Reason::EngineUnreachable),
 ];
 
+/// What is said of a service that others wait for, in lower case.
+const SERVICE: [&str; 2] = ["is unhealthy", "dependency failed to start"];
+
 /// The most of what was said that a detail repeats.
 const MAX_SAID: usize = 600;
+
+/// Whether it gave up since a service that others wait for is not well: which one, the engine knows.
+pub(super) fn is_about_a_service(ran: &Ran) -> bool {
+    let said = ran.said.to_lowercase();
+    SERVICE.iter().any(|words| said.contains(words))
+}
 
 /// Why a start failed, from what the compose command said.
 pub(super) fn explain(ran: &Ran) -> Fault {
@@ -50,7 +59,6 @@ pub(super) fn explain(ran: &Ran) -> Fault {
     let found = WORDS.iter().find(|(words, _)| said.contains(words));
     let reason = match (&ran.outcome, found) {
         (_, Some((_, reason))) => *reason,
-        (Outcome::TimedOut, None) => Reason::EngineUnreachable,
         (_, None) => Reason::LaunchFailed,
     };
     let how = match &ran.outcome {
@@ -135,7 +143,19 @@ mod tests {
             outcome: Outcome::TimedOut,
             said: "é".repeat(2000),
         };
-        assert_eq!(explain(&hung).reason, Reason::EngineUnreachable);
+        assert_eq!(explain(&hung).reason, Reason::LaunchFailed);
+        for (said, expected) in [
+            ("ERROR: for api  Container \"ab\" is unhealthy.", true),
+            (
+                "dependency failed to start: container x-db-1 exited (3)",
+                true,
+            ),
+            ("No such image: nowhere:1", false),
+        ] {
+            let outcome = Outcome::Exited { code: 1 };
+            let said = said.to_owned();
+            assert_eq!(is_about_a_service(&Ran { outcome, said }), expected);
+        }
         assert!(explain(&hung).detail.chars().count() < 700);
     }
 }

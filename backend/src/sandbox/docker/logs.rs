@@ -7,10 +7,13 @@ use async_trait::async_trait;
 use bollard::{container::LogOutput, errors::Error};
 use futures_util::{Stream as Flow, StreamExt as _};
 use jiff::Timestamp;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{
-    super::{driver::LogSource, stack::label},
+    super::{
+        driver::{Batch, LogSource},
+        stack::label,
+    },
     engine::{Engine, EngineError},
 };
 use crate::executor::{OutputRecord, Stream};
@@ -19,6 +22,8 @@ use crate::executor::{OutputRecord, Stream};
 const LOOK: Duration = Duration::from_millis(20);
 /// How long the engine may take to go on with what it began to say.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long one read gathers what comes without a pause.
+const ROUND: Duration = Duration::from_millis(200);
 /// Pieces of one batch.
 const BATCH: usize = 512;
 
@@ -106,7 +111,7 @@ impl Output {
 
 #[async_trait]
 impl LogSource for Output {
-    async fn next(&mut self) -> io::Result<Vec<OutputRecord>> {
+    async fn next(&mut self) -> io::Result<Batch> {
         let live = matches!(self.reading, Reading::Live(_));
         let attached = match &mut self.reading {
             Reading::Past(said) | Reading::Live(said) => said.take(),
@@ -117,29 +122,60 @@ impl LogSource for Output {
         };
         let Some(mut said) = attached else {
             self.reading = Reading::Live(None);
-            return Ok(Vec::new());
+            return Ok(Batch {
+                at_end: true,
+                ..Batch::default()
+            });
         };
-        let mut batch = Vec::new();
+        let mut records = Vec::new();
         let patience = if live { LOOK } else { PATIENCE };
-        while batch.len() < BATCH {
+        let begun = Instant::now();
+        let cut = loop {
+            if records.len() >= BATCH || (live && begun.elapsed() > ROUND) {
+                self.reading = if live {
+                    Reading::Live(Some(said))
+                } else {
+                    Reading::Past(Some(said))
+                };
+                break None;
+            }
             match timeout(patience, said.next()).await {
-                Ok(Some(Ok(piece))) => batch.extend(self.take_in(piece)),
+                Ok(Some(Ok(piece))) => records.extend(self.take_in(piece)),
+                Ok(Some(Err(error))) if !live && is_cut(&error) => {
+                    break Some(io::ErrorKind::NotConnected);
+                }
                 // Its end: of what there was, or of the container that wrote it.
                 Ok(None | Some(Err(_))) => {
                     self.reading = Reading::Live(None);
-                    return Ok(batch);
+                    break None;
                 }
-                Err(_) if live => break,
-                Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+                Err(_) if live => {
+                    self.reading = Reading::Live(Some(said));
+                    break None;
+                }
+                Err(_) => break Some(io::ErrorKind::TimedOut),
             }
-        }
-        self.reading = if live {
-            Reading::Live(Some(said))
-        } else {
-            Reading::Past(Some(said))
         };
-        Ok(batch)
+        match cut {
+            Some(kind) if records.is_empty() => Err(io::Error::new(
+                kind,
+                "the container engine broke off what it said",
+            )),
+            // What came is passed on first; asked again, the rest is read anew.
+            Some(_) | None => Ok(Batch {
+                records,
+                at_end: matches!(self.reading, Reading::Live(_)),
+            }),
+        }
     }
+}
+
+/// Whether it is the connection that failed, and not the engine that said no.
+fn is_cut(error: &Error) -> bool {
+    !matches!(
+        error,
+        Error::DockerResponseServerError { .. } | Error::DockerStreamError { .. }
+    )
 }
 
 impl Seen {

@@ -11,7 +11,7 @@ use crate::{
     sandbox_state::Reason,
 };
 
-/// A service, from its container's state and how often that was started again.
+/// A service, from its container's state and how often that was started again lately.
 pub(super) fn judge(service: &Service, state: &ContainerState, restarts: i64) -> Seen {
     use ContainerStateStatusEnum as Status;
     let unwell = |text: &str| Seen::Unwell(format!("service `{}`: {text}", service.name));
@@ -32,7 +32,11 @@ pub(super) fn judge(service: &Service, state: &ContainerState, restarts: i64) ->
         }
         Status::RESTARTING => unwell("it ended and is being restarted"),
         Status::PAUSED => unwell("it is paused"),
-        Status::CREATED | Status::STOPPING => unwell("it is not running"),
+        Status::STOPPING => unwell("it is not running"),
+        Status::CREATED => Seen::Unbegun(format!(
+            "service `{}`: its container has not been started",
+            service.name
+        )),
         Status::EXITED | Status::DEAD | Status::REMOVING | Status::EMPTY => {
             let code = state.exit_code.unwrap_or(-1);
             let text = if state.oom_killed == Some(true) {

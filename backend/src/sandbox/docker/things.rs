@@ -57,9 +57,7 @@ impl DockerDriver {
     /// Removes by label whatever is left of a sandbox; `Ok` after nothing was seen.
     pub(super) async fn clear(&self, sandbox: &str) -> io::Result<()> {
         let labels = self.labels(sandbox);
-        for container in self.engine.containers(&labels).await? {
-            self.engine.remove_container(&container.id).await?;
-        }
+        self.remove_containers(sandbox).await?;
         for network in self.networks(sandbox).await? {
             self.engine.remove_network(&network).await?;
         }
@@ -122,7 +120,7 @@ impl DockerDriver {
         own.map(|thing| thing.id).collect()
     }
 
-    /// The states of the containers by their service.
+    /// The states of the containers by their service, with how often they were started again lately.
     pub(super) async fn states(
         &self,
         sandbox: &str,
@@ -133,8 +131,11 @@ impl DockerDriver {
         for (one, seen) in listed.iter().zip(seen) {
             let service = one.labels.get(label::SERVICE).cloned();
             if let (Some(service), Some(seen)) = (service, seen?) {
-                let state = seen.state.unwrap_or_default();
-                states.insert(service, (state, seen.restart_count.unwrap_or(0)));
+                let created = seen.created.and_then(|created| created.parse().ok());
+                let count = seen.restart_count.unwrap_or(0);
+                let of = (sandbox, service.as_str());
+                let lately = self.restarts.lock().lately(of, &one.id, created, count);
+                states.insert(service, (seen.state.unwrap_or_default(), lately));
             }
         }
         Ok(states)

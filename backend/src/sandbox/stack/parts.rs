@@ -24,6 +24,8 @@ pub(super) fn network(name: &str) -> String {
 pub(super) fn add(made: &mut Value, container: &Container, limits: &Limits) {
     let memory = container.memory.unwrap_or(u64::MAX).min(limits.memory);
     made["mem_limit"] = json!(format!("{memory}b"));
+    // Of memory and swap together: by itself the engine gives as much swap again.
+    made["memswap_limit"] = made["mem_limit"].clone();
     made["cpus"] = json!(limits.cpus);
     if let Some(millicpus) = container.millicpus.and_then(|n| u32::try_from(n).ok()) {
         made["cpus"] = json!(limits.cpus.min(f64::from(millicpus) / 1000.0));
