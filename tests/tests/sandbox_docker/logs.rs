@@ -1,8 +1,8 @@
 //! Output that never pauses, and output while the engine is away.
 
 use orket_tests::{
+    Watch,
     engine::{Relay, Way},
-    wire::Request,
 };
 
 use super::*;
@@ -14,6 +14,17 @@ fn ticks(text: &str) -> Vec<u64> {
         rest[..end.unwrap_or(rest.len())].parse().unwrap()
     });
     numbers.collect()
+}
+
+/// Follows to the end, and says what is said there.
+async fn to_end(watch: &mut Watch, followed: &mut Vec<u64>) -> Value {
+    loop {
+        let told = watch.must_next().await;
+        if told.kind == "end" {
+            return told.data;
+        }
+        followed.extend(ticks(told.data["text"].as_str().unwrap_or_default()));
+    }
 }
 
 /// Whoever writes without a pause is read as well, to its present end and on.
@@ -32,21 +43,15 @@ pub(super) async fn without_a_pause(test: u16) {
     assert!(later.last() > seen.last(), "it goes on: {later:?}");
 
     let target = format!("/v1/sandboxes/{id}/logs?follow=true&tail=5");
-    let mut watch = orket_tests::Watch::open(place.backend.address(), &target, None).await;
+    let mut watch = Watch::open(place.backend.address(), &target, None).await;
     let mut followed = Vec::new();
     while followed.len() < 500 {
         let told = watch.next().await.expect("a stream that goes on");
         followed.extend(ticks(told.data["text"].as_str().unwrap()));
     }
     post(&place.backend, id, "stop").await;
-    let mut end = None;
-    while let Some(told) = watch.next().await {
-        match told.kind.as_str() {
-            "end" => end = Some(told.data),
-            _ => followed.extend(ticks(told.data["text"].as_str().unwrap_or_default())),
-        }
-    }
-    assert_eq!(end.expect("its end")["state"], "stopped");
+    let end = to_end(&mut watch, &mut followed).await;
+    assert_eq!(end["state"], "stopped");
     let first = followed[0];
     let expected: Vec<_> = (first..first + followed.len() as u64).collect();
     assert_eq!(followed, expected, "each line once, in order");
@@ -63,31 +68,28 @@ pub(super) async fn while_the_engine_is_away(test: u16) {
         .await;
     let id = id(&sandbox);
     let target = format!("/v1/sandboxes/{id}/logs?follow=true");
-    let follow = Request::get(&target);
-    let follow = follow.send(place.backend.address());
-    let rest = async {
-        for way in [Way::Cut, Way::Hung] {
-            let count = ticks(&logs(&place.backend, id, "").await).len();
-            relay.turn(way);
-            reaches(&place.backend, id, "unhealthy").await;
-            let answer = place.backend.get(&format!("/v1/sandboxes/{id}/logs")).await;
-            assert_eq!(answer.status, 503, "{}", answer.text());
-            assert_eq!(answer.json()["reason"], "engine_unreachable");
-            assert!(answer.header("retry-after").is_some());
-            relay.turn(Way::Open);
-            reaches(&place.backend, id, "running").await;
-            eventually("there is more", PATIENCE, || async {
-                ticks(&logs(&place.backend, id, "").await).len() > count + 10
-            })
-            .await;
-        }
-        post(&place.backend, id, "stop").await;
-    };
-    let (answer, ()) = tokio::join!(follow, rest);
-    let text = answer.text();
-    let followed = ticks(&text);
+    let mut watch = Watch::open(place.backend.address(), &target, None).await;
+    // It has begun before anything breaks.
+    let first = watch.must_next().await;
+    let mut followed = ticks(first.data["text"].as_str().unwrap());
+    for way in [Way::Cut, Way::Hung] {
+        let count = ticks(&logs(&place.backend, id, "").await).len();
+        relay.turn(way);
+        reaches(&place.backend, id, "unhealthy").await;
+        let answer = place.backend.get(&format!("/v1/sandboxes/{id}/logs")).await;
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        assert_eq!(answer.json()["reason"], "engine_unreachable");
+        assert!(answer.header("retry-after").is_some());
+        relay.turn(Way::Open);
+        reaches(&place.backend, id, "running").await;
+        eventually("there is more", PATIENCE, || async {
+            ticks(&logs(&place.backend, id, "").await).len() > count + 10
+        })
+        .await;
+    }
+    post(&place.backend, id, "stop").await;
+    to_end(&mut watch, &mut followed).await;
     let expected: Vec<_> = (0..followed.len() as u64).collect();
     assert_eq!(followed, expected, "each line once, in order");
-    assert!(text.contains("event: end"), "{text}");
     place.nothing_left().await;
 }
