@@ -14,12 +14,12 @@ use crate::{
 };
 
 /// Runs replayed by one request, at most.
-const MOST: usize = 500;
+pub const MOST: usize = 500;
 /// Runs that one request skips, at most, before it says where to go on.
 const SKIPPED_MOST: usize = 5_000;
 
 /// Which runs to replay: by id, or all that fit. At least one selector.
-#[derive(Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReplayRequest {
     /// Runs by id, 500 at most. Nothing else may be given beside them.

@@ -120,6 +120,18 @@ async fn what_can_never_be_replayed_does_not_stand_in_the_way_of_the_rest() {
     let rest = replay(&backend, &body).await;
     assert_eq!(rest["replayed"], json!([]), "{}", rest["replayed"]);
     assert_eq!(rest["next"], Value::Null);
+    // The command line goes on by itself, also in a store that nobody has open.
+    let (dir, config) = (backend.dir().to_owned(), backend.dir().join("backend.toml"));
+    let config = config.to_str().unwrap();
+    let one = [
+        "replay", "--config", config, "--state", "failed", "--limit", "1",
+    ];
+    let done = backend::run(&dir, &one).await;
+    assert!(done.stdout.contains("1 run replayed"), "{}", done.stdout);
+    assert!(backend.terminate().await.success());
+    let done = backend::run(&dir, &one).await;
+    assert!(done.stdout.contains("1 run replayed"), "{}", done.stdout);
+    assert!(done.stderr.contains("copy-5200: "), "{}", done.stdout);
 }
 
 #[tokio::test]
