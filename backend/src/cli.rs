@@ -17,7 +17,7 @@ use tokio::{
 use crate::{
     api::{
         archive::{ArchiveAnswer, ArchiveRequest, archive_now},
-        replay::{ReplayAnswer, ReplayRequest, replay_now},
+        replay::{MOST, ReplayAnswer, ReplayRequest, replay_now},
     },
     run::State,
     sandbox::{
@@ -145,20 +145,38 @@ pub async fn archive(
 }
 
 /// Replays runs: in the store when nobody has it open (they wait for the next start then), else
-/// through the backend that has.
+/// through the backend that has. However many cannot be replayed, it goes on behind them.
 pub async fn replay(
     settings: &Settings,
-    request: ReplayRequest,
+    mut request: ReplayRequest,
 ) -> Result<ReplayAnswer, CommandError> {
-    match open(settings)? {
-        Some(store) => {
-            let rules = Arc::clone(&settings.runs.rules);
-            let id = orket_shared::id::new_ulid();
-            replay_now(&store, request, "local".to_owned(), id, rules)
-                .await
-                .map_err(|error| CommandError::Refused(error.to_string()))
+    let store = open(settings)?;
+    let most = request.limit.unwrap_or(MOST);
+    let (mut replayed, mut skipped) = (Vec::new(), Vec::new());
+    loop {
+        let answer: ReplayAnswer = match &store {
+            Some(store) => {
+                let rules = Arc::clone(&settings.runs.rules);
+                let id = orket_shared::id::new_ulid();
+                replay_now(store, request.clone(), "local".to_owned(), id, rules)
+                    .await
+                    .map_err(|error| CommandError::Refused(error.to_string()))?
+            }
+            None => post(settings, "/v1/runs/replay", &request).await?,
+        };
+        replayed.extend(answer.replayed);
+        skipped.extend(answer.skipped);
+        let next = answer.next;
+        let left = most.saturating_sub(replayed.len());
+        if next.is_none() || left == 0 {
+            return Ok(ReplayAnswer {
+                replayed,
+                skipped,
+                next,
+            });
         }
-        None => post(settings, "/v1/runs/replay", &request).await,
+        request.cursor = next;
+        request.limit = Some(left);
     }
 }
 

@@ -51,6 +51,9 @@ use follow::{Follower, Terms, wait_gone};
 pub use launch::Launch;
 use launch::{is_safe_name, specify, validate};
 
+/// So late the backend may hear of output at most; of what is kept it hears sooner.
+pub(crate) const HEARD_WITHIN: Duration = crate::supervisor::intake::TELL_PERIOD_DROPPING;
+
 pub use crate::supervisor::{
     exit::{Exit, Outcome},
     identity::Identity,

@@ -372,8 +372,8 @@ fn run_replay(replay: Replay) -> anyhow::Result<ExitCode> {
     for run in &skipped {
         complain!("{}: {}", run.id, run.why);
     }
-    if next.is_some() && !skipped.is_empty() {
-        complain!("Not all that fit were looked at: run it again, or say more exactly which runs");
+    if next.is_some() {
+        complain!("Not all that fit were looked at: run it again to go on");
     }
     Ok(if skipped.is_empty() {
         ExitCode::SUCCESS

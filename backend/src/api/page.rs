@@ -41,6 +41,11 @@ pub(super) fn mark(number: i64) -> String {
     format!("{MARK}{number:x}")
 }
 
+/// The cursor that stands for where to go on and where to end.
+pub(super) fn mark_of_two(after: i64, up_to: i64) -> String {
+    format!("{}-{}", mark(after), mark(up_to))
+}
+
 /// The number a cursor stands for.
 pub(super) fn cursor(text: Option<&str>) -> Result<Option<i64>, ApiError> {
     let nonsense = || {
@@ -56,6 +61,14 @@ pub(super) fn cursor(text: Option<&str>) -> Result<Option<i64>, ApiError> {
     i64::from_str_radix(digits, 16)
         .map(Some)
         .map_err(|_| nonsense())
+}
+
+/// The numbers that a [`mark_of_two`] stands for.
+pub(super) fn cursor_of_two(text: Option<&str>) -> Result<Option<(i64, i64)>, ApiError> {
+    let Some(text) = text else { return Ok(None) };
+    // What has no second one is refused for that.
+    let (one, two) = text.split_once('-').unwrap_or((text, ""));
+    Ok(cursor(Some(one))?.zip(cursor(Some(two))?))
 }
 
 /// How many to give: between 1 and 500, 50 by default.

@@ -14,12 +14,12 @@ use crate::{
 };
 
 /// Runs replayed by one request, at most.
-const MOST: usize = 500;
+pub const MOST: usize = 500;
 /// Runs that one request skips, at most, before it says where to go on.
 const SKIPPED_MOST: usize = 5_000;
 
 /// Which runs to replay: by id, or all that fit. At least one selector.
-#[derive(Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReplayRequest {
     /// Runs by id, 500 at most. Nothing else may be given beside them.
@@ -41,7 +41,8 @@ pub struct ReplayRequest {
     /// How many to replay at most, the oldest first; 500 when absent. Those that cannot be replayed do
     /// not count.
     pub limit: Option<usize>,
-    /// Where to go on: `next` of the answer before.
+    /// Where to go on: `next` of the answer before. Runs made since the first answer are left out, so
+    /// that what fails again is not replayed again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
 }
@@ -91,9 +92,10 @@ impl ReplayRequest {
         } else {
             self.states
         };
-        let after = page::cursor(self.cursor.as_deref())?.unwrap_or(0);
+        let place = page::cursor_of_two(self.cursor.as_deref())?;
         Ok(Selection {
-            after,
+            after: place.map_or(0, |(after, _)| after),
+            up_to: place.map(|(_, up_to)| up_to),
             ids: self.ids,
             states,
             card_id: self.card_id,
@@ -186,7 +188,9 @@ pub async fn replay_now(
         let skipped = replayed.skipped.into_iter();
         let skipped = skipped.map(|(id, why)| SkippedRun { id, why });
         answer.skipped.extend(skipped);
-        answer.next = replayed.next.map(page::mark);
+        let up_to = replayed.up_to;
+        selection.up_to = Some(up_to);
+        answer.next = replayed.next.map(|next| page::mark_of_two(next, up_to));
         match replayed.next {
             Some(next) if selection.limit > 0 && answer.skipped.len() < SKIPPED_MOST => {
                 selection.after = next;

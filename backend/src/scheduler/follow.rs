@@ -8,7 +8,9 @@ use super::{PAUSE, Scheduler, attempt_id, outcome};
 use crate::{
     confine::Network,
     crash_point::CrashPoint,
-    executor::{Adoption, Attempt, Exit, Identity, Launch, LaunchError, Outcome, Update},
+    executor::{
+        Adoption, Attempt, Exit, HEARD_WITHIN, Identity, Launch, LaunchError, Outcome, Update,
+    },
     plan::deadline::{self, Bound},
     run::{Ending, State},
     store::{
@@ -355,7 +357,8 @@ impl Scheduler {
         let Some(ms) = run.work.bounds.silence_ms else {
             return Ok(attempt.updates.recv().await);
         };
-        let limit = Duration::from_millis(ms);
+        // What was written in time may be heard of later.
+        let limit = Duration::from_millis(ms).saturating_add(HEARD_WITHIN);
         let mut wait = limit;
         loop {
             if let Ok(update) = tokio::time::timeout(wait, attempt.updates.recv()).await {

@@ -29,6 +29,9 @@ pub struct Selection {
     pub limit: usize,
     /// Only those behind this number in the order of making.
     pub after: i64,
+    /// Only those up to this number; `None`: up to the newest there is. What is replayed meanwhile, and
+    /// fails again, is not replayed again.
+    pub up_to: Option<i64>,
 }
 
 /// What was replayed.
@@ -40,6 +43,8 @@ pub struct Replayed {
     pub skipped: Vec<(String, String)>,
     /// The number behind which there may be more that fit; `None`: all were looked at.
     pub next: Option<i64>,
+    /// The number up to which was looked.
+    pub up_to: i64,
 }
 
 /// Doing once more what did not succeed.

@@ -25,7 +25,7 @@ const PERIOD: Duration = Duration::from_nanos(1_000_000_000 / 128);
 const TELL_PERIOD: Duration = Duration::from_millis(20);
 /// and of output that is dropped no more often than this: then it only has to know that the command is
 /// not silent.
-const TELL_PERIOD_DROPPING: Duration = Duration::from_millis(250);
+pub(crate) const TELL_PERIOD_DROPPING: Duration = Duration::from_millis(250);
 
 /// When the next reads are due.
 #[derive(Debug)]

@@ -71,6 +71,8 @@ async fn a_replay_that_selects_nothing_or_too_much_is_refused() {
         json!({ "ids": ["a"], "build_id": "b" }),
         json!({ "build_id": "b", "limit": 0 }),
         json!({ "build_id": "b", "cursor": "x" }),
+        json!({ "build_id": "b", "cursor": "c1" }),
+        json!({ "build_id": "b", "cursor": "c1-c2-c3" }),
         json!({ "ids": ["a"], "cursor": "c1" }),
         json!({ "nonsense": 1 }),
     ] {
@@ -113,11 +115,51 @@ async fn what_can_never_be_replayed_does_not_stand_in_the_way_of_the_rest() {
         assert_eq!(replayed[0]["id"], name);
         ended(&backend, replayed[0]["run_id"].as_str().unwrap()).await;
     }
-    // The replays have failed as well; without a limit all that is left is found.
+    // The replays have failed as well, but were made since it was asked first.
     body = json!({ "states": ["failed"], "cursor": first["next"] });
     let rest = replay(&backend, &body).await;
-    assert_eq!(rest["replayed"].as_array().unwrap().len(), 2, "{rest}");
+    assert_eq!(rest["replayed"], json!([]), "{}", rest["replayed"]);
     assert_eq!(rest["next"], Value::Null);
+    // The command line goes on by itself, also in a store that nobody has open.
+    let (dir, config) = (backend.dir().to_owned(), backend.dir().join("backend.toml"));
+    let config = config.to_str().unwrap();
+    let one = [
+        "replay", "--config", config, "--state", "failed", "--limit", "1",
+    ];
+    let done = backend::run(&dir, &one).await;
+    assert!(done.stdout.contains("1 run replayed"), "{}", done.stdout);
+    assert!(backend.terminate().await.success());
+    let done = backend::run(&dir, &one).await;
+    assert!(done.stdout.contains("1 run replayed"), "{}", done.stdout);
+    assert!(done.stderr.contains("copy-5200: "), "{}", done.stdout);
+}
+
+#[tokio::test]
+async fn who_follows_the_cursor_replays_nothing_that_failed_again() {
+    let backend = Backend::start("").await;
+    for name in ["one", "two", "three"] {
+        submit(&backend, &json!({ "id": name, "command": ["false"] })).await;
+        assert_eq!(ended(&backend, name).await["state"], "failed");
+    }
+    let mut body = json!({ "states": ["failed"], "limit": 1 });
+    let mut from = Vec::new();
+    loop {
+        let answer = replay(&backend, &body).await;
+        for made in answer["replayed"].as_array().unwrap() {
+            from.push(made["id"].clone());
+            let again = ended(&backend, made["run_id"].as_str().unwrap()).await;
+            assert_eq!(again["state"], "failed");
+        }
+        assert!(from.len() <= 3, "{from:?}");
+        if answer["next"].is_null() {
+            break;
+        }
+        body["cursor"] = answer["next"].clone();
+    }
+    assert_eq!(from, ["one", "two", "three"]);
+    // Asked anew, it is: the replays have failed.
+    let anew = replay(&backend, &json!({ "states": ["failed"] })).await;
+    assert_eq!(anew["replayed"].as_array().unwrap().len(), 3, "{anew}");
 }
 
 /// Copies a run that has ended, in the store of a backend that does not run.

@@ -26,8 +26,11 @@ impl ReplayStore for Database {
         rules: Arc<Rules>,
     ) -> Result<Replayed, StoreError> {
         self.write(move |tx| {
-            let mut replayed = Replayed::default();
-            let found = select(tx, &selection)?;
+            let mut replayed = Replayed {
+                up_to: up_to(tx, &selection)?,
+                ..Replayed::default()
+            };
+            let found = select(tx, &selection, replayed.up_to)?;
             let is_page = found.len() == LOOKED_AT && selection.ids.is_empty();
             let last = found.last().map(|(seq, _)| *seq).filter(|_| is_page);
             replayed.next = last;
@@ -59,8 +62,20 @@ impl ReplayStore for Database {
 /// Runs that are looked at in one transition: nobody else writes meanwhile.
 const LOOKED_AT: usize = 500;
 
+fn up_to(tx: &Connection, selection: &Selection) -> Result<i64, StoreError> {
+    if let Some(number) = selection.up_to {
+        return Ok(number);
+    }
+    let newest = "SELECT coalesce(max(seq), 0) FROM runs";
+    Ok(tx.prepare_cached(newest)?.query_row([], |row| row.get(0))?)
+}
+
 /// What to look at, with its number; those that are named have none.
-fn select(tx: &Connection, selection: &Selection) -> Result<Vec<(i64, String)>, StoreError> {
+fn select(
+    tx: &Connection,
+    selection: &Selection,
+    up_to: i64,
+) -> Result<Vec<(i64, String)>, StoreError> {
     if !selection.ids.is_empty() {
         return Ok(selection.ids.iter().map(|id| (0, id.clone())).collect());
     }
@@ -82,6 +97,7 @@ fn select(tx: &Connection, selection: &Selection) -> Result<Vec<(i64, String)>, 
         selection.since.map(Timestamp::as_microsecond),
     );
     wanted.also("seq > ?", Some(selection.after));
+    wanted.also("seq <= ?", Some(up_to));
     wanted.oldest(
         tx,
         "SELECT seq, id FROM runs",
