@@ -11,6 +11,7 @@ use super::{
 };
 use crate::sandbox::{
     container::Network,
+    registry::Registries,
     spec::{MAX_SECRETS, MAX_SERVICES, Service},
 };
 
@@ -32,22 +33,34 @@ pub(super) struct Declared {
     pub(super) secrets: BTreeSet<String>,
     /// Whether every service has to name an image.
     pub(super) images: bool,
+    /// Where these may come from.
+    pub(super) registries: Registries,
 }
 
-/// Reads a compose file. Every refusal is there, in the order of the file.
+/// Reads a compose file, where no registry is listed. Every refusal is there, in the order of the file.
 pub fn read(text: &str) -> Result<Stack, Vec<Finding>> {
-    read_with(text, true)
+    read_from(text, &Registries::default())
+}
+
+/// As [`read`], with images from these registries.
+pub fn read_from(text: &str, registries: &Registries) -> Result<Stack, Vec<Finding>> {
+    let declared = Declared {
+        images: true,
+        registries: registries.clone(),
+        ..Declared::default()
+    };
+    read_with(text, declared)
 }
 
 /// Reads a template: a service without an image gets one when the template is used.
 pub(super) fn read_template(text: &str) -> Result<Stack, Vec<Finding>> {
-    read_with(text, false)
+    read_with(text, Declared::default())
 }
 
-fn read_with(text: &str, images: bool) -> Result<Stack, Vec<Finding>> {
+fn read_with(text: &str, declared: Declared) -> Result<Stack, Vec<Finding>> {
     let root = yaml::parse(text).map_err(|finding| vec![finding])?;
     let mut reader = Reader::default();
-    let stack = stack(&mut reader, &root, images);
+    let stack = stack(&mut reader, &root, declared);
     let mut findings = reader.findings;
     if findings.is_empty() {
         return Ok(stack);
@@ -56,7 +69,7 @@ fn read_with(text: &str, images: bool) -> Result<Stack, Vec<Finding>> {
     Err(findings)
 }
 
-fn stack(reader: &mut Reader, root: &Node, images: bool) -> Stack {
+fn stack(reader: &mut Reader, root: &Node, mut declared: Declared) -> Stack {
     let fields = reader.fields(root, "");
     reader.read(fields.get("version"), |node| match node.value {
         Value::Fraction(_) => Ok(String::new()),
@@ -67,10 +80,6 @@ fn stack(reader: &mut Reader, root: &Node, images: bool) -> Stack {
         | Value::Bool(_)
         | Value::Null => value::text(node),
     });
-    let mut declared = Declared {
-        images,
-        ..Declared::default()
-    };
     if let Some(node) = fields.get("volumes") {
         declared.volumes = volumes(reader, node);
     }
