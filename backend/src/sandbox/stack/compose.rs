@@ -15,6 +15,9 @@ use crate::sandbox::{
     spec::{MAX_SECRETS, MAX_SERVICES, Service},
 };
 
+/// Networks of one file: the engine has addresses for a few dozen, for all sandboxes together.
+const MAX_NETWORKS: usize = 4;
+
 /// The services of a stack, in the order of their start, and the credentials that they get.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stack {
@@ -151,7 +154,11 @@ fn volumes(reader: &mut Reader, node: &Node) -> BTreeSet<String> {
 
 fn networks(reader: &mut Reader, node: &Node) -> BTreeMap<String, bool> {
     let mut names = BTreeMap::new();
-    for entry in reader.map(node) {
+    for (number, entry) in reader.map(node).iter().enumerate() {
+        if number == MAX_NETWORKS {
+            let message = format!("up to {MAX_NETWORKS} networks are expected");
+            reader.refuse(Rule::TooLarge, &entry.span, message);
+        }
         let fields = reader.optional(&entry.value, "networks.*");
         if let Some(driver) = fields.get("driver") {
             let bridge = exactly(driver, "bridge");
