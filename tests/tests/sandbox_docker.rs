@@ -9,6 +9,7 @@ mod restart;
 mod stack;
 mod story;
 mod templates;
+mod words;
 mod wrapper;
 
 use std::time::Duration;
