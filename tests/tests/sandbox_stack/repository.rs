@@ -350,3 +350,23 @@ fn an_author_is_told_which_registry_is_not_asked_and_an_operator_may_list_it() {
         assert!(!said.status.success() && text.contains(words), "{text}");
     }
 }
+
+#[test]
+fn no_name_of_a_repository_gives_orders_to_a_terminal() {
+    let manifest = "[stack]\ncompose = \"\\u001b[31mX\"\n";
+    let compose = "services:\n  a:\n    build: .\n";
+    let dirs = [
+        repository(&[(".orket.toml", manifest)]),
+        repository(&[(".orket.toml", &manifest.replace("001b", "202e"))]),
+        repository(&[("compose.yaml", compose), ("Dockerfile", "FROM scratch\n")]),
+    ];
+    // No file that could be packed: a socket.
+    let odd = dirs[2].path().join("\u{1b}[31mX\u{202e}");
+    let _socket = std::os::unix::net::UnixListener::bind(odd).unwrap();
+    for dir in dirs {
+        let said = stack_check(dir.path());
+        let text = String::from_utf8(said.stderr).unwrap();
+        assert!(!said.status.success() && text.contains("[31mX"), "{text:?}");
+        assert!(!text.contains(['\u{1b}', '\u{202e}']), "{text:?}");
+    }
+}

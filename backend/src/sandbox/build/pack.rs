@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, openat, readlinkat,
 use tar::{Builder, EntryType, Header};
 
 use super::{dockerfile::Recipe, ignore::Ignored};
+use crate::config::diagnostic::harmless;
 use crate::sandbox::{
     container::Build,
     registry::Registries,
@@ -218,7 +219,9 @@ fn header(stat: &Stat, kind: EntryType, size: u64) -> Header {
 }
 
 fn refusal(path: &Path, what: &str) -> io::Error {
-    io::Error::other(format!("`{}`: {what}", path.display()))
+    let path = path.to_string_lossy();
+    let shown: String = path.chars().map(harmless).collect();
+    io::Error::other(format!("`{shown}`: {what}"))
 }
 
 /// Whether a link at this path leads, read as text, to a place in the same tree.

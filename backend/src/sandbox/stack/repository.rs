@@ -19,7 +19,7 @@ use super::{
     rule, template,
 };
 use crate::{
-    config::diagnostic::Diagnostic,
+    config::diagnostic::{Diagnostic, harmless},
     sandbox::{
         ports::Role,
         registry::Registries,
@@ -122,6 +122,12 @@ pub fn load(root: &Path, registries: &Registries) -> Result<Found, Refused> {
             (name.get_ref().clone(), stack)
         }
         (None, file) => {
+            if let Some(file) = file
+                && file.get_ref().contains(|c| harmless(c) != c)
+            {
+                let message = "a path without characters that nobody sees is expected";
+                return Err(at(file.span(), message.into()));
+            }
             let file = file.as_ref().map(Spanned::get_ref);
             let (source, mut stack) = compose_file(root, file.map(String::as_str), registries)?;
             if let Some(images) = images {
