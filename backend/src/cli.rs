@@ -22,6 +22,7 @@ use crate::{
     run::State,
     sandbox::{
         build,
+        registry::Registries,
         spec::Service,
         stack::repository::{self, Refused},
     },
@@ -79,14 +80,19 @@ pub enum CommandError {
     Refused(String),
 }
 
-/// What would be run as the stack of the repository at `dir`, for people.
-pub fn stack_check(dir: &Path) -> Result<String, Refused> {
+/// What would be run as the stack of the repository at `dir`, with images from these registries, for people.
+pub fn stack_check(dir: &Path, registries: &Registries) -> Result<String, Refused> {
     let real = dir.canonicalize();
     let dir = &real.map_err(|error| Refused(format!("{}: error: {error}\n", dir.display())))?;
-    let found = repository::load(dir)?;
+    let found = repository::load(dir, registries)?;
     let mut said = format!("{}: ok\n", found.source);
     for service in &found.stack.services {
-        let _ = write!(said, "  {}: {}", service.name, image(dir, service)?);
+        let _ = write!(
+            said,
+            "  {}: {}",
+            service.name,
+            image(dir, service, registries)?
+        );
         if let (Some(role), Some(port)) = (service.role, service.container_port) {
             let role = role.as_str();
             let _ = write!(said, ", port {port} published on 127.0.0.1 as {role}");
@@ -107,11 +113,11 @@ pub fn stack_check(dir: &Path) -> Result<String, Refused> {
 }
 
 /// The image of a service, or what it is built from.
-fn image(dir: &Path, service: &Service) -> Result<String, Refused> {
+fn image(dir: &Path, service: &Service, registries: &Registries) -> Result<String, Refused> {
     let Some(build) = &service.container.build else {
         return Ok(service.image.clone().unwrap_or_default());
     };
-    let images = build::check(dir, build, u64::MAX >> 1);
+    let images = build::check(dir, build, registries, u64::MAX >> 1);
     let images = images.map_err(|refused| Refused(format!("{}: {refused}\n", service.name)))?;
     let file = Path::new(&build.context).join(&build.dockerfile);
     Ok(format!(

@@ -203,6 +203,9 @@ pub struct Docker {
     pub build_timeout: Option<Spanned<String>>,
     /// The files that are sent to the engine for one, e.g. `"64MiB"`.
     pub build_context: Option<Spanned<String>>,
+    /// The registries that images may come from, e.g. `["registry.example.org"]`; without one, all with
+    /// public names.
+    pub registries: Vec<Spanned<String>>,
 }
 
 /// `[sandboxes.ports]`: one range for each role, written `"first-last"`.

@@ -76,6 +76,9 @@ enum Stack {
         /// The repository.
         #[arg(value_name = "DIR")]
         dir: PathBuf,
+        /// The configuration, which may list the registries that images come from.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
     },
 }
 
@@ -182,8 +185,11 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Archive(archive) => run_archive(archive),
         Command::Runs(runs) => list_runs(&runs),
         Command::Replay(replay) => run_replay(replay),
-        Command::Stack(Stack::Check { dir }) => {
-            match cli::stack_check(&dir) {
+        Command::Stack(Stack::Check { dir, config }) => {
+            let Some(Loaded { settings, .. }) = load(config.as_deref())? else {
+                return Ok(ExitCode::FAILURE);
+            };
+            match cli::stack_check(&dir, &settings.sandboxes.docker.registries) {
                 Ok(said) => say_text!("{said}"),
                 Err(refused) => {
                     complain_text!("{refused}");

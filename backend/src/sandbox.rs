@@ -50,6 +50,7 @@ pub mod ports;
 pub mod process;
 mod reap;
 pub mod reconcile;
+pub mod registry;
 mod settle;
 pub mod spec;
 pub mod stack;
@@ -225,7 +226,7 @@ impl Sandboxes {
     /// The stack of a repository in the workspace. Blocks on files.
     pub fn stack_of(&self, dir: &str) -> Result<stack::compose::Stack, CreateError> {
         let root = self.inner.workspace.resolve(Some(dir))?;
-        let found = stack::repository::load(&root);
+        let found = stack::repository::load(&root, &self.inner.settings.docker.registries);
         let mut stack = found
             .map_err(|refused| CreateError::Stack(refused.0))?
             .stack;
@@ -247,6 +248,7 @@ impl Sandboxes {
     ) -> Result<Once<Sandbox>, CreateError> {
         spec.check()?;
         let settings = &self.inner.settings;
+        settings.docker.registries.check(&spec)?;
         if spec.ttl > settings.max_ttl {
             return Err(CreateError::TooLong(settings.max_ttl.as_secs()));
         }

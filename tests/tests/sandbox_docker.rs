@@ -13,6 +13,7 @@ mod stack;
 mod story;
 mod templates;
 mod volumes;
+mod words;
 mod wrapper;
 
 use std::time::Duration;

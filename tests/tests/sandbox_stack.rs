@@ -64,6 +64,14 @@ fn rendered(stack: &Stack) -> Rendered {
 }
 
 fn json(rendered: &Rendered) -> Value {
+    // Readers of YAML refuse these as they are, or take them for ends of lines.
+    let odd = |c: char| {
+        matches!(
+            c,
+            '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}'
+        )
+    };
+    assert!(!rendered.compose.contains(odd), "{}", rendered.compose);
     serde_json::from_str(&rendered.compose).unwrap()
 }
 

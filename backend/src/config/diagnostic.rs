@@ -126,7 +126,7 @@ impl Excerpt {
 }
 
 /// As it is shown: nothing that a terminal acts on.
-fn harmless(c: char) -> char {
+pub(crate) fn harmless(c: char) -> char {
     let turns =
         matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     match c {

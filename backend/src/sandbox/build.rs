@@ -10,13 +10,19 @@ mod pack;
 
 use std::{path::Path, sync::atomic::AtomicBool};
 
-use super::container::Build;
+use super::{container::Build, registry::Registries};
 
 pub use dockerfile::TAKEN;
 pub(super) use pack::{Context, pack};
 
 /// Looks at what would be built in this repository, as a sandbox would: the images that it begins with,
 /// or what stands against it. `most` bytes of files may be sent.
-pub fn check(repository: &Path, build: &Build, most: u64) -> Result<Vec<String>, String> {
-    pack(repository, build, &[], most, &AtomicBool::new(false)).map(|context| context.images)
+pub fn check(
+    repository: &Path,
+    build: &Build,
+    registries: &Registries,
+    most: u64,
+) -> Result<Vec<String>, String> {
+    let stop = AtomicBool::new(false);
+    pack(repository, build, &[], registries, most, &stop).map(|context| context.images)
 }

@@ -129,6 +129,10 @@ impl DockerDriver {
                 reason: Reason::ImageNotFound,
                 detail: format!("The image `{image}` is not on the engine{text}."),
             };
+            // It may be one of before the list was changed.
+            if let Some(fault) = self.settings.registries.fault(image) {
+                return Err(missing(&format!(" and {fault}")));
+            }
             if !self.settings.pull {
                 return Err(missing(" and [sandboxes.docker] pull is off"));
             }

@@ -5,7 +5,7 @@
 //! added here and cannot be switched off: ports on 127.0.0.1 only, no capabilities, no new
 //! privileges, limits, labels that say whose it is.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
 
 use serde_json::{Map, json};
 
@@ -215,8 +215,28 @@ pub fn render(plan: &Plan, owner: &Owner, limits: &Limits) -> Rendered {
         "secrets": secrets,
         "networks": networks,
     });
-    rendered.compose = file.to_string();
+    rendered.compose = seen(&file.to_string());
     rendered
+}
+
+/// The same JSON without characters that readers of YAML refuse as they are, or take for ends of lines:
+/// the blanks around those would be lost. All that is not ASCII stands within strings.
+fn seen(json: &str) -> String {
+    let mut seen = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '\u{7f}'..='\u{9f}'
+            | '\u{2028}'
+            | '\u{2029}'
+            | '\u{feff}'
+            | '\u{fffe}'
+            | '\u{ffff}' => {
+                let _ = write!(seen, "\\u{:04x}", u32::from(c));
+            }
+            c => seen.push(c),
+        }
+    }
+    seen
 }
 
 /// Text that nothing is interpolated in.

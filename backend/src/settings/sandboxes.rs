@@ -2,10 +2,15 @@
 
 use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
+use toml::Spanned;
+
 use super::{Address, Reading};
 use crate::{
     config::{self, diagnostic::Diagnostic, unit},
-    sandbox::ports::{self, Ranges, Role},
+    sandbox::{
+        ports::{self, Ranges, Role},
+        registry::{self, Registries},
+    },
 };
 
 /// How sandboxes are kept.
@@ -70,6 +75,8 @@ pub struct Docker {
     pub build_timeout: Duration,
     /// Bytes of files that are sent to the engine for one.
     pub build_context: u64,
+    /// Where images may come from.
+    pub registries: Registries,
 }
 
 /// Which driver serves sandboxes.
@@ -228,7 +235,24 @@ impl Reading {
                     Ok(most)
                 }
             }),
+            registries: self.registries(docker.registries),
         }
+    }
+
+    fn registries(&mut self, written: Vec<Spanned<String>>) -> Registries {
+        let mut all: Vec<String> = Vec::new();
+        for field in written {
+            let listed = self.value(Some(field), None, |text| {
+                let listed = registry::listed(&text)?;
+                if all.contains(&listed) {
+                    Err(format!("`{text}` is listed twice"))
+                } else {
+                    Ok(Some(listed))
+                }
+            });
+            all.extend(listed);
+        }
+        Registries::new(all)
     }
 
     fn ports(&mut self, written: config::SandboxPorts, listen: &Address) -> Ranges {
@@ -286,6 +310,32 @@ mod tests {
         assert!(errors("[sandboxes.ports]\nweb = \"1-2\"").contains("web"));
         assert!(errors("[sandboxes]\nttl = \"8d\"").contains("max_ttl"));
         assert!(errors("[sandboxes]\ndriver = \"podman\"").contains("podman"));
+    }
+
+    #[test]
+    fn registries_are_listed_as_images_name_them() {
+        let load = |list: &str| {
+            let text = format!("[sandboxes.docker]\nregistries = {list}\n");
+            let loaded = Settings::load(&text);
+            loaded.map(|loaded| loaded.settings.sandboxes.docker.registries)
+        };
+        assert_eq!(load("[]").unwrap(), Registries::default());
+        let two = load(r#"["127.0.0.1:5000", "Registry.Example.org"]"#).unwrap();
+        let same = ["127.0.0.1:5000", "registry.example.org"];
+        assert_eq!(two, Registries::new(same.map(str::to_owned).into()));
+        for (list, words) in [
+            (r#"["https://a.example"]"#, "without a scheme"),
+            (r#"["registry"]"#, "Give the port"),
+            (r#"["0x7f.1:80"]"#, "four numbers"),
+            (r#"["a.example", "A.example"]"#, "listed twice"),
+            (r#"["docker.io", "index.docker.io"]"#, "listed twice"),
+            (r#"[""]"#, "is no registry"),
+        ] {
+            let errors = load(list).unwrap_err();
+            assert!(errors[0].message.contains(words), "{list}: {errors:?}");
+            assert!(errors[0].span.is_some(), "{list}");
+        }
+        assert!(load("\"docker.io\"").is_err());
     }
 
     #[test]

@@ -209,6 +209,10 @@ fn the_page_of_stacks_is_the_allow_list() {
             writeln!(page, "| `{key}` | `{rule}` | {instead} |").unwrap();
         }
     }
+    page.push_str(
+        "\n## Registries\nWhere an image comes from is what stands before its first `/`, if that has a `.`, a `:` or a capital, or is `localhost`; else it is `docker.io`. It holds for `image`, for `FROM` and `COPY --from` of Dockerfiles, for the `images` of a template, and for `services` of `POST /v1/sandboxes`; also when the image is on the engine already.\n\n\
+         Where the operator lists registries (`[sandboxes.docker] registries`), exactly these are asked. Where none is listed, every one with a public name is; refused are `localhost`, names without a dot, addresses in every spelling (`127.0.0.1`, `[::1]`, `127.1`, `0x7f000001`, `2130706433`), and names that end in `.localhost`, `.localdomain`, `.local`, `.internal`, `.intranet`, `.private`, `.corp`, `.home`, `.lan`, `.mail`, `.arpa` or `.onion`. Only names are judged, see [SECURITY](../SECURITY.md#containers). `stack check DIR --config FILE` judges by the list of that file.\n",
+    );
     let taken: Vec<_> = TAKEN.iter().map(|name| format!("`{name}`")).collect();
     writeln!(
         page,

@@ -40,7 +40,7 @@ fn sleeper() -> Value {
 async fn what_is_recorded_goes_on_without_its_client() {
     // Nothing but what was asked for brings anything about.
     let more = "limit = 200\nrunning = 200\nreconcile = \"10h\"";
-    let backend = Backend::start(&config_with(9, more)).await;
+    let backend = Backend::start(&config_with(30, more)).await;
     for _ in 0..50 {
         say_and_go(&backend, &Request::post_json("/v1/sandboxes", &sleeper())).await;
     }
@@ -67,7 +67,7 @@ async fn what_is_recorded_goes_on_without_its_client() {
 
 #[tokio::test]
 async fn one_that_nobody_looks_after_is_found() {
-    let backend = Backend::start(&config_with(9, "reconcile = \"1s\"")).await;
+    let backend = Backend::start(&config_with(31, "reconcile = \"1s\"")).await;
     let created = create(&backend, &sleeper()).await;
     reaches(&backend, id(&created), "running").await;
     // Records as a task that died would have left them: nothing was begun, and an end was asked for.

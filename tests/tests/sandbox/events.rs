@@ -44,7 +44,7 @@ fn expected(life: &[(&str, Option<&str>)]) -> Vec<(String, Option<String>)> {
 
 #[tokio::test]
 async fn a_life_is_told_in_its_order_with_its_reasons() {
-    let backend = Backend::start(&config(9)).await;
+    let backend = Backend::start(&config(32)).await;
     let mut watch = Watch::open(backend.address(), "/v1/events", None).await;
     let services = |command: &[&str]| json!({ "services": [{ "name": "a", "command": command }] });
     let created = create(&backend, &services(&["sleep", "1000"])).await;

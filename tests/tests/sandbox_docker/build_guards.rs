@@ -7,7 +7,7 @@ use bollard::{
     query_parameters::{CommitContainerOptionsBuilder, ListImagesOptions},
 };
 
-use orket_tests::Upstream;
+use orket_tests::{Upstream, upstream::Reaction};
 
 use super::{
     build::{ON, built, repository},
@@ -152,5 +152,74 @@ async fn a_repository_exchanged_for_a_link_before_its_turn_is_not_read() {
     assert!(detail.contains("symbolic link"), "{detail}");
     let made = place.engine.images(&Place::mark(&second)).await;
     assert!(made.is_empty(), "{made:?}");
+    place.nothing_left().await;
+}
+
+#[tokio::test]
+async fn no_image_sends_the_engine_to_a_registry_within_unless_it_is_listed() {
+    let inside = Upstream::tcp().await;
+    let image = format!("{}/x:1", inside.address());
+    let mut place = place!(126, "[sandboxes.docker]\nbuild = true");
+    for body in [
+        json!({ "services": [{ "name": "a", "image": image }] }),
+        json!({ "stack": { "template": { "name": "csharp-razor-ef", "images": { "api": image } } } }),
+    ] {
+        let refused = place.backend.post("/v1/sandboxes", &body).await;
+        let text = refused.text();
+        assert_eq!(refused.status, 400, "{body}: {text}");
+        assert!(text.contains("must not come from `127.0.0.1:"), "{text}");
+    }
+    for line in [
+        format!("FROM {image}\n"),
+        format!("FROM scratch\nCOPY --from={image} /a /b\n"),
+    ] {
+        repository(&place, &line);
+        let failed = reaches(&place.backend, &built(&place).await, "failed").await;
+        assert_eq!(failed["reason"], "build_failed", "{failed}");
+        let detail = failed["detail"].as_str().unwrap();
+        assert!(detail.contains("must not come from"), "{detail}");
+    }
+    let file = format!("services:\n  a:\n    image: {image}\n");
+    fs::write(place.backend.workspace().join("shop/compose.yaml"), file).unwrap();
+    let body = json!({ "stack": { "repository": "shop" } });
+    let refused = place.backend.post("/v1/sandboxes", &body).await;
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    assert!(refused.text().contains("compose.yaml:3:12: error: [image]"));
+    inside.untouched("images of a registry within");
+
+    // The engine on its own image is as before.
+    place.running(&[place.api()]).await;
+    place.nothing_left().await;
+}
+
+#[tokio::test]
+async fn a_registry_that_is_listed_is_asked_and_no_longer_once_it_is_not() {
+    let inside = Upstream::tcp().await;
+    inside.react(Reaction::Hang);
+    let list = format!("registries = [\"{}\"]", inside.address());
+    let mut place = place!(33, &format!("[sandboxes.docker]\n{list}"));
+    let image = format!("{}/x:1", inside.address());
+    let id = place
+        .create(&[json!({ "name": "a", "image": image })])
+        .await;
+    eventually("the engine asks the registry", PATIENCE, || async {
+        inside.connections() > 0
+    })
+    .await;
+    let other = json!({ "services": [place.api()] });
+    let refused = place.backend.post("/v1/sandboxes", &other).await;
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    assert!(refused.text().contains("must not come from `docker.io`"));
+
+    // It was recorded under a list that is another one now.
+    place.backend.kill().await;
+    let config = place.backend.dir().join("backend.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace(&list, "")).unwrap();
+    place.backend.restart().await;
+    let failed = reaches(&place.backend, &id, "failed").await;
+    assert_eq!(failed["reason"], "image_not_found", "{failed}");
+    let detail = failed["detail"].as_str().unwrap();
+    assert!(detail.contains("must not come from"), "{detail}");
     place.nothing_left().await;
 }

@@ -36,7 +36,7 @@ async fn refused(place: &Place) -> Value {
 
 #[tokio::test]
 async fn a_start_waits_for_a_network_that_another_gives_back() {
-    let (_own, mut place) = places!(108, "", &[]);
+    let (_own, mut place) = places!(34, "", &[]);
     let first = place.running(&[place.api()]).await;
     place.running(&[place.api()]).await;
     let third = place.create(&[place.api()]).await;

@@ -119,7 +119,7 @@ async fn node_react_postgres_is_started() {
 
 #[tokio::test]
 async fn django_react_postgres_is_started() {
-    started("django-react-postgres", 116).await;
+    started("django-react-postgres", 35).await;
 }
 
 #[test]

@@ -43,6 +43,8 @@ const PIECES: &[&str] = &[
     "null",
     "latest",
     "ü",
+    "\u{ffff}",
+    "\\uFFFE",
     "\t",
     "x-a: 1",
     "0",

@@ -10,6 +10,7 @@ use std::{
 
 use orket_backend::sandbox::{
     ports::Role,
+    registry::Registries,
     spec::Health,
     stack::{
         repository::load,
@@ -34,13 +35,15 @@ fn repository(files: &[(&str, &str)]) -> TempDir {
 }
 
 fn refusal(files: &[(&str, &str)]) -> String {
-    load(repository(files).path()).unwrap_err().0
+    load(repository(files).path(), &Registries::default())
+        .unwrap_err()
+        .0
 }
 
 #[test]
 fn a_compose_file_is_enough_and_the_manifest_chooses() {
     let dir = repository(&[("compose.yaml", WEB)]);
-    let found = load(dir.path()).unwrap();
+    let found = load(dir.path(), &Registries::default()).unwrap();
     let names = |stack: &super::Stack| -> Vec<String> {
         stack.services.iter().map(|s| s.name.clone()).collect()
     };
@@ -49,7 +52,7 @@ fn a_compose_file_is_enough_and_the_manifest_chooses() {
 
     let manifest = "[stack]\ncompose = \"ops/stack.yaml\"\nservices = [\"web\"]\nimages = { db = \"redis:7.4.2\" }\n[services.web]\nrole = \"admin\"\nhealth = \"/up\"\n";
     let dir = repository(&[(".orket.toml", manifest), ("ops/stack.yaml", WEB)]);
-    let found = load(dir.path()).unwrap();
+    let found = load(dir.path(), &Registries::default()).unwrap();
     assert_eq!(found.source, "ops/stack.yaml");
     assert_eq!(names(&found.stack), ["db", "web"]);
     assert!(found.stack.secrets.is_empty(), "nobody gets it");
@@ -164,7 +167,7 @@ fn nothing_is_read_through_a_link() {
     let linked = |name: &str, to: &Path| {
         let dir = repository(&[]);
         symlink(to, dir.path().join(name)).unwrap();
-        let said = load(dir.path()).unwrap_err().0;
+        let said = load(dir.path(), &Registries::default()).unwrap_err().0;
         assert!(said.contains("symbolic link"), "{said}");
     };
     linked("compose.yaml", &outside.path().join("compose.yaml"));
@@ -172,7 +175,7 @@ fn nothing_is_read_through_a_link() {
     linked("compose.yaml", Path::new("/nowhere"));
     let dir = repository(&[(".orket.toml", "[stack]\ncompose = \"ops/compose.yaml\"\n")]);
     symlink(outside.path(), dir.path().join("ops")).unwrap();
-    let said = load(dir.path()).unwrap_err().0;
+    let said = load(dir.path(), &Registries::default()).unwrap_err().0;
     assert!(said.contains("symbolic link"), "{said}");
     // The repository itself may be exchanged for a link after its path was looked at, or a folder above it.
     let dir = repository(&[]);
@@ -180,20 +183,32 @@ fn nothing_is_read_through_a_link() {
     symlink(outside.path().parent().unwrap(), dir.path().join("above")).unwrap();
     let below = Path::new("above").join(outside.path().file_name().unwrap());
     for path in [Path::new("it"), &below] {
-        let said = load(&dir.path().join(path)).unwrap_err().0;
+        let said = load(&dir.path().join(path), &Registries::default())
+            .unwrap_err()
+            .0;
         assert!(said.contains("symbolic link"), "{said}");
     }
-    assert!(load(&outside.path().join("x/..")).is_err());
-    assert!(load(outside.path()).is_ok());
+    assert!(load(&outside.path().join("x/.."), &Registries::default()).is_err());
+    assert!(load(outside.path(), &Registries::default()).is_ok());
     // A pipe would be waited for, a folder is no file.
     let dir = repository(&[]);
     let made = Command::new("mkfifo")
         .arg(dir.path().join("compose.yaml"))
         .status();
     assert!(made.unwrap().success());
-    assert!(load(dir.path()).unwrap_err().0.contains("plain file"));
+    assert!(
+        load(dir.path(), &Registries::default())
+            .unwrap_err()
+            .0
+            .contains("plain file")
+    );
     let dir = repository(&[("compose.yaml/x", "")]);
-    assert!(load(dir.path()).unwrap_err().0.contains("plain file"));
+    assert!(
+        load(dir.path(), &Registries::default())
+            .unwrap_err()
+            .0
+            .contains("plain file")
+    );
 }
 
 #[test]
@@ -226,8 +241,13 @@ fn every_template_is_a_stack_once_it_has_the_images_of_the_application() {
 }
 
 fn stack_check(dir: &Path) -> Output {
+    stack_check_with(dir, &[])
+}
+
+fn stack_check_with(dir: &Path, more: &[&str]) -> Output {
     let mut command = program::command("orket-backend", dir);
-    command.args(["stack", "check"]).arg(dir).output().unwrap()
+    command.args(["stack", "check"]).arg(dir).args(more);
+    command.output().unwrap()
 }
 
 #[test]
@@ -251,5 +271,102 @@ fn an_author_is_told_what_would_be_run_or_what_stands_against_it() {
         "compose.yaml:11:5: error: [host-namespace]",
     ] {
         assert!(text.contains(place), "{text}");
+    }
+}
+
+#[test]
+fn an_author_is_told_which_registry_is_not_asked_and_an_operator_may_list_it() {
+    let web = |image: &str| format!("services:\n  web:\n    image: {image}\n");
+    let built = "services:\n  web:\n    build: .\n";
+    let inside = "127.0.0.1:5000/x:1";
+    let chosen =
+        |image: &str| format!("[stack]\ncompose = \"c.yaml\"\nimages = {{ web = \"{image}\" }}\n");
+    let template =
+        "[stack]\ntemplate = \"csharp-razor-ef\"\nimages = { api = \"127.0.0.1:5000/x:1\" }\n";
+    let cases: [(Vec<(&str, String)>, &str); 5] = [
+        (
+            vec![("compose.yaml", web(inside))],
+            "compose.yaml:3:12: error: [image] `image` must not come from `127.0.0.1:5000`",
+        ),
+        (
+            vec![
+                ("compose.yaml", built.into()),
+                ("Dockerfile", format!("FROM {inside}\n")),
+            ],
+            "web: Dockerfile:1: the image `127.0.0.1:5000/x:1` must not come from",
+        ),
+        (
+            vec![
+                ("compose.yaml", built.into()),
+                (
+                    "Dockerfile",
+                    format!("FROM scratch\nCOPY --from={inside} /a /b\n"),
+                ),
+            ],
+            "web: Dockerfile:2: the image `127.0.0.1:5000/x:1` must not come from",
+        ),
+        (
+            vec![
+                (".orket.toml", chosen(inside)),
+                ("c.yaml", web("127.0.0.1:5000/y:1")),
+            ],
+            ".orket.toml:3:10: error: `images.web` must not come from `127.0.0.1:5000`",
+        ),
+        (
+            vec![(".orket.toml", template.into())],
+            ".orket.toml:3:10: error: `images.api` must not come from `127.0.0.1:5000`",
+        ),
+    ];
+    let config = tempfile::tempdir().unwrap();
+    let path = config.path().join("backend.toml");
+    let list = "[sandboxes.docker]\nregistries = [\"127.0.0.1:5000\", \"docker.io\"]\n";
+    fs::write(&path, list).unwrap();
+    let with = ["--config", path.to_str().unwrap()];
+    for (files, words) in &cases {
+        let files: Vec<_> = files.iter().map(|(n, t)| (*n, t.as_str())).collect();
+        let dir = repository(&files);
+        let said = stack_check(dir.path());
+        let text = String::from_utf8(said.stderr).unwrap();
+        assert!(!said.status.success() && text.contains(words), "{text}");
+        let said = stack_check_with(dir.path(), &with);
+        let text = String::from_utf8(said.stderr).unwrap();
+        assert!(said.status.success(), "{files:?}: {text}");
+    }
+    // What is listed is all there is, for stacks that are built in as well.
+    fs::write(&path, list.replace(", \"docker.io\"", "")).unwrap();
+    for (files, words) in [
+        (
+            [("compose.yaml", web("redis:7.4.1"))],
+            "compose.yaml:3:12: error: [image] `image` must not come from `docker.io`",
+        ),
+        (
+            [(".orket.toml", template.into())],
+            "csharp-razor-ef: error: service `db`: `image` must not come from `docker.io`",
+        ),
+    ] {
+        let dir = repository(&files.each_ref().map(|(n, t)| (*n, t.as_str())));
+        let said = stack_check_with(dir.path(), &with);
+        let text = String::from_utf8(said.stderr).unwrap();
+        assert!(!said.status.success() && text.contains(words), "{text}");
+    }
+}
+
+#[test]
+fn no_name_of_a_repository_gives_orders_to_a_terminal() {
+    let manifest = "[stack]\ncompose = \"\\u001b[31mX\"\n";
+    let compose = "services:\n  a:\n    build: .\n";
+    let dirs = [
+        repository(&[(".orket.toml", manifest)]),
+        repository(&[(".orket.toml", &manifest.replace("001b", "202e"))]),
+        repository(&[("compose.yaml", compose), ("Dockerfile", "FROM scratch\n")]),
+    ];
+    // No file that could be packed: a socket.
+    let odd = dirs[2].path().join("\u{1b}[31mX\u{202e}");
+    let _socket = std::os::unix::net::UnixListener::bind(odd).unwrap();
+    for dir in dirs {
+        let said = stack_check(dir.path());
+        let text = String::from_utf8(said.stderr).unwrap();
+        assert!(!said.status.success() && text.contains("[31mX"), "{text:?}");
+        assert!(!text.contains(['\u{1b}', '\u{202e}']), "{text:?}");
     }
 }

@@ -5,7 +5,7 @@
 //! or leave to a base image to decide, and what its versions cut differently. Every stage is marked as ours
 //! at its beginning, so that what a build leaves behind that came to nothing can be found.
 
-use crate::sandbox::value::image_fault;
+use crate::sandbox::{registry::Registries, value::image_fault};
 
 mod growth;
 #[cfg(test)]
@@ -61,11 +61,12 @@ struct Step {
 
 impl Recipe {
     /// Reads it; `labels` are what marks what is ours, `longest` is the longest value that is given for an
-    /// `ARG`. A refusal begins with the line.
+    /// `ARG`, and images come from these registries. A refusal begins with the line.
     pub(in crate::sandbox) fn read(
         text: &str,
         labels: &[String],
         longest: usize,
+        registries: &Registries,
     ) -> Result<Self, String> {
         let mark = format!("LABEL {}", labels.join(" "));
         let mut stages: Vec<Option<String>> = Vec::new();
@@ -73,6 +74,12 @@ impl Recipe {
         let mut growth = Growth::new(longest);
         for (number, Step { line, name, rest }) in steps(text)?.into_iter().enumerate() {
             let at = |message: String| format!("{line}: {message}");
+            let known = |image: &Option<String>| match image {
+                Some(image) => registries.fault(image).map_or(Ok(()), |fault| {
+                    Err(at(format!("the image `{}` {fault}", shown(image))))
+                }),
+                None => Ok(()),
+            };
             if number == MOST_STEPS {
                 return Err(at(format!("up to {MOST_STEPS} instructions are taken")));
             }
@@ -80,6 +87,7 @@ impl Recipe {
             match name.as_str() {
                 "FROM" => {
                     let base = base(&rest, &stages).map_err(at)?;
+                    known(&base.image)?;
                     let name = base.name.as_ref().map(|name| format!(" AS {name}"));
                     written.push(format!("FROM {}{}", base.from, name.unwrap_or_default()));
                     written.push(mark.clone());
@@ -87,7 +95,11 @@ impl Recipe {
                     stages.push(base.name);
                     continue;
                 }
-                "COPY" => images.extend(source(&rest, &stages).map_err(at)?),
+                "COPY" => {
+                    let from = source(&rest, &stages).map_err(at)?;
+                    known(&from)?;
+                    images.extend(from);
+                }
                 "RUN" if rest.starts_with("--") => {
                     return Err(at("`RUN` takes no options here".into()));
                 }

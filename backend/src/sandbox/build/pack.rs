@@ -13,8 +13,10 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, openat, readlinkat,
 use tar::{Builder, EntryType, Header};
 
 use super::{dockerfile::Recipe, ignore::Ignored};
+use crate::config::diagnostic::harmless;
 use crate::sandbox::{
     container::Build,
+    registry::Registries,
     stack::repository::{FOLDER, open_in, open_real, read_in},
 };
 
@@ -33,11 +35,12 @@ pub(in crate::sandbox) struct Context {
 }
 
 /// Packs the folder of a build in this repository, an absolute path free of symbolic links: at most `most`
-/// bytes of files. It ends soon after `stop` is set.
+/// bytes of files, on images of these registries. It ends soon after `stop` is set.
 pub(in crate::sandbox) fn pack(
     repository: &Path,
     build: &Build,
     labels: &[String],
+    registries: &Registries,
     most: u64,
     stop: &AtomicBool,
 ) -> Result<Context, String> {
@@ -55,7 +58,7 @@ pub(in crate::sandbox) fn pack(
     let name = &build.dockerfile;
     let written = text(name).map_err(|error| format!("{name}: cannot be read: {error}"))?;
     let longest = build.args.values().map(String::len).max();
-    let recipe = Recipe::read(&written, labels, longest.unwrap_or(0))
+    let recipe = Recipe::read(&written, labels, longest.unwrap_or(0), registries)
         .map_err(|refused| format!("{name}:{refused}"))?;
     let mut packer = Packer {
         archive: Builder::new(Vec::new()),
@@ -216,7 +219,9 @@ fn header(stat: &Stat, kind: EntryType, size: u64) -> Header {
 }
 
 fn refusal(path: &Path, what: &str) -> io::Error {
-    io::Error::other(format!("`{}`: {what}", path.display()))
+    let path = path.to_string_lossy();
+    let shown: String = path.chars().map(harmless).collect();
+    io::Error::other(format!("`{shown}`: {what}"))
 }
 
 /// Whether a link at this path leads, read as text, to a place in the same tree.
@@ -247,7 +252,14 @@ mod tests {
             ..Build::default()
         };
         let labels = ["a=b".to_owned()];
-        pack(repository, &build, &labels, 1 << 20, &AtomicBool::new(stop))
+        pack(
+            repository,
+            &build,
+            &labels,
+            &Registries::default(),
+            1 << 20,
+            &AtomicBool::new(stop),
+        )
     }
 
     #[test]

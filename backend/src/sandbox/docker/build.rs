@@ -73,7 +73,8 @@ impl DockerDriver {
         let packed = spawn_blocking({
             let (build, labels) = (build.clone(), self.labels(&plan.id));
             let (most, stop) = (self.settings.build_context, Arc::clone(&given_up.0));
-            move || pack(&repository, &build, &labels, most, &stop)
+            let from = self.settings.registries.clone();
+            move || pack(&repository, &build, &labels, &from, most, &stop)
         });
         let packed = packed.await.map_err(|error| failed(&error.to_string()))?;
         let Context { archive, images } = packed.map_err(|refused| failed(&short(&refused)))?;

@@ -11,8 +11,12 @@ use super::{
 };
 use crate::sandbox::{
     container::Network,
+    registry::Registries,
     spec::{MAX_SECRETS, MAX_SERVICES, Service},
 };
+
+/// Networks of one file: the engine has addresses for a few dozen, for all sandboxes together.
+const MAX_NETWORKS: usize = 4;
 
 /// The services of a stack, in the order of their start, and the credentials that they get.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,22 +36,34 @@ pub(super) struct Declared {
     pub(super) secrets: BTreeSet<String>,
     /// Whether every service has to name an image.
     pub(super) images: bool,
+    /// Where these may come from.
+    pub(super) registries: Registries,
 }
 
-/// Reads a compose file. Every refusal is there, in the order of the file.
+/// Reads a compose file, where no registry is listed. Every refusal is there, in the order of the file.
 pub fn read(text: &str) -> Result<Stack, Vec<Finding>> {
-    read_with(text, true)
+    read_from(text, &Registries::default())
+}
+
+/// As [`read`], with images from these registries.
+pub fn read_from(text: &str, registries: &Registries) -> Result<Stack, Vec<Finding>> {
+    let declared = Declared {
+        images: true,
+        registries: registries.clone(),
+        ..Declared::default()
+    };
+    read_with(text, declared)
 }
 
 /// Reads a template: a service without an image gets one when the template is used.
 pub(super) fn read_template(text: &str) -> Result<Stack, Vec<Finding>> {
-    read_with(text, false)
+    read_with(text, Declared::default())
 }
 
-fn read_with(text: &str, images: bool) -> Result<Stack, Vec<Finding>> {
+fn read_with(text: &str, declared: Declared) -> Result<Stack, Vec<Finding>> {
     let root = yaml::parse(text).map_err(|finding| vec![finding])?;
     let mut reader = Reader::default();
-    let stack = stack(&mut reader, &root, images);
+    let stack = stack(&mut reader, &root, declared);
     let mut findings = reader.findings;
     if findings.is_empty() {
         return Ok(stack);
@@ -56,7 +72,7 @@ fn read_with(text: &str, images: bool) -> Result<Stack, Vec<Finding>> {
     Err(findings)
 }
 
-fn stack(reader: &mut Reader, root: &Node, images: bool) -> Stack {
+fn stack(reader: &mut Reader, root: &Node, mut declared: Declared) -> Stack {
     let fields = reader.fields(root, "");
     reader.read(fields.get("version"), |node| match node.value {
         Value::Fraction(_) => Ok(String::new()),
@@ -67,10 +83,6 @@ fn stack(reader: &mut Reader, root: &Node, images: bool) -> Stack {
         | Value::Bool(_)
         | Value::Null => value::text(node),
     });
-    let mut declared = Declared {
-        images,
-        ..Declared::default()
-    };
     if let Some(node) = fields.get("volumes") {
         declared.volumes = volumes(reader, node);
     }
@@ -142,7 +154,11 @@ fn volumes(reader: &mut Reader, node: &Node) -> BTreeSet<String> {
 
 fn networks(reader: &mut Reader, node: &Node) -> BTreeMap<String, bool> {
     let mut names = BTreeMap::new();
-    for entry in reader.map(node) {
+    for (number, entry) in reader.map(node).iter().enumerate() {
+        if number == MAX_NETWORKS {
+            let message = format!("up to {MAX_NETWORKS} networks are expected");
+            reader.refuse(Rule::TooLarge, &entry.span, message);
+        }
         let fields = reader.optional(&entry.value, "networks.*");
         if let Some(driver) = fields.get("driver") {
             let bridge = exactly(driver, "bridge");

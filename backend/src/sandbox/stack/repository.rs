@@ -19,9 +19,10 @@ use super::{
     rule, template,
 };
 use crate::{
-    config::diagnostic::Diagnostic,
+    config::diagnostic::{Diagnostic, harmless},
     sandbox::{
         ports::Role,
+        registry::Registries,
         spec::{Health, Spec},
     },
 };
@@ -85,15 +86,16 @@ struct Changes {
 }
 
 /// Reads the stack of the repository at `root`: an absolute path free of symbolic links.
-pub fn load(root: &Path) -> Result<Found, Refused> {
+/// Images come from these registries.
+pub fn load(root: &Path, registries: &Registries) -> Result<Found, Refused> {
     let root = &open_real(root).map_err(|error| {
         Refused(format!(
             "error: the repository cannot be read ({error}): it must be a folder, and nothing on its path a symbolic link\n"
         ))
     })?;
     let Some(text) = read(root, MANIFEST)? else {
-        let (source, stack) = compose_file(root, None)?;
-        return complete(Found { source, stack });
+        let (source, stack) = compose_file(root, None, registries)?;
+        return complete(Found { source, stack }, registries);
     };
     let at = |span: Range<usize>, message: String| {
         Refused(Diagnostic::error(Some(span), message).render(MANIFEST, &text))
@@ -102,6 +104,11 @@ pub fn load(root: &Path) -> Result<Found, Refused> {
         Refused(Diagnostic::error(error.span(), error.message()).render(MANIFEST, &text))
     })?;
     let images = manifest.stack.images.as_ref();
+    for (name, image) in images.iter().flat_map(|images| images.get_ref()) {
+        if let (Some(fault), Some(images)) = (registries.image_fault(image), images) {
+            return Err(at(images.span(), format!("`images.{name}` {fault}")));
+        }
+    }
     let none = BTreeMap::new();
     let (source, mut stack) = match (&manifest.stack.template, &manifest.stack.compose) {
         (Some(_), Some(compose)) => {
@@ -115,8 +122,14 @@ pub fn load(root: &Path) -> Result<Found, Refused> {
             (name.get_ref().clone(), stack)
         }
         (None, file) => {
+            if let Some(file) = file
+                && file.get_ref().contains(|c| harmless(c) != c)
+            {
+                let message = "a path without characters that nobody sees is expected";
+                return Err(at(file.span(), message.into()));
+            }
             let file = file.as_ref().map(Spanned::get_ref);
-            let (source, mut stack) = compose_file(root, file.map(String::as_str))?;
+            let (source, mut stack) = compose_file(root, file.map(String::as_str), registries)?;
             if let Some(images) = images {
                 template::replace(&mut stack, images.get_ref())
                     .map_err(|error| at(images.span(), error.0))?;
@@ -161,7 +174,7 @@ pub fn load(root: &Path) -> Result<Found, Refused> {
         }
         choose(&mut stack, names.iter().map(|name| name.get_ref().clone()));
     }
-    complete(Found { source, stack })
+    complete(Found { source, stack }, registries)
 }
 
 /// Keeps these services and those they depend on.
@@ -184,7 +197,7 @@ fn choose(stack: &mut Stack, names: impl Iterator<Item = String>) {
 }
 
 /// Refuses what no sandbox may be.
-fn complete(found: Found) -> Result<Found, Refused> {
+fn complete(found: Found, registries: &Registries) -> Result<Found, Refused> {
     let spec = Spec {
         name: None,
         build_id: None,
@@ -192,13 +205,17 @@ fn complete(found: Found) -> Result<Found, Refused> {
         secrets: found.stack.secrets.clone(),
         ttl: std::time::Duration::from_secs(1),
     };
-    match spec.check() {
+    match spec.check().and_then(|()| registries.check(&spec)) {
         Ok(()) => Ok(found),
         Err(error) => Err(Refused(format!("{}: error: {error}\n", found.source))),
     }
 }
 
-fn compose_file(root: &OwnedFd, named: Option<&str>) -> Result<(String, Stack), Refused> {
+fn compose_file(
+    root: &OwnedFd,
+    named: Option<&str>,
+    registries: &Registries,
+) -> Result<(String, Stack), Refused> {
     let (name, text) = match named {
         Some(name) => {
             let text = read(root, name)?;
@@ -227,8 +244,8 @@ fn compose_file(root: &OwnedFd, named: Option<&str>) -> Result<(String, Stack), 
             })?
         }
     };
-    let stack =
-        compose::read(&text).map_err(|findings| Refused(rule::render(&findings, name, &text)))?;
+    let stack = compose::read_from(&text, registries)
+        .map_err(|findings| Refused(rule::render(&findings, name, &text)))?;
     Ok((name.to_owned(), stack))
 }
 

@@ -15,7 +15,7 @@ use crate::sandbox::{
     container::{Check, Condition, Container, Network},
     ports::Role,
     spec::Service,
-    value::{MAX_ID, image_fault, is_user},
+    value::{MAX_ID, is_user},
 };
 
 const AT: &str = "services.*";
@@ -116,9 +116,9 @@ fn image(
         }
         return None;
     };
-    let image = value::text(node).and_then(|image| match image_fault(&image) {
-        None => Ok(image),
-        Some(fault) => Err(format!("`image` {fault}")),
+    let image = value::text(node).and_then(|image| {
+        let fault = declared.registries.image_fault(&image);
+        fault.map_or(Ok(image), |fault| Err(format!("`image` {fault}")))
     });
     reader.take(Rule::Image, node, image)
 }

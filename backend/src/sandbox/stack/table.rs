@@ -44,7 +44,7 @@ pub const ALLOWED: &[Allowed] = &[
     ),
     may(
         "services.*.image",
-        "an image with a tag other than `latest`, or a digest; none that is built for a sandbox, and no id",
+        "an image with a tag other than `latest`, or a digest; none that is built for a sandbox, no id, and [none of a registry that is not asked](#registries)",
     ),
     may(
         "services.*.build",
@@ -152,7 +152,7 @@ pub const ALLOWED: &[Allowed] = &[
     may("services.*.deploy.resources.limits.pids", "as `pids_limit`"),
     may("volumes", "a map, by name"),
     may("volumes.*.driver", "`local`"),
-    may("networks", "a map, by name"),
+    may("networks", "a map, by name; up to 4"),
     may("networks.*.driver", "`bridge`"),
     may(
         "networks.*.internal",

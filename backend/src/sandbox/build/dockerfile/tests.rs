@@ -2,7 +2,7 @@
 use super::*;
 
 fn read(text: &str) -> Result<Recipe, String> {
-    Recipe::read(text, &["a=b".to_owned()], 0)
+    Recipe::read(text, &["a=b".to_owned()], 0, &Registries::default())
 }
 
 #[test]
@@ -181,4 +181,39 @@ fn options_ends_of_lines_and_marks_are_what_they_seem() {
         ("FROM a:1\nENV A=io.orket\nLABEL ${A}.instance=x\n", 3),
     ];
     all_refused(&cases);
+}
+
+#[test]
+fn an_image_comes_from_no_registry_within_unless_it_is_listed() {
+    let inside = [
+        "127.0.0.1:5000/x:1",
+        "localhost:5000/x:1",
+        "LOCALHOST/x:1",
+        "10.0.0.7/x@sha256:0123abcd",
+        "169.254.169.254/x:1",
+        "2130706433:80/x:1",
+        "0x7f.1:80/x:1",
+        "registry:5000/x:1",
+        "a.internal/x:1",
+        "[::1]:5000/x:1",
+    ];
+    for image in inside {
+        for text in [
+            format!("FROM scratch\nFROM {image}\n"),
+            format!("FROM scratch\nFROM {image} AS base\n"),
+            format!("FROM scratch\nCOPY --from={image} /a /b\n"),
+            format!("FROM scratch\nCOPY --chown=1:1 --fro\\\nm={image} /a /b\n"),
+        ] {
+            let refused = read(&text).unwrap_err();
+            assert!(refused.starts_with("2: "), "{text}: {refused}");
+            let known = refused.contains("must not come from") || image.starts_with('[');
+            assert!(known, "{text}: {refused}");
+        }
+    }
+    let one = Registries::new(vec!["127.0.0.1:5000".into()]);
+    let text = "FROM 127.0.0.1:5000/x:1 AS a\nCOPY --from=127.0.0.1:5000/y:1 /a /b\nFROM a\n";
+    let recipe = Recipe::read(text, &[], 0, &one).unwrap();
+    assert_eq!(recipe.images, ["127.0.0.1:5000/x:1", "127.0.0.1:5000/y:1"]);
+    let refused = Recipe::read("FROM rust:1.90\n", &[], 0, &one).unwrap_err();
+    assert!(refused.contains("`docker.io`"), "{refused}");
 }
