@@ -22,6 +22,7 @@ use futures_util::TryStreamExt as _;
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest as _, Sha256};
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
     sync::watch,
 };
@@ -135,6 +136,25 @@ impl Engine {
             .await
     }
 
+    /// As [`Self::image`], with these lines of a Dockerfile and with everything that lies in `folder`.
+    pub async fn image_holding(&self, folder: &Path, lines: &[&str]) -> String {
+        let program = program();
+        let mut tar = Command::new("tar");
+        tar.args(["--sort=name", "--mtime=@0", "--owner=0", "--group=0"])
+            .args(["--mode=a+rX", "-c"])
+            .arg("-C")
+            .arg(program.parent().unwrap())
+            .arg("service")
+            .arg("-C")
+            .arg(folder)
+            .arg(".");
+        let archive = tar.output().expect("tar").stdout;
+        let mut key = Sha256::new_with_prefix(&archive);
+        key.update(lines.join("\n"));
+        let key = hex::encode(&key.finalize()[..6]);
+        self.import(&format!("holding-{key}"), archive, lines).await
+    }
+
     /// The names of all volumes there are, whosever they are.
     pub async fn all_volumes(&self) -> Vec<String> {
         let list = self.docker.list_volumes(None::<ListVolumesOptions>).await;
@@ -145,10 +165,6 @@ impl Engine {
     }
 
     async fn image_with(&self, program: &Path, tag: &str, lines: &[&str]) -> String {
-        let name = format!("orket-test-service:{tag}");
-        if self.docker.inspect_image(&name).await.is_ok() {
-            return name;
-        }
         let archive = Command::new("tar")
             .arg("-C")
             .arg(program.parent().unwrap())
@@ -163,6 +179,15 @@ impl Engine {
             )
             .output()
             .expect("tar");
+        self.import(tag, archive.stdout, lines).await
+    }
+
+    /// The image of this tag; made of an archive when it is not there yet.
+    async fn import(&self, tag: &str, archive: Vec<u8>, lines: &[&str]) -> String {
+        let name = format!("orket-test-service:{tag}");
+        if self.docker.inspect_image(&name).await.is_ok() {
+            return name;
+        }
         let options = CreateImageOptions {
             from_src: Some("-".into()),
             repo: Some("orket-test-service".into()),
@@ -174,7 +199,7 @@ impl Engine {
                 .collect(),
             ..CreateImageOptions::default()
         };
-        let body = bollard::body_full(Bytes::from(archive.stdout));
+        let body = bollard::body_full(Bytes::from(archive));
         self.docker
             .create_image(Some(options), Some(body), None)
             .try_collect::<Vec<_>>()
@@ -327,6 +352,8 @@ pub enum Way {
     Open,
     /// Connections are taken, and nothing comes back.
     Hung,
+    /// What contains this is not passed on, nor is what comes behind it on its connection.
+    HungAt(&'static str),
     /// Connections are closed, old and new ones.
     Cut,
 }
@@ -369,13 +396,15 @@ async fn pass(mut client: UnixStream, mut ways: watch::Receiver<Way>) {
     match way {
         Way::Cut => {}
         Way::Hung => drop(ways.wait_for(|way| *way != Way::Hung).await),
-        Way::Open => {
+        Way::Open | Way::HungAt(_) => {
             let Ok(mut engine) = UnixStream::connect(SOCKET).await else {
                 return;
             };
-            let changed = async { ways.wait_for(|way| *way != Way::Open).await.map(|way| *way) };
+            let now = ways.clone();
+            let closed = |way: &Way| matches!(way, Way::Hung | Way::Cut);
+            let changed = async { ways.wait_for(closed).await.map(|way| *way) };
             let turned = tokio::select! {
-                _ = tokio::io::copy_bidirectional(&mut client, &mut engine) => None,
+                () = both_ways(&mut client, &mut engine, &now) => None,
                 way = changed => way.ok(),
             };
             if turned == Some(Way::Hung) {
@@ -383,4 +412,28 @@ async fn pass(mut client: UnixStream, mut ways: watch::Receiver<Way>) {
             }
         }
     }
+}
+
+/// Until one of them closes.
+async fn both_ways(client: &mut UnixStream, engine: &mut UnixStream, way: &watch::Receiver<Way>) {
+    let (mut asks, mut hears) = client.split();
+    let (mut answers, mut takes) = engine.split();
+    let forth = async {
+        let mut piece = vec![0; 64 << 10];
+        while let Ok(read @ 1..) = asks.read(&mut piece).await {
+            let text = String::from_utf8_lossy(&piece[..read]);
+            if matches!(*way.borrow(), Way::HungAt(part) if text.contains(part)) {
+                std::future::pending::<()>().await;
+            }
+            if takes.write_all(&piece[..read]).await.is_err() {
+                break;
+            }
+        }
+        let _ = takes.shutdown().await;
+    };
+    let back = async {
+        let _ = tokio::io::copy(&mut answers, &mut hears).await;
+        let _ = hears.shutdown().await;
+    };
+    tokio::join!(forth, back);
 }

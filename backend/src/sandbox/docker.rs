@@ -12,7 +12,7 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -43,6 +43,7 @@ mod restarts;
 mod sight;
 mod things;
 mod usage;
+mod users;
 mod volumes;
 
 use compose::{Compose, Ran, Verb};
@@ -240,6 +241,7 @@ impl SandboxDriver for DockerDriver {
     }
 
     async fn start(&self, plan: &Plan, limit: Duration) -> Result<(), Fault> {
+        let until = Instant::now() + limit;
         let mut rendered = self.rendered(plan);
         let strangers = self
             .strangers(&plan.id)
@@ -253,11 +255,11 @@ impl SandboxDriver for DockerDriver {
                 ),
             });
         }
-        self.give_to_readers(plan, &mut rendered).await?;
         // Made again from what an earlier try left, a container would lose its nameless volumes.
         self.remove_containers(&plan.id)
             .await
             .map_err(|error| away(&error))?;
+        self.give_to_readers(plan, &mut rendered, until).await?;
         let file = plan.dir.join(FILE);
         let launch_failed = |detail: String| Fault {
             reason: Reason::LaunchFailed,
@@ -274,9 +276,10 @@ impl SandboxDriver for DockerDriver {
                 launch_failed(format!("The sandbox's directory cannot be made: {error}."))
             })?;
         let project = stack::project(&plan.id);
+        let left = until.saturating_duration_since(Instant::now());
         let ran = self
             .compose
-            .run(Verb::Up, &plan.id, &project, &file, COMPOSE.min(limit))
+            .run(Verb::Up, &plan.id, &project, &file, COMPOSE.min(left))
             .await
             .map_err(launch_failed)?;
         if ran.is_well() {

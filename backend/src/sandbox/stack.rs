@@ -263,7 +263,7 @@ fn secret_file(plan: &Plan, service: &Service, secret: &str) -> SecretFile {
 
 /// User and group of `uid[:gid]`. Where the group is missing or a name, it is called as the user: a credential
 /// is open to its user only.
-pub fn user_in_figures(user: &str) -> Option<(u32, u32)> {
+fn user_in_figures(user: &str) -> Option<(u32, u32)> {
     let (uid, gid) = user.split_once(':').unwrap_or((user, user));
     // The last number means nobody.
     let figure = |text: &str| text.parse().ok().filter(|figure| *figure != u32::MAX);

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     io,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bollard::{
@@ -25,6 +25,7 @@ use tokio::time::timeout;
 use super::super::stack::label;
 
 mod images;
+mod look;
 
 /// How long the engine's own client would wait; our own bounds are shorter.
 const CLIENT_SECONDS: u64 = 24 * 3600;
@@ -185,6 +186,12 @@ impl Engine {
                 })
             }
         }
+    }
+
+    /// How long an answer may take that is of use until then only.
+    fn left(&self, until: Instant) -> Duration {
+        self.patience
+            .min(until.saturating_duration_since(Instant::now()))
     }
 
     async fn ask<T, F, A>(&self, call: F) -> Result<T, EngineError>
