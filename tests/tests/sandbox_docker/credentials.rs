@@ -58,8 +58,8 @@ async fn every_user_of_a_container_reads_its_own_credentials() {
 }
 
 /// A list of users as images have it, with lines that say nothing.
-const USERS: &str = "root:x:0:0:root:/root:/bin/sh\n\nshort\n:x:1:1\nother:x:many:1\nnodes:x:1:1\n\
-                     node:x:4711:4712::/home/node:/bin/sh\nnode:x:1:1::/:/bin/sh\n\
+const USERS: &str = "root:x:0:0:root:/:/bin/sh\n\nshort\n:x:1:1\nother:x:many:1\nnodes:x:1:1\n\
+                     node:x:4711:4712::/srv/node:/bin/sh\nnode:x:1:1::/:/bin/sh\n\
                      huge:x:2147483648:1::/:/bin/sh\nodd:x:many:1::/:/bin/sh\nodd:x:5:5::/:/bin/sh\n";
 const GROUPS: &str = "root:x:0:\nnode:x:4712:\nstaff:x:815:node\n";
 
@@ -147,16 +147,18 @@ async fn killed_while_an_image_is_asked(test: u16) {
     let held = async |place: &Place, id: &str| {
         let mark = Place::mark(id);
         obtain("the image is looked into", PATIENCE, || async {
-            place.engine.containers(&mark).await.pop()
+            let container = place.engine.containers(&mark).await.pop()?;
+            // The engine lists it a moment before it knows it.
+            let api = place.engine.api();
+            api.inspect_container(&container, None).await.ok()
         })
         .await
     };
     for ends in ["killed", "hung"] {
         relay.turn(Way::HungAt("/archive?"));
         let id = place.create(&[own.clone()]).await;
-        let container = held(&place, &id).await;
-        let seen = place.engine.api().inspect_container(&container, None).await;
-        let seen = seen.unwrap();
+        let seen = held(&place, &id).await;
+        let container = seen.id.unwrap();
         let config = seen.config.unwrap();
         assert_eq!(
             seen.host_config.unwrap().network_mode.as_deref(),

@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     const USERS: &str = "# users\nroot:x:5:5::/:/bin/sh\n\nshort:x:1\nshort\n:x:9:9\nodd:x:one:1\nodd:x:2:2\nminus:x:-1:1\nnone:x::\nhalf:x:33:\n\
-                           node:x:1000:1001:Node:/home/node:/bin/sh  \r\nnode:x:7:7\nhuge:x:2147483648:1\n\
+                           node:x:1000:1001:Node:/srv/node:/bin/sh  \r\nnode:x:7:7\nhuge:x:2147483648:1\n\
                          most:x:2147483647:1\nfar:x:4294967296:1\n1000:x:8:8\nbeyond:x:99999999999999999999:1";
     const GROUPS: &str =
         "node:x:1001:\nodd:x:fifty:\nodd:x:51:\nstaffs:x:1:\n\nstaff:x:50:a,b\nhuge:x:4294967295:";
