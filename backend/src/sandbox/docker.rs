@@ -53,7 +53,7 @@ use sight::{fault, judge};
 
 /// The rendered file in a sandbox's directory.
 const FILE: &str = "compose.json";
-/// How long the compose command may take beyond the time that containers are given.
+/// How long the compose command may take to take down, beyond the time that containers are given.
 const COMPOSE: Duration = Duration::from_mins(2);
 /// How long to wait before the engine's events are asked for again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -279,10 +279,14 @@ impl SandboxDriver for DockerDriver {
         let left = until.saturating_duration_since(Instant::now());
         let ran = self
             .compose
-            .run(Verb::Up, &plan.id, &project, &file, COMPOSE.min(left))
+            .run(Verb::Up, &plan.id, &project, &file, left)
             .await
             .map_err(launch_failed)?;
         if ran.is_well() {
+            // Now, since somebody may remove a container by hand, and its volumes have no label.
+            if let Err(error) = self.note_nameless(plan).await {
+                tracing::warn!(sandbox = plan.id, %error, "volumes without a name are not noted yet");
+            }
             return Ok(());
         }
         if ran.outcome == Outcome::TimedOut || failure::is_about_a_service(&ran) {

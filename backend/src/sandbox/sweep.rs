@@ -204,7 +204,7 @@ fn judge(held: &Held, services: usize) -> Holding {
     match (held.containers, held.running, held.others) {
         (0, _, 0) => Holding::Nothing,
         (0, _, _) => Holding::Remains,
-        (there, 0, _) if there >= services => Holding::Down,
+        (_, 0, _) => Holding::Down,
         (_, running, _) if running >= services => Holding::Up,
         _ => Holding::Partly,
     }
@@ -240,7 +240,11 @@ mod tests {
         assert_eq!(judged(0, 0, 0, 2), Holding::Nothing);
         assert_eq!(judged(0, 0, 1, 2), Holding::Remains);
         assert_eq!(judged(2, 0, 1, 2), Holding::Down);
-        assert_eq!(judged(1, 0, 1, 2), Holding::Partly);
+        assert_eq!(
+            judged(1, 0, 1, 2),
+            Holding::Down,
+            "a start that came half-way"
+        );
         assert_eq!(judged(1, 1, 1, 2), Holding::Partly);
         assert_eq!(judged(2, 1, 1, 2), Holding::Partly);
         assert_eq!(judged(2, 2, 1, 2), Holding::Up);

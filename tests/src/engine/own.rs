@@ -27,15 +27,15 @@ const PATIENCE: Duration = Duration::from_mins(2);
 #[derive(Debug)]
 pub struct OwnEngine {
     dir: TempDir,
+    bridge: String,
     arguments: Vec<String>,
     program: Option<Program>,
 }
 
 impl OwnEngine {
-    /// Starts one whose networks are cut from `addresses` (IPv4 in CIDR form, of which no other test
-    /// has any), 16 addresses for each network; `more` are further arguments of `dockerd`. Nothing,
+    /// Starts one with a bridge in `addresses` (IPv4 in CIDR form, of which no other test has any); `more` are further arguments of `dockerd`. Nothing,
     /// said loudly, where that cannot be; a failure where an engine is expected.
-    pub async fn start(addresses: &str, more: &[&str]) -> Option<Self> {
+    pub async fn start(addresses: &str, more: &[String]) -> Option<Self> {
         let there = Command::new(PROGRAM).arg("--version").output();
         if !geteuid().is_root() || there.is_err() {
             // Who may use an engine need not be root; root that has one has its program.
@@ -50,6 +50,7 @@ impl OwnEngine {
         // The machine's own settings are not ours.
         std::fs::write(dir.path().join("daemon.json"), "{}").unwrap();
         let at = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+        let bridge = make_bridge(addresses)?;
         let mut arguments = Vec::new();
         for (name, value) in [
             ("--config-file", at("daemon.json")),
@@ -57,21 +58,20 @@ impl OwnEngine {
             ("--data-root", at("data")),
             ("--exec-root", at("exec")),
             ("--pidfile", at("pid")),
-            (
-                "--default-address-pool",
-                format!("base={addresses},size=28"),
-            ),
-            // Tables and switches of the machine's network are the other engine's.
-            ("--bridge", "none".to_owned()),
+            // One of our own: an engine without any removes the machine's, and one that is given the
+            // machine's gives it another address.
+            ("--bridge", bridge.clone()),
         ] {
             arguments.extend([name.to_owned(), value]);
         }
+        // Tables and switches of the machine's network are the other engine's.
         for switch in ["iptables", "ip6tables", "ip-forward", "ip-masq"] {
             arguments.push(format!("--{switch}=false"));
         }
-        arguments.extend(more.iter().map(|word| (*word).to_owned()));
+        arguments.extend_from_slice(more);
         let mut this = Self {
             dir,
+            bridge,
             arguments,
             program: None,
         };
@@ -156,7 +156,31 @@ impl Drop for OwnEngine {
         within(&mut || program.ended().is_some());
         kill_processes_under(self.dir.path());
         unmount(self.dir.path());
+        ip(&["link", "del", &self.bridge]);
     }
+}
+
+/// Makes the bridge of an engine for containers that name no network, behind the addresses of its
+/// networks. Nothing, said loudly, where there is no `ip`.
+fn make_bridge(addresses: &str) -> Option<String> {
+    let (net, _) = addresses.rsplit_once('.').expect("IPv4 in CIDR form");
+    let name = format!("orket-{}", net.rsplit('.').next().expect("an octet"));
+    // What a test that was killed has left.
+    ip(&["link", "del", &name]);
+    let address = format!("{net}.65/28");
+    let made = ip(&["link", "add", &name, "type", "bridge"])
+        && ip(&["address", "add", &address, "dev", &name])
+        && ip(&["link", "set", &name, "up"]);
+    if !made {
+        eprintln!("SKIPPED: an engine of our own needs a bridge, and so the program ip (iproute2)");
+    }
+    made.then_some(name)
+}
+
+/// Whether `ip` did this.
+fn ip(arguments: &[&str]) -> bool {
+    let done = Command::new("ip").args(arguments).output();
+    done.is_ok_and(|done| done.status.success())
 }
 
 /// Takes away what is mounted in `dir`, the innermost first: an engine that was killed leaves it.

@@ -93,3 +93,26 @@ pub(super) async fn while_the_engine_is_away(test: u16) {
     assert_eq!(followed, expected, "each line once, in order");
     place.nothing_left().await;
 }
+
+/// Who follows from the beginning hears the last words of a service that ends at once.
+#[tokio::test]
+async fn last_words_are_heard_by_who_follows() {
+    let mut place = place!(36);
+    for _ in 0..5 {
+        let service = place.service("fatal", &["say", "last words", "3"]);
+        let id = place.create(&[service]).await;
+        let target = format!("/v1/sandboxes/{id}/logs?follow=true");
+        let mut watch = Watch::open(place.backend.address(), &target, None).await;
+        let mut heard = String::new();
+        loop {
+            let told = watch.must_next().await;
+            if told.kind == "end" {
+                assert_eq!(told.data["state"], "failed", "{}", told.data);
+                break;
+            }
+            heard.push_str(told.data["text"].as_str().unwrap());
+        }
+        assert_eq!(heard.matches("last words").count(), 1, "{heard:?}");
+    }
+    place.nothing_left().await;
+}

@@ -5,9 +5,9 @@ use orket_tests::engine::OwnEngine;
 use super::*;
 
 /// An engine of the test's own, and a backend that works with it. `None` where that cannot be.
-async fn places(test: u16, more: &str, arguments: &[&str]) -> Option<(OwnEngine, Place)> {
-    // Two networks of 16 addresses.
-    let own = OwnEngine::start(&format!("10.231.{}.0/27", test % 256), arguments).await?;
+async fn places(test: u16, more: &str, arguments: &[String]) -> Option<(OwnEngine, Place)> {
+    let addresses = format!("10.231.{}.0/27", test % 256);
+    let own = OwnEngine::start(&addresses, arguments).await?;
     let more = format!(
         "{more}[sandboxes.docker]\nanswer_timeout = \"5s\"\nsocket = \"{}\"\n",
         own.socket().display()
@@ -15,6 +15,13 @@ async fn places(test: u16, more: &str, arguments: &[&str]) -> Option<(OwnEngine,
     let place = Place::on(own.engine().await, test, &more).await;
     // In this order: what is declared last goes first, and a place needs the engine for that.
     Some((own, place))
+}
+
+/// What lets an engine have two networks. Not for one that is begun again: with pools of its own it then
+/// removes the machine's bridge.
+fn two_networks(test: u16) -> [String; 2] {
+    let pool = format!("base=10.231.{}.0/27,size=28", test % 256);
+    ["--default-address-pool".to_owned(), pool]
 }
 
 macro_rules! places {
@@ -36,7 +43,7 @@ async fn refused(place: &Place) -> Value {
 
 #[tokio::test]
 async fn a_start_waits_for_a_network_that_another_gives_back() {
-    let (_own, mut place) = places!(34, "", &[]);
+    let (_own, mut place) = places!(34, "", &two_networks(34));
     let first = place.running(&[place.api()]).await;
     place.running(&[place.api()]).await;
     let third = place.create(&[place.api()]).await;
@@ -52,7 +59,7 @@ async fn a_start_waits_for_a_network_that_another_gives_back() {
 
 #[tokio::test]
 async fn a_start_that_finds_no_network_in_time_says_so() {
-    let (_own, mut place) = places!(109, "start_timeout = \"10s\"\n", &[]);
+    let (_own, mut place) = places!(109, "start_timeout = \"10s\"\n", &two_networks(109));
     place.running(&[place.api()]).await;
     place.running(&[place.api()]).await;
     let third = place.create(&[place.api()]).await;
@@ -94,7 +101,7 @@ async fn what_a_killed_engine_held_has_ended_once_it_is_back() {
 
 #[tokio::test]
 async fn what_lives_on_without_its_engine_is_well_again_with_it() {
-    let (mut own, mut place) = places!(121, "", &["--live-restore"]);
+    let (mut own, mut place) = places!(121, "", &["--live-restore".to_owned()]);
     let sandbox = place.running(&[place.api()]).await;
     own.stop().await;
     let unwell = reaches(&place.backend, id(&sandbox), "unhealthy").await;

@@ -44,6 +44,16 @@ enum Reading {
     Past(Option<Said>),
     /// What is written from now on; nothing is attached while the container does not run.
     Live(Option<Said>),
+    /// What a container wrote that ended while nobody was attached.
+    Rest(Said),
+}
+
+/// What is attached, and how.
+struct Attached {
+    said: Said,
+    hold: fn(Said) -> Reading,
+    /// Whether more may be written.
+    live: bool,
 }
 
 /// Up to where the output was passed on. The engine finds a place by the second only.
@@ -75,17 +85,30 @@ impl Output {
         }
     }
 
-    /// Attaches to the container of the service, if there is one (that runs).
-    async fn attach(&mut self, live: bool) -> Result<Option<Said>, EngineError> {
+    /// Attaches to the container of the service, if there is one that says something new.
+    async fn attach(&mut self) -> Result<Option<Attached>, EngineError> {
+        let is_past = matches!(self.reading, Reading::Past(_));
         let containers = self.engine.containers(&self.labels).await?;
-        let Some(container) = containers.iter().find(|found| found.runs || !live) else {
-            return Ok(None);
+        let running = containers.iter().find(|found| found.runs);
+        let (container, hold): (_, fn(Said) -> Reading) = match running {
+            Some(container) if !is_past => (container, |said| Reading::Live(Some(said))),
+            Some(_) | None => match containers.first() {
+                Some(container) if is_past => (container, |said| Reading::Past(Some(said))),
+                // It may have run and ended since it was looked for last.
+                Some(container) => (container, Reading::Rest),
+                None => return Ok(None),
+            },
         };
+        let live = !is_past && container.runs;
         let since = self.seen.newest.map_or(0, |mark| mark.time.as_second());
         let since = i32::try_from(since).unwrap_or(0);
         self.seen.attach();
         let said = self.engine.logs(&container.id, since, live).await?;
-        Ok(Some(Box::pin(said)))
+        Ok(Some(Attached {
+            said: Box::pin(said),
+            hold,
+            live,
+        }))
     }
 
     fn take_in(&mut self, said: LogOutput) -> Option<OutputRecord> {
@@ -112,15 +135,37 @@ impl Output {
 #[async_trait]
 impl LogSource for Output {
     async fn next(&mut self) -> io::Result<Batch> {
-        let live = matches!(self.reading, Reading::Live(_));
-        let attached = match &mut self.reading {
-            Reading::Past(said) | Reading::Live(said) => said.take(),
+        let is_past = matches!(self.reading, Reading::Past(_));
+        // Where it breaks off, it is as if nothing were attached.
+        let nothing = if is_past {
+            Reading::Past(None)
+        } else {
+            Reading::Live(None)
         };
-        let attached = match attached {
-            Some(said) => Some(said),
-            None => self.attach(live).await?,
+        let attached: Option<Attached> = match std::mem::replace(&mut self.reading, nothing) {
+            Reading::Past(Some(said)) => Some(Attached {
+                said,
+                hold: |said| Reading::Past(Some(said)),
+                live: false,
+            }),
+            Reading::Live(Some(said)) => Some(Attached {
+                said,
+                hold: |said| Reading::Live(Some(said)),
+                live: true,
+            }),
+            Reading::Rest(said) => Some(Attached {
+                said,
+                hold: Reading::Rest,
+                live: false,
+            }),
+            Reading::Past(None) | Reading::Live(None) => self.attach().await?,
         };
-        let Some(mut said) = attached else {
+        let Some(Attached {
+            mut said,
+            hold,
+            live,
+        }) = attached
+        else {
             self.reading = Reading::Live(None);
             return Ok(Batch {
                 at_end: true,
@@ -128,20 +173,17 @@ impl LogSource for Output {
             });
         };
         let mut records = Vec::new();
+        // Of what there is already nothing is waited for but the engine.
         let patience = if live { LOOK } else { PATIENCE };
         let begun = Instant::now();
         let cut = loop {
             if records.len() >= BATCH || (live && begun.elapsed() > ROUND) {
-                self.reading = if live {
-                    Reading::Live(Some(said))
-                } else {
-                    Reading::Past(Some(said))
-                };
+                self.reading = hold(said);
                 break None;
             }
             match timeout(patience, said.next()).await {
                 Ok(Some(Ok(piece))) => records.extend(self.take_in(piece)),
-                Ok(Some(Err(error))) if !live && is_cut(&error) => {
+                Ok(Some(Err(error))) if is_cut(&error) => {
                     break Some(io::ErrorKind::NotConnected);
                 }
                 // Its end: of what there was, or of the container that wrote it.
@@ -150,7 +192,7 @@ impl LogSource for Output {
                     break None;
                 }
                 Err(_) if live => {
-                    self.reading = Reading::Live(Some(said));
+                    self.reading = hold(said);
                     break None;
                 }
                 Err(_) => break Some(io::ErrorKind::TimedOut),

@@ -45,7 +45,7 @@ impl DockerDriver {
                 detail: format!(
                     "service `{}`: the image `{image}` runs as the user `{user}`, {why}, so no credential can \
                      be given to it: write the number under `user`, as in `user: \"1000:1000\"`, or grant it \
-                     no credentials",
+                     no credentials (`credentials: []`)",
                     file.service
                 ),
             })?;
