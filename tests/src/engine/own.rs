@@ -87,6 +87,8 @@ impl OwnEngine {
     /// Starts it, again after it was [stopped](Self::stop) or [killed](Self::kill); returns when it
     /// answers.
     pub async fn begin(&mut self) {
+        let machines = Path::new("/sys/class/net/docker0");
+        let has_bridge = machines.exists();
         let mut program = self.launch();
         let socket = self.socket();
         obtain("an engine of our own answers", PATIENCE, || {
@@ -96,6 +98,10 @@ impl OwnEngine {
         })
         .await;
         self.program = Some(program);
+        assert!(
+            !has_bridge || machines.exists(),
+            "the bridge of the machine's own engine is gone: `ip link` can make it again"
+        );
     }
 
     fn launch(&self) -> Program {
