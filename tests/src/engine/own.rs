@@ -33,8 +33,9 @@ pub struct OwnEngine {
 }
 
 impl OwnEngine {
-    /// Starts one with a bridge in `addresses` (IPv4 in CIDR form, of which no other test has any); `more` are further arguments of `dockerd`. Nothing,
-    /// said loudly, where that cannot be; a failure where an engine is expected.
+    /// Starts one with a bridge in `addresses` (IPv4 in CIDR form, of which no other test has any);
+    /// `more` are further arguments of `dockerd`. Nothing, said loudly, where that cannot be; a failure
+    /// where an engine is expected.
     pub async fn start(addresses: &str, more: &[String]) -> Option<Self> {
         let there = Command::new(PROGRAM).arg("--version").output();
         if !geteuid().is_root() || there.is_err() {
@@ -178,6 +179,10 @@ fn make_bridge(addresses: &str) -> Option<String> {
         && ip(&["address", "add", &address, "dev", &name])
         && ip(&["link", "set", &name, "up"]);
     if !made {
+        assert!(
+            std::env::var_os("ORKET_EXPECT_DOCKER").is_none(),
+            "ORKET_EXPECT_DOCKER is set, and no bridge {name} can be made: is the program ip there (iproute2)?"
+        );
         eprintln!("SKIPPED: an engine of our own needs a bridge, and so the program ip (iproute2)");
     }
     made.then_some(name)
